@@ -1,0 +1,1 @@
+"""The order books and the one state machine that owns them."""

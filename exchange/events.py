@@ -1,0 +1,311 @@
+"""What the machine answers: facts in the past tense, frozen, in the order they happened.
+
+Everything outside the machine (tables, ledger transfers, replies, market data) is derived from
+these and from nothing else. Prices are ticks, amounts micro-USD, times microseconds since the
+epoch. Owner 0 is the exchange itself.
+"""
+
+import msgspec
+
+
+class OrderPlaced(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """An order was accepted; fills and its close follow as events of their own."""
+
+    order: int
+    account: int
+    instrument: str
+    side: int
+    price: int
+    lots: int
+    time_in_force: str
+    client_order_id: str
+    fingerprint: bytes
+    sequence: int
+    at: int
+
+
+class OrderRejected(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """An order was refused by a rule; it is remembered so that a retry is refused alike."""
+
+    order: int
+    account: int
+    instrument: str
+    side: int
+    price: int
+    lots: int
+    time_in_force: str
+    client_order_id: str
+    fingerprint: bytes
+    sequence: int
+    at: int
+    reason: str
+
+
+class Traded(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Two orders met at the maker's price."""
+
+    trade: int
+    instrument: str
+    price: int
+    lots: int
+    maker_order: int
+    taker_order: int
+    maker: int
+    taker: int
+    taker_side: int
+    maker_fee: int
+    taker_fee: int
+    sequence: int
+    at: int
+
+
+class OrderClosed(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """An order left the book: `status` is filled, canceled or expired."""
+
+    order: int
+    account: int
+    status: str
+    reason: str
+    sequence: int
+    at: int
+
+
+class CancelRefused(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """A cancel named no resting order of the account."""
+
+    account: int
+    order: int
+    reason: str
+    sequence: int
+
+
+class BookChanged(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Absolute lots of the levels that one command touched: (side, price, lots)."""
+
+    instrument: str
+    book_sequence: int
+    levels: tuple[tuple[int, int, int], ...]
+
+
+class Transferred(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Cash moved between two accounts of the ledger; kinds are `settlement.ledger.Kind`."""
+
+    debit_owner: int
+    debit_kind: int
+    credit_owner: int
+    credit_kind: int
+    amount: int
+    code: int
+    cause: str
+
+
+class AccountOpened(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The machine knows an organization from here on."""
+
+    account: int
+    group: int
+
+
+class GradeDefined(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """A grade has these terms from here on."""
+
+    grade: str
+    reference_price: int
+    maker_fee_bp: int
+    taker_fee_bp: int
+
+
+class InstrumentListed(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """An instrument exists."""
+
+    id: int
+    symbol: str
+    reference_price: int
+    band_low: int
+    band_high: int
+    at: int
+
+
+class InstrumentChanged(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """State, reference price or band of an instrument are these from here on."""
+
+    symbol: str
+    state: str
+    reference_price: int
+    band_low: int
+    band_high: int
+    at: int
+
+
+class Marked(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """A mark: every position of the instrument is settled to this price from here on."""
+
+    instrument: str
+    price: int
+    method: str
+    at: int
+
+
+class IndexPublished(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """The hourly index, with the inputs that reproduce it.
+
+    `method` is the rung of the ladder; `inputs` is its canonical JSON, `digest` its SHA-256.
+    """
+
+    grade: str
+    hour_starts_at: int
+    price: int
+    method: str
+    inputs: bytes
+    digest: bytes
+    at: int
+
+
+class GateClosed(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """An hour no longer trades; `price` is its delivery price, `lots` the open interest."""
+
+    instrument: str
+    grade: str
+    hour_starts_at: int
+    price: int
+    lots: int
+    at: int
+
+
+class EntitlementGranted(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """The holder may use `lots` in the hour; `escrow` holds their price."""
+
+    entitlement: int
+    account: int
+    grade: str
+    hour_starts_at: int
+    lots: int
+    price: int
+    escrow: int
+
+
+class ObligationIncurred(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """The seller owes `lots` in the hour; `failed_lots` of them have no cluster behind them."""
+
+    obligation: int
+    account: int
+    grade: str
+    hour_starts_at: int
+    lots: int
+    failed_lots: int
+    price: int
+
+
+class Allocated(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """These lots of an entitlement are served by this cluster; cluster 0 is a failed lot."""
+
+    allocation: int
+    entitlement: int
+    obligation: int
+    holder: int
+    seller: int
+    cluster: int
+    grade: str
+    hour_starts_at: int
+    lots: int
+    price: int
+
+
+class IntervalSettled(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """One allocation's interval: what the seller was released and the holder got back."""
+
+    allocation: int
+    interval: int
+    available_mntu: int
+    short_mntu: int
+    delivered_mntu: int
+    released: int
+    refunded: int
+    compensated: int
+    compensation_due: int
+    at: int
+
+
+class CertificationChanged(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """A cluster may sell this much from here on."""
+
+    cluster: int
+    account: int
+    grade: str
+    lots: int
+    valid_until: int
+    at: int
+
+
+class InstructionApplied(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """An instruction was carried out."""
+
+    id: str
+    sequence: int
+    at: int
+
+
+class InstructionRefused(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """An instruction was refused by a rule, and changed nothing."""
+
+    id: str
+    reason: str
+    sequence: int
+    at: int
+
+
+class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """A command was set aside."""
+
+    assertion: str
+    instrument: str
+    sequence: int
+    at: int
+
+
+class Upgraded(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """The rules changed."""
+
+    rules: int
+    at: int
+
+
+Event = (
+    OrderPlaced
+    | OrderRejected
+    | Traded
+    | OrderClosed
+    | CancelRefused
+    | BookChanged
+    | Transferred
+    | AccountOpened
+    | GradeDefined
+    | InstrumentListed
+    | InstrumentChanged
+    | Marked
+    | IndexPublished
+    | GateClosed
+    | EntitlementGranted
+    | ObligationIncurred
+    | Allocated
+    | IntervalSettled
+    | CertificationChanged
+    | InstructionApplied
+    | InstructionRefused
+    | Quarantined
+    | Upgraded
+)
+
+
+def encode_batch(batch: list[Event]) -> bytes:
+    """Return the journaled form of a batch's events."""
+    return _encoder.encode(batch)
+
+
+def decode_batch(data: bytes) -> list[Event]:
+    """Return the events of a journaled form."""
+    return _batch_decoder.decode(data)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_batch_decoder: msgspec.msgpack.Decoder[list[Event]] = msgspec.msgpack.Decoder(list[Event])

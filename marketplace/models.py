@@ -1,0 +1,250 @@
+"""The catalog: who takes part, what is traded, which clusters deliver it.
+
+Enumerations are stored upper case. Instants are timestamptz. The rules stand in named constraints;
+their violation is mapped to a refusal by that name.
+"""
+
+import uuid
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+
+class UserManager(BaseUserManager["User"]):
+    """Makes users who log in with their e-mail address."""
+
+    def create_user(self, email: str, password: str | None = None, **extra: object) -> "User":
+        user = self.model(email=self.normalize_email(email).lower(), **extra)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **extra: object) -> "User":
+        return self.create_user(email, password, is_staff=True, is_superuser=True, **extra)
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person who logs in; acts only as a member of an organization."""
+
+    email = models.EmailField(unique=True)
+    name = models.CharField(max_length=120, blank=True)
+    is_staff = models.BooleanField(default=False)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField()
+
+    objects = UserManager()
+    USERNAME_FIELD = "email"
+    REQUIRED_FIELDS: list[str] = []
+
+
+class Organization(models.Model):
+    """A legal participant. Its id is the machine's account."""
+
+    class Role(models.TextChoices):
+        BUYER = "BUYER"
+        PROVIDER = "PROVIDER"
+        OPERATOR = "OPERATOR"
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.CharField(max_length=120)
+    skeleton = models.CharField(max_length=240)
+    """The name as the eye sees it (case and look-alikes folded); no two may be equal."""
+    role = models.CharField(max_length=10, choices=Role)
+    group = models.BigIntegerField(null=True)
+    """Beneficial-owner group; its own id when it stands alone."""
+    is_verified = models.BooleanField(default=False)
+    is_killed = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["skeleton"], name="organization_name_is_unique"),
+        ]
+
+
+class Membership(models.Model):
+    """A user's part in an organization."""
+
+    class Role(models.TextChoices):
+        OWNER = "OWNER"
+        TRADER = "TRADER"
+        VIEWER = "VIEWER"
+
+    user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
+    organization = models.ForeignKey(Organization, models.PROTECT, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "organization"], name="membership_is_single"),
+        ]
+
+
+class ApiKey(models.Model):
+    """A bearer key: `bl_<live|demo>_<id>_<secret>`; only a keyed digest of the secret is stored."""
+
+    id = models.CharField(max_length=24, primary_key=True)
+    organization = models.ForeignKey(Organization, models.PROTECT, related_name="api_keys")
+    name = models.CharField(max_length=80, blank=True)
+    digest = models.BinaryField(max_length=32)
+    scopes = ArrayField(models.CharField(max_length=10))
+    default_class = models.CharField(max_length=2, default="P2")
+    overflow = models.CharField(max_length=6, default="SPILL")
+    public_key = models.BinaryField(max_length=32, null=True)
+    addresses = ArrayField(models.CharField(max_length=43), default=list)
+    version = models.BigIntegerField()
+    """Rises with every change of any key: what a snapshot has seen."""
+    created_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True)
+
+
+class Grade(models.Model):
+    """What is delivered: a model, a region, a context limit and a frozen weight schedule."""
+
+    code = models.CharField(max_length=16, primary_key=True)
+    name = models.CharField(max_length=120)
+    aliases = ArrayField(models.CharField(max_length=120), default=list)
+    """Names of models that the gateway takes for this grade."""
+    region = models.CharField(max_length=24)
+    precision = models.CharField(max_length=8)
+    model_shape = models.CharField(max_length=40)
+    """Key of the shape in `admission.cluster`."""
+    context_tokens_max = models.IntegerField()
+    output_tokens_max = models.IntegerField()
+    schedule_version = models.IntegerField(default=1)
+    weight_cached = models.IntegerField(default=100)
+    weight_output = models.IntegerField(default=4000)
+    reference_price_ticks = models.BigIntegerField()
+    list_price = models.CharField(max_length=200, blank=True)
+    """Where the reference price comes from, for the reader."""
+    mix_prompt_tokens = models.IntegerField(default=1024)
+    mix_output_tokens = models.IntegerField(default=256)
+    first_token_ms = ArrayField(models.IntegerField(), default=list)
+    """Targets of P0 to P3 (RULEBOOK 7.5)."""
+    per_token_ms = ArrayField(models.IntegerField(), default=list)
+    maker_fee_bp = models.IntegerField(default=2)
+    taker_fee_bp = models.IntegerField(default=20)
+    is_listed = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+
+
+class Instrument(models.Model):
+    """A tradable contract, as the machine has listed it; written by the engine only."""
+
+    class State(models.TextChoices):
+        SCHEDULED = "SCHEDULED"
+        CALL = "CALL"
+        CONTINUOUS = "CONTINUOUS"
+        HALTED = "HALTED"
+        CLOSED = "CLOSED"
+        SETTLED = "SETTLED"
+
+    id = models.BigIntegerField(primary_key=True)
+    symbol = models.CharField(max_length=40, unique=True)
+    grade = models.ForeignKey(Grade, models.PROTECT)
+    product = models.CharField(max_length=6)
+    service_class = models.CharField(max_length=2, blank=True)
+    strike_ticks = models.BigIntegerField(null=True)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    trading_ends_at = models.DateTimeField()
+    state = models.CharField(max_length=10, choices=State)
+    reference_price_ticks = models.BigIntegerField()
+    band_low_ticks = models.BigIntegerField()
+    band_high_ticks = models.BigIntegerField()
+    last_price_ticks = models.BigIntegerField(null=True)
+    mark_price_ticks = models.BigIntegerField(null=True)
+    volume_lots = models.BigIntegerField(default=0)
+    open_interest_lots = models.BigIntegerField(default=0)
+    book_sequence = models.BigIntegerField(default=0)
+    listed_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["grade", "starts_at"], name="instrument_by_grade_start"),
+            models.Index(fields=["state", "starts_at"], name="instrument_by_state_start"),
+        ]
+
+
+class Cluster(models.Model):
+    """Accelerators that serve one grade, with an OpenAI-compatible endpoint in front."""
+
+    class State(models.TextChoices):
+        REGISTERED = "REGISTERED"
+        CERTIFIED = "CERTIFIED"
+        DOWN = "DOWN"
+        DEREGISTERED = "DEREGISTERED"
+
+    id = models.BigAutoField(primary_key=True)
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True)
+    organization = models.ForeignKey(Organization, models.PROTECT, related_name="clusters")
+    grade = models.ForeignKey(Grade, models.PROTECT)
+    name = models.CharField(max_length=80)
+    is_modelled = models.BooleanField(default=True)
+    accelerator = models.CharField(max_length=16)
+    tensor_parallel = models.IntegerField(default=1)
+    replicas = models.IntegerField(default=1)
+    endpoint = models.CharField(max_length=500)
+    """Base URL up to and with `/v1`; allowed by `UPSTREAM_ALLOW`."""
+    state = models.CharField(max_length=12, choices=State)
+    certified_lots = models.BigIntegerField(default=0)
+    certified_until = models.DateTimeField(null=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(replicas__gte=1, tensor_parallel__gte=1),
+                name="cluster_has_accelerators",
+            ),
+        ]
+
+
+class Listing(models.Model):
+    """A provider's verified offer of capacity for an instrument: a resting sell order."""
+
+    class State(models.TextChoices):
+        OPEN = "OPEN"
+        WITHDRAWN = "WITHDRAWN"
+        CLOSED = "CLOSED"
+
+    id = models.BigAutoField(primary_key=True)
+    organization = models.ForeignKey(Organization, models.PROTECT)
+    cluster = models.ForeignKey(Cluster, models.PROTECT)
+    symbol = models.CharField(max_length=40)
+    price_ticks = models.BigIntegerField()
+    lots = models.BigIntegerField()
+    order = models.BigIntegerField(null=True)
+    state = models.CharField(max_length=10, choices=State)
+    created_at = models.DateTimeField()
+
+
+class IdempotencyRecord(models.Model):
+    """The first answer to a request that moves money or capacity, kept for ever."""
+
+    organization = models.ForeignKey(Organization, models.PROTECT)
+    key = models.CharField(max_length=255)
+    fingerprint = models.BinaryField(max_length=32)
+    status = models.IntegerField(null=True)
+    body = models.BinaryField(null=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "key"], name="idempotency_key_is_single"
+            ),
+        ]
+
+
+class AuditEntry(models.Model):
+    """What a member of staff or an operator did, to what, and why; append-only."""
+
+    actor = models.CharField(max_length=254)
+    action = models.CharField(max_length=60)
+    target = models.CharField(max_length=120)
+    reason = models.TextField(blank=True)
+    details = models.JSONField(default=dict)
+    at = models.DateTimeField()

@@ -1,0 +1,1 @@
+"""The clearing house: ledger, margin, marks, entitlements and their delivery."""

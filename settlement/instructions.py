@@ -1,0 +1,153 @@
+"""Commands to the machine that are rows: everything but orders and cancels.
+
+An instruction is written in the transaction that causes it, carries a deterministic id, and is
+applied by the engine exactly once, in one total order with the orders. Amounts are micro-USD, times
+microseconds since the epoch, prices ticks, tokens mNTU.
+"""
+
+from typing import Literal
+
+import msgspec
+
+
+class Instruction(msgspec.Struct, frozen=True, tag_field="kind", kw_only=True):
+    """Base of every instruction; the tag names its kind in the stored body."""
+
+
+class OpenAccount(Instruction, tag="open_account"):
+    """Make an organization known to the machine; `group` is its beneficial-owner group."""
+
+    account: int
+    group: int
+
+
+class DefineGrade(Instruction, tag="define_grade"):
+    """List a grade, or change its terms from now on; hours are listed from its first day on."""
+
+    grade: str
+    reference_price_ticks: int
+    maker_fee_bp: int = 2
+    taker_fee_bp: int = 20
+    band_percent: int = 15
+
+
+class Deposit(Instruction, tag="deposit"):
+    """Credit cash that has arrived."""
+
+    account: int
+    amount_micros: int
+
+
+class Withdraw(Instruction, tag="withdraw"):
+    """Pay out cash; refused beyond what is withdrawable."""
+
+    account: int
+    amount_micros: int
+
+
+class Certify(Instruction, tag="certify"):
+    """Set the certified rate of a cluster, effective at once; zero withdraws it."""
+
+    cluster: int
+    account: int
+    grade: str
+    lots: int
+    valid_until: int
+
+
+class DeliveryLine(msgspec.Struct, frozen=True, array_like=True):
+    """What one allocation saw in an interval, in mNTU."""
+
+    allocation: int
+    available_mntu: int
+    short_mntu: int
+    delivered_mntu: int
+
+
+class SettleInterval(Instruction, tag="settle_interval"):
+    """Settle one five-minute interval of a grade; `suspended` returns the escrow."""
+
+    grade: str
+    hour_starts_at: int
+    interval: int
+    lines: tuple[DeliveryLine, ...] = ()
+    suspended: bool = False
+
+
+class ReserveUsage(Instruction, tag="reserve_usage"):
+    """Hold cash for pay-as-you-go tokens of one organization, grade and hour."""
+
+    account: int
+    grade: str
+    hour_starts_at: int
+    amount_micros: int
+
+
+class ChargeUsage(Instruction, tag="charge_usage"):
+    """Post pay-as-you-go tokens of a finished interval from the hold, to the cluster's owner.
+
+    The last charge of an hour has `release` set: what is left of the hold is given back.
+    """
+
+    account: int
+    seller: int
+    grade: str
+    hour_starts_at: int
+    interval: int
+    mntu: int
+    release: bool = False
+
+
+class Halt(Instruction, tag="halt"):
+    """Stop trading of an instrument, a grade or everything."""
+
+    instrument: str = ""
+    grade: str = ""
+    reason: str = ""
+
+
+class Resume(Instruction, tag="resume"):
+    """Let trading go on."""
+
+    instrument: str = ""
+    grade: str = ""
+
+
+class KillSwitch(Instruction, tag="kill_switch"):
+    """Cancel all orders of an organization and refuse new ones, or lift that."""
+
+    account: int
+    enabled: bool
+
+
+AnyInstruction = (
+    OpenAccount
+    | DefineGrade
+    | Deposit
+    | Withdraw
+    | Certify
+    | SettleInterval
+    | ReserveUsage
+    | ChargeUsage
+    | Halt
+    | Resume
+    | KillSwitch
+)
+
+InstructionState = Literal["PENDING", "APPLIED", "REFUSED"]
+
+
+def encode(instruction: AnyInstruction) -> bytes:
+    """Return the stored form of an instruction."""
+    return msgspec.json.encode(instruction)
+
+
+def decode(body: bytes) -> AnyInstruction:
+    """Return the instruction of a stored body.
+
+    :raises msgspec.ValidationError: when the body is not one.
+    """
+    return _decoder.decode(body)
+
+
+_decoder = msgspec.json.Decoder(AnyInstruction)

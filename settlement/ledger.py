@@ -1,0 +1,71 @@
+"""Double entry: the kinds of account, the codes of transfers, and what may not go negative.
+
+A transfer moves a positive amount from the account it debits to the account it credits, both of
+one unit. An account's balance is its posted credits less its posted debits; what is held is counted
+apart. Cash accounts are identified by owner and kind; owner 0 is the exchange. Everything here is
+arithmetic on integers; the database enforces the same rules again (`ledger_post`).
+"""
+
+from enum import IntEnum
+
+EXCHANGE = 0
+"""Owner of the exchange's own accounts."""
+
+
+class Kind(IntEnum):
+    """What an account is for. Cash kinds are below 50, capacity kinds from 50 on."""
+
+    CASH = 1
+    ESCROW = 2
+    USAGE_HOLD = 3
+    OUTSIDE = 10
+    FEES = 11
+    CLEARING = 12
+    LAYER = 13
+    ISSUED = 50
+    ENTITLED = 51
+    CONSUMED = 52
+    EXPIRED = 53
+    OVERRUN = 54
+    SHARED = 55
+
+
+class Code(IntEnum):
+    """Why a transfer was made."""
+
+    DEPOSIT = 1
+    WITHDRAWAL = 2
+    TRADING_FEE = 3
+    VARIATION = 4
+    ESCROW = 5
+    RELEASE = 6
+    REFUND = 7
+    COMPENSATION = 8
+    USAGE_HOLD = 9
+    USAGE_CHARGE = 10
+    USAGE_RELEASE = 11
+    LAYER_LOAN = 12
+    LAYER_REPAYMENT = 13
+    USAGE_FEE = 14
+    GRANT = 50
+    CONSUME = 51
+    EXPIRE = 52
+    OVERRUN = 53
+    SHARED_USE = 54
+
+
+MAY_GO_NEGATIVE = frozenset({Kind.OUTSIDE, Kind.CLEARING, Kind.LAYER, Kind.ISSUED})
+"""Accounts that stand for the world outside, for a sum that nets to zero within a batch, or for
+the exchange's own capital, which it adds to by hand."""
+
+USD = "USD"
+
+
+def cash_account(owner: int, kind: int) -> int:
+    """Return the id of a cash account; capacity accounts get theirs from a sequence."""
+    return owner * 64 + kind
+
+
+def capacity_unit(grade: str, hour: str) -> str:
+    """Return the unit of capacity accounts: mNTU of one grade and hour, e.g. `20261205T14Z`."""
+    return f"mNTU:{grade}:{hour}"

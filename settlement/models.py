@@ -1,0 +1,331 @@
+"""The clearing house's rows: ledger, positions, marks, entitlements, instructions, jobs."""
+
+from django.db import models
+from django.db.models import F, Q
+
+
+class Account(models.Model):
+    """One unit of one owner. Written by `ledger_post` only."""
+
+    id = models.BigIntegerField(primary_key=True)
+    owner = models.BigIntegerField()
+    """An organization's id; 0 is the exchange."""
+    kind = models.SmallIntegerField()
+    unit = models.CharField(max_length=40)
+    debits = models.BigIntegerField(default=0)
+    credits = models.BigIntegerField(default=0)
+    held = models.BigIntegerField(default=0)
+    may_go_negative = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "kind", "unit"], name="account_is_single"),
+            models.CheckConstraint(
+                condition=Q(debits__gte=0, credits__gte=0, held__gte=0),
+                name="account_totals_are_positive",
+            ),
+            models.CheckConstraint(
+                condition=Q(may_go_negative=True) | Q(credits__gte=F("debits") + F("held")),
+                name="account_is_not_overdrawn",
+            ),
+        ]
+
+
+class Transfer(models.Model):
+    """An immutable double entry. Written by `ledger_post` only."""
+
+    class State(models.TextChoices):
+        POSTED = "POSTED"
+        HELD = "HELD"
+        VOIDED = "VOIDED"
+
+    pk = models.CompositePrimaryKey("chain", "sequence")
+    chain = models.CharField(max_length=16)
+    """`cash` (written by the engine) or `capacity` (by the metering worker)."""
+    sequence = models.BigIntegerField()
+    debit_account = models.BigIntegerField()
+    credit_account = models.BigIntegerField()
+    amount = models.BigIntegerField()
+    code = models.SmallIntegerField()
+    cause = models.CharField(max_length=80)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="transfer_is_positive"),
+            models.CheckConstraint(
+                condition=~Q(debit_account=F("credit_account")),
+                name="transfer_has_two_accounts",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["debit_account", "chain", "sequence"], name="transfer_by_debit"),
+            models.Index(fields=["credit_account", "chain", "sequence"], name="transfer_by_credit"),
+            models.Index(fields=["cause"], name="transfer_by_cause"),
+        ]
+
+
+class ChainLink(models.Model):
+    """One batch of a chain: the hash that binds it to all before."""
+
+    pk = models.CompositePrimaryKey("chain", "sequence")
+    chain = models.CharField(max_length=16)
+    sequence = models.BigIntegerField()
+    """Sequence of the last transfer of the batch."""
+    first_sequence = models.BigIntegerField()
+    previous_hash = models.BinaryField(max_length=32)
+    hash = models.BinaryField(max_length=32)
+    signature = models.BinaryField(null=True)
+    at = models.DateTimeField()
+
+
+class MarginAccount(models.Model):
+    """What the machine last said of an organization's money; one row each."""
+
+    organization_id = models.BigIntegerField(primary_key=True)
+    cash_micros = models.BigIntegerField(default=0)
+    available_micros = models.BigIntegerField(default=0)
+    order_margin_micros = models.BigIntegerField(default=0)
+    initial_margin_micros = models.BigIntegerField(default=0)
+    maintenance_margin_micros = models.BigIntegerField(default=0)
+    withdrawable_micros = models.BigIntegerField(default=0)
+    escrow_micros = models.BigIntegerField(default=0)
+    debt_micros = models.BigIntegerField(default=0)
+    sequence = models.BigIntegerField(default=0)
+    updated_at = models.DateTimeField()
+
+
+class Position(models.Model):
+    """Net lots of one organization in one instrument."""
+
+    organization_id = models.BigIntegerField()
+    symbol = models.CharField(max_length=40)
+    net_lots = models.BigIntegerField()
+    cost_ticks = models.BigIntegerField()
+    """Signed sum of lots times price over the fills."""
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization_id", "symbol"], name="position_is_single"
+            ),
+        ]
+        indexes = [models.Index(fields=["symbol"], name="position_by_symbol")]
+
+
+class Mark(models.Model):
+    """A price that positions were settled to."""
+
+    symbol = models.CharField(max_length=40)
+    price_ticks = models.BigIntegerField()
+    method = models.CharField(max_length=24)
+    at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["symbol", "at"], name="mark_by_symbol")]
+
+
+class IndexValue(models.Model):
+    """The hourly index of a grade, with what reproduces it."""
+
+    grade = models.CharField(max_length=16)
+    hour_starts_at = models.DateTimeField()
+    price_ticks = models.BigIntegerField()
+    method = models.CharField(max_length=24)
+    inputs = models.BinaryField()
+    digest = models.BinaryField(max_length=32)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["grade", "hour_starts_at"], name="index_is_single"),
+        ]
+
+
+class Instruction(models.Model):
+    """A command to the machine that is a row."""
+
+    class State(models.TextChoices):
+        PENDING = "PENDING"
+        APPLIED = "APPLIED"
+        REFUSED = "REFUSED"
+
+    id = models.CharField(max_length=320, primary_key=True)
+    number = models.BigIntegerField(unique=True)
+    """Order of arrival; from a sequence. The engine takes rows by state, this only sorts them."""
+    body = models.BinaryField()
+    state = models.CharField(max_length=8, choices=State)
+    reason = models.CharField(max_length=40, blank=True)
+    sequence = models.BigIntegerField(null=True)
+    created_at = models.DateTimeField()
+    applied_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["number"], name="instruction_pending", condition=Q(state="PENDING"))
+        ]
+
+
+class Obligation(models.Model):
+    """A seller's duty in an hour."""
+
+    id = models.BigIntegerField(primary_key=True)
+    organization_id = models.BigIntegerField()
+    grade = models.CharField(max_length=16)
+    starts_at = models.DateTimeField()
+    lots = models.BigIntegerField()
+    failed_lots = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization_id", "grade", "starts_at"], name="obligation_is_single"
+            ),
+        ]
+
+
+class Entitlement(models.Model):
+    """A holder's right in an hour."""
+
+    id = models.BigIntegerField(primary_key=True)
+    organization_id = models.BigIntegerField()
+    grade = models.CharField(max_length=16)
+    starts_at = models.DateTimeField()
+    lots = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+    escrow_micros = models.BigIntegerField()
+    delivered_mntu = models.BigIntegerField(default=0)
+    """Metered so far; kept by the metering worker."""
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization_id", "grade", "starts_at"], name="entitlement_is_single"
+            ),
+        ]
+        indexes = [models.Index(fields=["starts_at", "grade"], name="entitlement_by_hour")]
+
+
+class Allocation(models.Model):
+    """Lots of an entitlement that one cluster serves; cluster 0 stands for failed lots."""
+
+    id = models.BigIntegerField(primary_key=True)
+    entitlement = models.ForeignKey(Entitlement, models.PROTECT, related_name="allocations")
+    obligation = models.ForeignKey(Obligation, models.PROTECT, related_name="allocations")
+    holder = models.BigIntegerField()
+    seller = models.BigIntegerField()
+    cluster = models.BigIntegerField()
+    grade = models.CharField(max_length=16)
+    starts_at = models.DateTimeField()
+    lots = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+
+    class Meta:
+        indexes = [models.Index(fields=["starts_at", "grade"], name="allocation_by_hour")]
+
+
+class DeliveryReport(models.Model):
+    """What admission saw of one allocation in one interval; input of settlement."""
+
+    allocation = models.ForeignKey(Allocation, models.PROTECT)
+    interval = models.SmallIntegerField()
+    owed_mntu = models.BigIntegerField()
+    available_mntu = models.BigIntegerField()
+    short_mntu = models.BigIntegerField()
+    delivered_mntu = models.BigIntegerField()
+    probes = models.IntegerField()
+    probes_passed = models.IntegerField()
+    is_suspended = models.BooleanField(default=False)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["allocation", "interval"], name="delivery_report_is_single"
+            ),
+            models.CheckConstraint(
+                condition=Q(interval__gte=1, interval__lte=12), name="interval_is_of_an_hour"
+            ),
+        ]
+
+
+class IntervalSettlement(models.Model):
+    """What one interval of one allocation paid; written by the engine."""
+
+    allocation = models.ForeignKey(Allocation, models.PROTECT)
+    interval = models.SmallIntegerField()
+    available_mntu = models.BigIntegerField()
+    short_mntu = models.BigIntegerField()
+    delivered_mntu = models.BigIntegerField()
+    released_micros = models.BigIntegerField()
+    refunded_micros = models.BigIntegerField()
+    compensated_micros = models.BigIntegerField()
+    compensation_due_micros = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["allocation", "interval"], name="interval_is_settled_once"
+            ),
+        ]
+
+
+class Job(models.Model):
+    """The queue of record: one row per kind and slot; a message is only a doorbell."""
+
+    class State(models.TextChoices):
+        DUE = "DUE"
+        RUNNING = "RUNNING"
+        DONE = "DONE"
+        PARKED = "PARKED"
+
+    kind = models.CharField(max_length=32)
+    slot = models.CharField(max_length=80)
+    due_at = models.DateTimeField()
+    state = models.CharField(max_length=8, choices=State)
+    lease_epoch = models.BigIntegerField(default=0)
+    leased_until = models.DateTimeField(null=True)
+    """System time, not market time: a lease is about processes."""
+    attempts = models.IntegerField(default=0)
+    progress = models.JSONField(default=dict)
+    error = models.TextField(blank=True)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["kind", "slot"], name="job_is_single")]
+        indexes = [
+            models.Index(
+                fields=["due_at"], name="job_open", condition=Q(state__in=["DUE", "RUNNING"])
+            )
+        ]
+
+
+class Lease(models.Model):
+    """Who may run what must run once: `meter`, a cluster's scheduler."""
+
+    name = models.CharField(max_length=64, primary_key=True)
+    holder = models.CharField(max_length=64)
+    epoch = models.BigIntegerField()
+    expires_at = models.DateTimeField()
+    """System time."""
+
+
+class ClockJump(models.Model):
+    """A demo's clock was moved: probes made at the jump stand for what it leapt over."""
+
+    from_at = models.DateTimeField()
+    to_at = models.DateTimeField()
+    probes = models.JSONField(default=dict)
+    """Per cluster id: [passed, probes] made at the jump."""
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(from_at__lt=F("to_at")), name="clock_moves_forward"
+            ),
+        ]
