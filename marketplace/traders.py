@@ -1,0 +1,213 @@
+"""Who trades when nobody else does: a market-maker, and traders with views of their own.
+
+The demo's market-maker, the seeded history and the simulations all act through these functions.
+They decide and return values; whoever calls them places the orders. A maker anchors each hour to
+the grade's reference price, bends it by the hour of the day and lets it wander, quotes a ladder
+around the result, and leans against what it holds. A trader has a view of an hour, a few percent off
+the maker's, and acts when the book is on the wrong side of it.
+
+Nothing here is random: chance is a hash of what it is about (`noise`), so the same market comes out
+of the same seed on any machine. Prices are ticks, sizes lots, instants microseconds since the epoch.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from marketplace import contract
+
+HOURLY_DEMAND_PERCENT = (
+    101, 104, 115, 117, 102, 94, 98, 106, 98, 99, 111, 111,
+    96, 113, 106, 85, 84, 93, 90, 89, 101, 93, 93, 102,
+)  # fmt: skip
+"""Requests by hour of day (UTC) against the mean: ServeGen, clients of model m-mid, 14 days."""
+
+DEMAND_TO_PRICE_DIVISOR = 4
+"""A quarter of the swing in demand shows in the price."""
+
+WANDER_PERMILLE = 40
+"""How far a reference wanders from its anchor, at most, either way."""
+
+WANDER_STEP = 15 * 60 * contract.MICROS_PER_SECOND
+"""How often the wandering takes a step; between steps a maker has no reason to requote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """An order that should rest in a book."""
+
+    side: contract.Side
+    price_ticks: int
+    lots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resting:
+    """An order of ours that does."""
+
+    order: int
+    side: contract.Side
+    price_ticks: int
+    lots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requote:
+    """What turns the resting orders of one book into the wanted ones: cancels, then orders."""
+
+    cancels: tuple[int, ...]
+    orders: tuple[Quote, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakerTerms:
+    """How a market-maker quotes one grade."""
+
+    half_spread_permille: int = 12
+    step_permille: int = 8
+    levels: int = 3
+    lots_per_level: int = 40
+    lean_permille_per_lot: int = 1
+    """How far the whole ladder moves against each ten lots held."""
+
+
+def noise(*about: object) -> int:
+    """Return a number in [0, 2^32) that depends on nothing but its arguments."""
+    digest = hashlib.sha256("\x1f".join(map(str, about)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def fair_ticks(*, grade: str, reference_ticks: int, starts_at: int, at: int) -> int:
+    """Return what an hour is worth at an instant: anchor, hour of day, and a slow wander.
+
+    The wander is the mean of four steps, so that it moves a little at a time and returns.
+    """
+    hour = starts_at % contract.DAY // contract.HOUR
+    shape = 100 + (HOURLY_DEMAND_PERCENT[hour] - 100) // DEMAND_TO_PRICE_DIVISOR
+    step = at // WANDER_STEP
+    spread = 2 * WANDER_PERMILLE + 1
+    wander = sum(noise("wander", grade, step - k) % spread for k in range(4)) // 4
+    permille = 1_000 + wander - WANDER_PERMILLE
+    return max(1, reference_ticks * shape * permille // 100_000)
+
+
+def ladder(
+    *,
+    terms: MakerTerms,
+    fair: int,
+    band: tuple[int, int],
+    net_lots: int,
+    sellable_lots: int,
+) -> list[Quote]:
+    """Return the quotes a maker wants in one book, both sides, inside the band.
+
+    `sellable_lots` is what its cover still allows it to sell; a side that would be empty keeps one
+    lot where that is possible, so that a book is never one-sided for lack of inventory alone.
+    """
+    lean = fair * terms.lean_permille_per_lot * net_lots // 10_000
+    middle = max(2, fair - lean)
+    low, high = band
+    quotes: list[Quote] = []
+    left = sellable_lots
+    for level in range(terms.levels):
+        distance = max(
+            level + 1,
+            middle * (terms.half_spread_permille + level * terms.step_permille) // 1_000,
+        )
+        bid = max(low, middle - distance)
+        ask = min(high, middle + distance)
+        if low <= bid < middle:
+            quotes.append(Quote(side=contract.Side.BUY, price_ticks=bid, lots=terms.lots_per_level))
+        lots = min(terms.lots_per_level, left)
+        if middle < ask <= high and lots > 0:
+            quotes.append(Quote(side=contract.Side.SELL, price_ticks=ask, lots=lots))
+            left -= lots
+    return _merged(quotes)
+
+
+def requote(*, resting: Sequence[Resting], wanted: Sequence[Quote]) -> Requote:
+    """Return the fewest cancels and orders that make the wanted quotes rest.
+
+    An order at a wanted price with the wanted size stays, and keeps its place in the queue.
+    """
+    missing = {(quote.side, quote.price_ticks): quote for quote in wanted}
+    cancels: list[int] = []
+    for order in resting:
+        key = (order.side, order.price_ticks)
+        quote = missing.get(key)
+        if quote is not None and quote.lots == order.lots:
+            del missing[key]
+        else:
+            cancels.append(order.order)
+    return Requote(cancels=tuple(cancels), orders=tuple(missing.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trader:
+    """A participant with a view: what it thinks of prices, and how much it deals at once."""
+
+    name: str
+    opinion_permille: int
+    """How far its view of value is from the maker's, either way, at most."""
+    lots_max: int
+    needs_lots: int
+    """What it wants to be long in an hour (a hedger), 0 for one that trades its view alone."""
+
+
+def decide(
+    *,
+    trader: Trader,
+    symbol: str,
+    fair: int,
+    best: tuple[int | None, int | None],
+    net_lots: int,
+    sellable_lots: int,
+    band: tuple[int, int],
+    at: int,
+) -> Quote | None:
+    """Return the order a trader sends now, or None.
+
+    A hedger buys towards its need, keenly when it is far from it. Others buy below their view and
+    sell above it, never more than they hold or have cover for.
+    """
+    bid, ask = best
+    low, high = band
+    swing = noise(trader.name, symbol, at) % (2 * trader.opinion_permille + 1)
+    view = fair * (1_000 + swing - trader.opinion_permille) // 1_000
+    size = 1 + noise(trader.name, symbol, at, "size") % trader.lots_max
+    needed = trader.needs_lots - net_lots
+    if trader.needs_lots and needed > 0 and ask is not None:
+        price = max(ask, view) if needed * 2 > trader.needs_lots else view
+        return Quote(
+            side=contract.Side.BUY, price_ticks=_within(price, low, high), lots=min(size, needed)
+        )
+    if ask is not None and view > ask:
+        return Quote(side=contract.Side.BUY, price_ticks=_within(ask, low, high), lots=size)
+    lots = min(size, max(0, net_lots - trader.needs_lots) + sellable_lots)
+    if bid is not None and view < bid and lots > 0:
+        return Quote(side=contract.Side.SELL, price_ticks=_within(bid, low, high), lots=lots)
+    return None
+
+
+def demand_mntu(*, organization: str, lots: int, interval_starts_at: int) -> int:
+    """Return how many mNTU an organization asks for in a five-minute interval.
+
+    Two fifths to all of what it holds, by the hour of the day and by its own habit.
+    """
+    hour = interval_starts_at % contract.DAY // contract.HOUR
+    habit = 40 + noise("demand", organization, interval_starts_at) % 50
+    percent = min(100, habit * HOURLY_DEMAND_PERCENT[hour] // 100)
+    return lots * contract.MNTU_PER_LOT_INTERVAL * percent // 100
+
+
+def _merged(quotes: Iterable[Quote]) -> list[Quote]:
+    """Return the quotes with those of one side and price put together, in the order given."""
+    lots: dict[tuple[contract.Side, int], int] = {}
+    for quote in quotes:
+        key = (quote.side, quote.price_ticks)
+        lots[key] = lots.get(key, 0) + quote.lots
+    return [Quote(side=side, price_ticks=price, lots=size) for (side, price), size in lots.items()]
+
+
+def _within(price: int, low: int, high: int) -> int:
+    return max(low, min(high, price))
