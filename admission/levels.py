@@ -57,9 +57,7 @@ class Level:
         """Replace the hours of the flow from `at` on; what was saved or owed is kept."""
         self.refill(at)
         ordered = tuple(
-            sorted(
-                (w for w in windows if w.ends_at > at and w.lots > 0), key=lambda w: w.starts_at
-            )
+            sorted((w for w in windows if w.ends_at > at and w.lots > 0), key=lambda w: w.starts_at)
         )
         for earlier, later in zip(ordered, ordered[1:], strict=False):
             assert earlier.ends_at <= later.starts_at, "windows of one flow do not overlap"

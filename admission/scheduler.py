@@ -21,217 +21,508 @@ one from `dispatch`. Who calls: `arrive` and then `dispatch`, `dispatch` again a
 every `first_token`, `finish` and `abort`.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum, StrEnum
 from fractions import Fraction
 from heapq import heappop, heappush
 
-from admission.fairness import FairQueue, jain
-from admission.levels import GRAINS_PER_MNTU, Level, OutputEstimate, Window
-from marketplace.contract import WeightSchedule
+from admission.decisions import (
+    ClusterTerms,
+    Decision,
+    Outcome,
+    Overflow,
+    Reason,
+    Request,
+    ServiceClass,
+)
+from admission.fairness import FairQueue
+from admission.inspection import FlowReport, Inspection, ReplicaReport, Tally
+from admission.levels import GRAINS_PER_MNTU, OUTPUT_TOKENS_PRIOR, Level, OutputEstimate, Window
+from admission.tickets import Flow, Place, ReplicaLoad, Ticket
 
-FAIRNESS_WINDOW_US = 10_000_000
-"""Fairness is judged over flows that waited through a whole window of this length."""
-WAITS_KEPT = 1_024
-"""How many of the last waits of a class the percentiles look at."""
+__all__ = [
+    "ClusterTerms",
+    "Decision",
+    "Inspection",
+    "Outcome",
+    "Overflow",
+    "Reason",
+    "Request",
+    "Scheduler",
+    "ServiceClass",
+    "Window",
+]
+
 RETRY_AFTER_US_MIN = 100_000
 RETRY_AFTER_US_DEFAULT = 1_000_000
 """What a caller is told when nothing says when capacity will be back."""
 
 
-class ServiceClass(IntEnum):
-    """The order in which requests are served."""
-
-    P0 = 0
-    P1 = 1
-    P2 = 2
-    P3 = 3
-
-
-class Overflow(StrEnum):
-    """What becomes of a request that its flow's level does not cover."""
-
-    SPILL = "SPILL"
-    REJECT = "REJECT"
-    QUEUE = "QUEUE"
-
-
-class Outcome(StrEnum):
-    """What a decision says: run now, wait, refused, or run now at P3 instead of what was asked."""
-
-    ADMIT = "ADMIT"
-    QUEUE = "QUEUE"
-    SHED = "SHED"
-    SPILL = "SPILL"
-
-
-class Reason(StrEnum):
-    """Why, in order of precedence; the first that applies is given."""
-
-    CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
-    NO_CAPACITY = "NO_CAPACITY"
-    NO_ENTITLEMENT = "NO_ENTITLEMENT"
-    WINDOW_ENDS = "WINDOW_ENDS"
-    LEVEL_SPENT = "LEVEL_SPENT"
-    QUEUE_FULL = "QUEUE_FULL"
-    OVERLOADED = "OVERLOADED"
-    WAITED_TOO_LONG = "WAITED_TOO_LONG"
-    ENTITLED = "ENTITLED"
-    PAY_AS_YOU_GO = "PAY_AS_YOU_GO"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterTerms:
-    """What a cluster can take and what its queues may hold; limits are per cluster unless named."""
-
-    replicas: int
-    chunk_tokens: int
-    """Prefill tokens of one iteration; a replica is fed while its backlog is below this."""
-    sequences_max: int
-    """Per replica."""
-    kv_tokens: int
-    """Per replica."""
-    certified_lots: int = 0
-    """Estimates how fast the shared line moves; 0 when it is not known."""
-    weights: WeightSchedule = WeightSchedule()
-    entitled_queue_max: int = 1_024
-    shared_queue_max: int = 1_024
-    flow_queue_max: int = 64
-    """Requests of one flow that wait for its level (overflow policy QUEUE)."""
-    entitled_wait_us_max: int = 30_000_000
-    shared_wait_us_max: int = 5_000_000
-    flow_wait_us_max: int = 30_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request as it arrives; `prompt_tokens` counts as uncached, whatever is cached."""
-
-    id: str
-    organization: int
-    service_class: ServiceClass
-    prompt_tokens: int
-    output_tokens_max: int
-    overflow: Overflow = Overflow.SPILL
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What was decided about a request, and why; levels and charge in mNTU, times in microseconds.
-
-    `replica` is set when it runs (`ADMIT`, `SPILL`), `retry_after_us` when it was refused and may
-    come back, `class_served` is what it runs or waits as.
-    """
-
-    request_id: str
-    organization: int
-    outcome: Outcome
-    reason: Reason
-    class_requested: ServiceClass
-    class_served: ServiceClass
-    at: int
-    waited_us: int = 0
-    charge_mntu: int = 0
-    level_before_mntu: int | None = None
-    level_after_mntu: int | None = None
-    replica: int | None = None
-    retry_after_us: int | None = None
-    queue_length: int = 0
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing more will be decided about the request."""
-        return self.outcome is not Outcome.QUEUE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassReport:
-    """What happened to one class since the scheduler began; waits of the last `WAITS_KEPT`."""
-
-    queued_now: int
-    running_now: int
-    arrived: int
-    admitted: int
-    queued: int
-    shed: int
-    spilled: int
-    aborted: int
-    wait_us_p50: int
-    wait_us_p95: int
-    wait_us_p99: int
-    jain: Fraction | None
-    """Over flows that waited through the last whole window; None when there were not two."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowReport:
-    """One flow: its rate, its level and debt, and who waits for it."""
-
-    organization: int
-    service_class: ServiceClass
-    lots: int
-    level_mntu: int
-    owed_mntu: int
-    forgiven_mntu: int
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaReport:
-    """What the scheduler believes a replica is doing."""
-
-    available: bool
-    prefill_tokens: int
-    sequences: int
-    kv_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """The whole state of the scheduler at an instant, for people and for metrics."""
-
-    at: int
-    classes: dict[ServiceClass, ClassReport]
-    flows: tuple[FlowReport, ...]
-    replicas: tuple[ReplicaReport, ...]
-
-
 class Scheduler:
     """Admits, queues and sheds the requests of one cluster; instants never go back."""
 
-    def __init__(self, terms: ClusterTerms) -> None: ...
+    def __init__(self, terms: ClusterTerms) -> None:
+        self.terms = terms
+        self._flows: dict[tuple[int, ServiceClass], Flow] = {}
+        self._waiting_flows: dict[tuple[int, ServiceClass], Flow] = {}
+        self._estimates: dict[int, OutputEstimate] = {}
+        self._tickets: dict[str, Ticket] = {}
+        self._tiers: dict[Place, FairQueue[Ticket]] = {
+            Place.ENTITLED: FairQueue(),
+            Place.SHARED: FairQueue(),
+        }
+        self._shared_grains = 0
+        self._entitled_grains = 0
+        self._deadlines: list[tuple[int, int, str]] = []
+        self._arrivals = 0
+        self._replicas = [ReplicaLoad() for _ in range(terms.replicas)]
+        self._tallies = {each: Tally() for each in ServiceClass}
 
-    def set_flow(self, organization: int, *, windows: Sequence[Window], at: int) -> None:
+    def set_flow(
+        self,
+        organization: int,
+        *,
+        windows: Sequence[Window],
+        at: int,
+        service_class: ServiceClass = ServiceClass.P2,
+    ) -> None:
         """Replace the hours an organization is entitled to; idempotent, level and debt are kept."""
+        assert service_class is not ServiceClass.P3, "what is shared has no level"
+        flow = self._flows.get((organization, service_class))
+        if flow is None:
+            level = Level(windows=windows, at=at)
+            self._flows[organization, service_class] = Flow(organization, service_class, level)
+        else:
+            flow.level.set_windows(windows, at)
 
     def set_replica(self, replica: int, *, available: bool) -> None:
         """Take a replica out of dispatch, or back; what runs on it goes on until told otherwise."""
+        self._replicas[replica].available = available
+
+    def estimate_mntu(self, request: Request) -> int:
+        """Return what a request will be charged on arrival (RULEBOOK 7.3)."""
+        weights = self.terms.weights
+        output_tokens = self._output_estimate(request)
+        return request.prompt_tokens * weights.uncached + output_tokens * weights.output
 
     def arrive(self, request: Request, at: int) -> Decision:
         """Judge a request: `QUEUE` (`dispatch` decides, maybe at once) or `SHED` (final)."""
-        raise NotImplementedError
+        assert request.id not in self._tickets, "every request has an id of its own"
+        kv_tokens = request.prompt_tokens + self._output_estimate(request)
+        charge_grains = self.estimate_mntu(request) * GRAINS_PER_MNTU
+        ticket = Ticket(request, at=at, charge_grains=charge_grains, kv_tokens=kv_tokens)
+        tally = self._tallies[request.service_class]
+        tally.arrived += 1
+        if request.prompt_tokens >= self.terms.kv_tokens:
+            return self._shed(ticket, Reason.CONTEXT_TOO_LONG, at, None)
+        if not any(replica.available for replica in self._replicas):
+            return self._shed(ticket, Reason.NO_CAPACITY, at, RETRY_AFTER_US_DEFAULT)
+        if request.service_class is ServiceClass.P3:
+            return self._wait_shared(ticket, at)
+        return self._judge_level(ticket, at)
 
     def dispatch(self, at: int) -> list[Decision]:
         """Return every final decision that is due: `ADMIT`, `SPILL` and late `SHED`."""
-        raise NotImplementedError
+        decisions = self._shed_late(at)
+        if self._waiting_flows:
+            self._promote(at, decisions)
+        for place in (Place.ENTITLED, Place.SHARED):
+            tier = self._tiers[place]
+            while (head := tier.peek()) is not None:
+                _, ticket = head
+                replica = self._replica_for(ticket)
+                if replica is None:
+                    return decisions
+                decisions.append(self._run(ticket, replica, at))
+        return decisions
 
     def first_token(self, request_id: str, at: int) -> None:
         """Note that a request's prompt was read: its replica may be fed again."""
+        ticket = self._tickets.get(request_id)
+        if ticket is not None:
+            self._end_prefill(ticket)
 
     def charged(self, request_id: str, *, mntu: int, at: int) -> None:
         """Note what a running request used so far; what exceeds its charge is debited."""
+        ticket = self._tickets[request_id]
+        assert ticket.place is Place.RUNNING, "only what runs uses tokens"
+        used_grains = mntu * GRAINS_PER_MNTU
+        if used_grains > ticket.charge_grains:
+            self._recharge(ticket, used_grains, at)
 
     def finish(self, request_id: str, *, actual_mntu: int, output_tokens: int, at: int) -> None:
         """End a running request and reconcile its charge with what it used."""
+        ticket = self._tickets[request_id]
+        assert ticket.place is Place.RUNNING, "a request ends where it runs"
+        self._leave(ticket, actual_mntu, at)
+        organization = ticket.request.organization
+        estimate = self._estimates.get(organization)
+        if estimate is None:
+            estimate = self._estimates[organization] = OutputEstimate()
+        estimate.observe(output_tokens)
 
     def abort(self, request_id: str, *, at: int, actual_mntu: int = 0) -> None:
-        """End a request whose caller hung up or whose upstream failed, waiting or running."""
+        """End a request whose caller hung up or whose upstream failed, waiting or running.
+
+        What had not been dispatched is free (RULEBOOK 7.12). An unknown id is ignored: its
+        final decision crossed with the abort.
+        """
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return
+        self._tallies[ticket.request.service_class].aborted += 1
+        if ticket.place is Place.RUNNING:
+            self._leave(ticket, actual_mntu, at)
+        else:
+            self._unqueue(ticket, at)
 
     def next_wake(self, at: int) -> int | None:
         """Return when `dispatch` is due again if nothing else happens, or None."""
+        wake = self._first_deadline()
+        for flow in self._waiting_flows.values():
+            flow.level.refill(at)
+            ready_at = flow.level.ready_at()
+            if ready_at is not None and (wake is None or ready_at < wake):
+                wake = ready_at
+        return wake if wake is None else max(wake, at)
 
     def inspect(self, at: int) -> Inspection:
         """Return the state, every queue and counter included."""
-        raise NotImplementedError
+        for tally in self._tallies.values():
+            tally.roll(at)
+        queued, running = dict.fromkeys(ServiceClass, 0), dict.fromkeys(ServiceClass, 0)
+        for ticket in self._tickets.values():
+            where = running if ticket.place is Place.RUNNING else queued
+            where[ticket.served] += 1
+        for flow in self._flows.values():
+            flow.level.refill(at)
+        return Inspection(
+            at=at,
+            classes={
+                each: self._tallies[each].report(queued_now=queued[each], running_now=running[each])
+                for each in ServiceClass
+            },
+            flows=tuple(self._flow_report(flow, at) for _, flow in sorted(self._flows.items())),
+            replicas=tuple(
+                ReplicaReport(
+                    available=replica.available,
+                    prefill_tokens=replica.prefill_tokens,
+                    sequences=replica.sequences,
+                    kv_tokens=replica.kv_tokens,
+                )
+                for replica in self._replicas
+            ),
+        )
+
+    def _flow_report(self, flow: Flow, at: int) -> FlowReport:
+        entitled = self._tiers[Place.ENTITLED].waiting(flow.organization)
+        return FlowReport(
+            organization=flow.organization,
+            service_class=flow.service_class,
+            lots=flow.level.lots(at),
+            level_mntu=flow.level.grains // GRAINS_PER_MNTU,
+            owed_mntu=flow.level.owed(at) // GRAINS_PER_MNTU,
+            forgiven_mntu=flow.level.forgiven // GRAINS_PER_MNTU,
+            waiting=len(flow.waiting) + entitled,
+        )
+
+    # Judging an arrival
+
+    def _output_estimate(self, request: Request) -> int:
+        estimate = self._estimates.get(request.organization)
+        if estimate is None:
+            return min(OUTPUT_TOKENS_PRIOR, request.output_tokens_max)
+        return estimate.tokens(request.output_tokens_max)
+
+    def _judge_level(self, ticket: Ticket, at: int) -> Decision:
+        """Entitle a request by its class or the holder's lower ones; else go by its policy.
+
+        RULEBOOK 7.1. The reason given is that of the highest class the holder has.
+        """
+        request = ticket.request
+        held: Flow | None = None
+        why = Reason.NO_ENTITLEMENT
+        for number in range(request.service_class, ServiceClass.P3):
+            flow = self._flows.get((request.organization, ServiceClass(number)))
+            if flow is None or not flow.level.windows:
+                continue
+            reason = self._refused_by(flow, ticket, at)
+            if reason is None:
+                if len(self._tiers[Place.ENTITLED]) >= self.terms.entitled_queue_max:
+                    return self._shed(ticket, Reason.QUEUE_FULL, at, RETRY_AFTER_US_DEFAULT)
+                self._entitle(ticket, flow, at)
+                return self._decide(ticket, Outcome.QUEUE, at)
+            if held is None:
+                held, why = flow, reason
+                ticket.level_before = ticket.level_after = flow.level.grains // GRAINS_PER_MNTU
+        return self._overflow(ticket, held, why, at)
+
+    def _refused_by(self, flow: Flow, ticket: Ticket, at: int) -> Reason | None:
+        """Return why a flow's level does not cover a request, or None when it does."""
+        level = flow.level
+        level.refill(at)
+        if not level.lots(at):
+            return Reason.NO_ENTITLEMENT
+        if level.grains <= 0 or flow.waiting:
+            return Reason.LEVEL_SPENT
+        if not level.affords(ticket.charge_grains):
+            return Reason.WINDOW_ENDS
+        return None
+
+    def _entitle(self, ticket: Ticket, flow: Flow, at: int) -> None:
+        """Debit the charge and put the request in the entitled line."""
+        ticket.flow = flow
+        ticket.level_before = flow.level.grains // GRAINS_PER_MNTU
+        ticket.debited = flow.level.debit(ticket.charge_grains)
+        ticket.level_after = flow.level.grains // GRAINS_PER_MNTU
+        ticket.place = Place.ENTITLED
+        ticket.served = flow.service_class
+        ticket.reason = Reason.ENTITLED
+        self._tickets[ticket.request.id] = ticket
+        self._entitled_grains += ticket.charge_grains
+        self._tiers[Place.ENTITLED].push(flow.organization, ticket)
+        self._tallies[ticket.served].wait(flow.organization, at)
+        self._set_deadline(ticket, at + self.terms.entitled_wait_us_max)
+
+    def _overflow(self, ticket: Ticket, flow: Flow | None, reason: Reason, at: int) -> Decision:
+        """Do with a request that its level does not cover what its policy says."""
+        policy = ticket.request.overflow
+        if policy is Overflow.SPILL:
+            return self._wait_shared(ticket, at, spilled_because=reason)
+        ready_at = None
+        if flow is not None and reason is not Reason.WINDOW_ENDS:
+            ready_at = flow.level.ready_at(flow.waiting_grains)
+        if policy is Overflow.REJECT or flow is None or ready_at is None:
+            return self._shed(ticket, reason, at, None if ready_at is None else ready_at - at)
+        if len(flow.waiting) >= self.terms.flow_queue_max:
+            return self._shed(ticket, Reason.QUEUE_FULL, at, ready_at - at)
+        if ready_at - at > self.terms.flow_wait_us_max:
+            return self._shed(ticket, reason, at, ready_at - at)
+        ticket.place = Place.FLOW
+        ticket.flow = flow
+        ticket.served = flow.service_class
+        ticket.reason = reason
+        self._tickets[ticket.request.id] = ticket
+        flow.waiting.append(ticket)
+        flow.waiting_grains += ticket.charge_grains
+        self._waiting_flows[flow.organization, flow.service_class] = flow
+        self._set_deadline(ticket, at + self.terms.flow_wait_us_max)
+        return self._decide(ticket, Outcome.QUEUE, at)
+
+    def _wait_shared(
+        self, ticket: Ticket, at: int, *, spilled_because: Reason | None = None
+    ) -> Decision:
+        """Put a request in the P3 line, or refuse it at once when it would wait too long there."""
+        ticket.reason = spilled_because or Reason.PAY_AS_YOU_GO
+        tier = self._tiers[Place.SHARED]
+        predicted_us = self._shared_wait_us()
+        late_us = predicted_us - self.terms.shared_wait_us_max
+        if len(tier) >= self.terms.shared_queue_max:
+            return self._shed(ticket, Reason.QUEUE_FULL, at, predicted_us)
+        if late_us > 0:
+            return self._shed(ticket, Reason.OVERLOADED, at, late_us)
+        self._tickets[ticket.request.id] = ticket
+        self._shared_grains += ticket.charge_grains
+        tier.push(ticket.request.organization, ticket)
+        self._tallies[ServiceClass.P3].wait(ticket.request.organization, at)
+        self._set_deadline(ticket, at + self.terms.shared_wait_us_max)
+        return self._decide(ticket, Outcome.QUEUE, at)
+
+    def _shared_wait_us(self) -> int:
+        """Predict the wait of a P3 request: what is in line before it, at the certified rate."""
+        if not self.terms.certified_lots:
+            return 0
+        return (self._shared_grains + self._entitled_grains) // self.terms.certified_lots
+
+    # Moving the lines
+
+    def _promote(self, at: int, decisions: list[Decision]) -> None:
+        """Entitle those who waited for their level, in order, as far as it reaches now."""
+        for key, flow in list(self._waiting_flows.items()):
+            flow.level.refill(at)
+            while flow.waiting and flow.level.grains > 0 and flow.level.lots(at):
+                ticket = flow.waiting.popleft()
+                flow.waiting_grains -= ticket.charge_grains
+                if flow.level.affords(ticket.charge_grains):
+                    self._entitle(ticket, flow, at)
+                else:
+                    del self._tickets[ticket.request.id]
+                    decisions.append(self._shed(ticket, Reason.WINDOW_ENDS, at, None))
+            if not flow.waiting:
+                del self._waiting_flows[key]
+
+    def _replica_for(self, ticket: Ticket) -> int | None:
+        """Return the least loaded replica that may take the request, lowest number first."""
+        terms = self.terms
+        best: int | None = None
+        best_load = (0, 0)
+        for number, replica in enumerate(self._replicas):
+            if not replica.available or replica.prefill_tokens >= terms.chunk_tokens:
+                continue
+            if replica.sequences >= terms.sequences_max:
+                continue
+            if replica.sequences and replica.kv_tokens + ticket.kv_tokens > terms.kv_tokens:
+                continue
+            load = (replica.prefill_tokens, replica.sequences)
+            if best is None or load < best_load:
+                best, best_load = number, load
+        return best
+
+    def _run(self, ticket: Ticket, number: int, at: int) -> Decision:
+        """Take the head of its line and give it to a replica."""
+        organization = ticket.request.organization
+        weight = self._weight(ticket, at)
+        entitled = ticket.place is Place.ENTITLED
+        tier = self._tiers[ticket.place]
+        taken = tier.pop(charge=ticket.charge_grains, weight=weight)
+        assert taken is ticket, "the head of the line runs"
+        if entitled:
+            self._entitled_grains -= ticket.charge_grains
+        else:
+            self._shared_grains -= ticket.charge_grains
+        replica = self._replicas[number]
+        replica.sequences += 1
+        replica.prefill_tokens += ticket.request.prompt_tokens
+        replica.kv_tokens += ticket.kv_tokens
+        ticket.place = Place.RUNNING
+        ticket.replica = number
+        ticket.prefilling = True
+        tally = self._tallies[ticket.served]
+        tally.admitted += 1
+        tally.waits_us.append(at - ticket.arrived_at)
+        tally.serve(
+            organization,
+            Fraction(ticket.charge_grains, weight),
+            at,
+            still_waiting=bool(tier.waiting(organization)),
+        )
+        spilled = ticket.served is not ticket.request.service_class and not entitled
+        if spilled:
+            self._tallies[ticket.request.service_class].spilled += 1
+        return self._decide(ticket, Outcome.SPILL if spilled else Outcome.ADMIT, at)
+
+    def _weight(self, ticket: Ticket, at: int) -> int:
+        """Return an organization's weight in its line: its lots when entitled, else 1."""
+        return 1 if ticket.flow is None else max(1, ticket.flow.level.lots(at))
+
+    def _shed_late(self, at: int) -> list[Decision]:
+        """Refuse what has waited as long as its line allows."""
+        decisions = []
+        while (first := self._first_deadline()) is not None and first <= at:
+            _, _, request_id = heappop(self._deadlines)
+            ticket = self._tickets[request_id]
+            self._unqueue(ticket, at)
+            retry_after_us = max(RETRY_AFTER_US_DEFAULT, self._shared_wait_us())
+            decisions.append(self._shed(ticket, Reason.WAITED_TOO_LONG, at, retry_after_us))
+        return decisions
+
+    def _set_deadline(self, ticket: Ticket, deadline: int) -> None:
+        ticket.deadline = deadline
+        self._arrivals += 1
+        heappush(self._deadlines, (deadline, self._arrivals, ticket.request.id))
+
+    def _first_deadline(self) -> int | None:
+        """Return the earliest deadline of a request that still waits."""
+        while self._deadlines:
+            deadline, _, request_id = self._deadlines[0]
+            ticket = self._tickets.get(request_id)
+            if (
+                ticket is not None
+                and ticket.place is not Place.RUNNING
+                and ticket.deadline == deadline
+            ):
+                return deadline
+            heappop(self._deadlines)
+        return None
+
+    # Ending
+
+    def _unqueue(self, ticket: Ticket, at: int) -> None:
+        """Take a waiting request out of its line and give its charge back in full."""
+        organization = ticket.request.organization
+        flow = ticket.flow
+        del self._tickets[ticket.request.id]
+        if ticket.place is Place.FLOW:
+            assert flow is not None, "what waits for a level waits in its flow"
+            flow.waiting.remove(ticket)
+            flow.waiting_grains -= ticket.charge_grains
+            if not flow.waiting:
+                del self._waiting_flows[organization, flow.service_class]
+            return
+        tier = self._tiers[ticket.place]
+        tier.remove(organization, ticket)
+        if not tier.waiting(organization):
+            self._tallies[ticket.served].leave(organization)
+        if flow is None:
+            self._shared_grains -= ticket.charge_grains
+            return
+        self._entitled_grains -= ticket.charge_grains
+        flow.level.refill(at)
+        flow.level.credit(ticket.debited)
+
+    def _leave(self, ticket: Ticket, actual_mntu: int, at: int) -> None:
+        """Free the replica of a running request and reconcile its charge."""
+        assert ticket.replica is not None, "what runs has a replica"
+        self._end_prefill(ticket)
+        replica = self._replicas[ticket.replica]
+        replica.sequences -= 1
+        replica.kv_tokens -= ticket.kv_tokens
+        del self._tickets[ticket.request.id]
+        self._recharge(ticket, actual_mntu * GRAINS_PER_MNTU, at)
+
+    def _end_prefill(self, ticket: Ticket) -> None:
+        if ticket.prefilling and ticket.replica is not None:
+            ticket.prefilling = False
+            self._replicas[ticket.replica].prefill_tokens -= ticket.request.prompt_tokens
+
+    def _recharge(self, ticket: Ticket, grains: int, at: int) -> None:
+        """Change a running request's charge: its level and its organization's counter follow."""
+        organization = ticket.request.organization
+        difference = grains - ticket.charge_grains
+        weight = self._weight(ticket, at)
+        place = Place.SHARED if ticket.flow is None else Place.ENTITLED
+        self._tiers[place].correct(organization, charge=difference, weight=weight)
+        ticket.charge_grains = grains
+        if ticket.flow is None:
+            return
+        level = ticket.flow.level
+        level.refill(at)
+        if grains > ticket.debited:
+            ticket.debited += level.debit(grains - ticket.debited)
+        else:
+            level.credit(ticket.debited - grains)
+            ticket.debited = grains
+
+    # Saying so
+
+    def _shed(
+        self, ticket: Ticket, reason: Reason, at: int, retry_after_us: int | None
+    ) -> Decision:
+        """Refuse a request for good."""
+        ticket.reason = reason
+        self._tallies[ticket.request.service_class].shed += 1
+        if retry_after_us is not None:
+            retry_after_us = max(retry_after_us, RETRY_AFTER_US_MIN)
+        return self._decide(ticket, Outcome.SHED, at, retry_after_us)
+
+    def _decide(
+        self, ticket: Ticket, outcome: Outcome, at: int, retry_after_us: int | None = None
+    ) -> Decision:
+        if outcome is Outcome.QUEUE:
+            self._tallies[ticket.served].queued += 1
+        line = Place.SHARED if ticket.served is ServiceClass.P3 else Place.ENTITLED
+        return Decision(
+            request_id=ticket.request.id,
+            organization=ticket.request.organization,
+            outcome=outcome,
+            reason=ticket.reason,
+            class_requested=ticket.request.service_class,
+            class_served=ticket.served,
+            at=at,
+            waited_us=at - ticket.arrived_at,
+            charge_mntu=ticket.charge_grains // GRAINS_PER_MNTU,
+            level_before_mntu=ticket.level_before,
+            level_after_mntu=ticket.level_after,
+            replica=ticket.replica,
+            retry_after_us=retry_after_us,
+            queue_length=len(self._tiers[line]),
+        )
