@@ -1,7 +1,7 @@
 """Processes that outlive the one that started them, told from strangers by their start time.
 
-A process id is reused after a while; a process id and the instant its process began are not. What is
-recorded here may be found, and stopped, by a later run; nothing else ever is.
+A process id is reused after a while; a process id and the instant its process began are not. What
+is recorded here may be found, and stopped, by a later run; nothing else ever is.
 """
 
 import contextlib
@@ -76,5 +76,5 @@ def listener(port: int) -> int | None:
         return None
     for connection in connections:
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-            return connection.pid
+            return None if connection.pid is None else int(connection.pid)
     return None

@@ -29,7 +29,7 @@ if DEPLOYMENT not in ("demo", "production"):
 IS_DEMO = DEPLOYMENT == "demo"
 DEBUG = False
 
-DEMO_SECRET = "a demo's secret, worth nothing outside its own machine"
+DEMO_SECRET = "a demo's secret, worth nothing outside its own machine"  # noqa: S105
 
 
 def _stored_secrets() -> dict[str, str]:
@@ -77,9 +77,7 @@ ALLOWED_HOSTS = [
     if host
 ]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_ORIGIN]
-UPSTREAM_ALLOW = [
-    host for host in os.environ.get("UPSTREAM_ALLOW", "").split(",") if host
-]
+UPSTREAM_ALLOW = [host for host in os.environ.get("UPSTREAM_ALLOW", "").split(",") if host]
 """Hosts or networks, besides public ones, that the gateway may call as upstreams."""
 
 # Applications

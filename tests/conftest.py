@@ -1,8 +1,8 @@
-"""What every test may use: servers of the run's own, a database, a clock, and real data where given.
+"""What every test may use: servers of the run's own, a database, a clock, and real data.
 
-The run has a folder of its own; PostgreSQL is shared by its workers, which have a database each, and
-every worker has a Valkey and a clock of its own. Nothing is started before a test asks for it, so the
-unit tests stay as quick as they are. What a killed run left behind is removed by the next one.
+The run has a folder of its own; PostgreSQL is shared by its workers, which have a database each,
+and every worker has a Valkey and a clock of its own. Nothing is started before a test asks for it,
+so the unit tests stay as quick as they are. What a killed run left behind is removed by the next.
 """
 
 import json
@@ -102,7 +102,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> str:
     """The run's PostgreSQL, started when first asked for; its address."""
-    return servers.start(FOLDER / "shared", with_valkey=False, durable=False).database_url
+    return servers.start(FOLDER / "shared", valkey=False, durable=False).database_url
 
 
 @pytest.fixture(scope="session")
