@@ -99,6 +99,9 @@ class ApiKey(models.Model):
     created_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True)
 
+    class Meta:
+        indexes = [models.Index(fields=["version"], name="api_key_by_version")]
+
 
 class Grade(models.Model):
     """What is delivered: a model, a region, a context limit and a frozen weight schedule."""

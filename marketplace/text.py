@@ -18,17 +18,16 @@ from marketplace import errors
 NAME_LENGTH_MAX = 80
 SKELETON_LENGTH_MAX = 240
 
-_CATEGORIES = frozenset(
-    ("Ll", "Lu", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd", "Nl", "No")
-    + ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sc", "Sm")
-)
+_LETTERS = ("Ll", "Lu", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd", "Nl", "No")
+_SIGNS = ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sc", "Sm")
+_CATEGORIES = frozenset({*_LETTERS, *_SIGNS})
 _FORMULA_STARTS = ("=", "+", "-", "@")
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]"
 )
 _LOOK_ALIKE = str.maketrans(
     {
-        **dict(zip("авегізіјкӏмнопрԛгѕтухһԁԝё", "abergzijklmhonpqrstyxhdwe", strict=True)),
+        **dict(zip("авегзіјкӏмнопрԛѕстухһԁԝё", "abergijklmhonpqsctyxhdwe", strict=True)),
         **dict(zip("αβεζηικνορτυχω", "abezniknoptyxw", strict=True)),
         **dict(zip("0135689|!", "olesbbgll", strict=True)),
     }

@@ -1,0 +1,35 @@
+"""What the database itself keeps of the catalog's rules.
+
+Audit entries are never changed or removed. The version of API keys comes from a sequence of its
+own, so that it never repeats, also not after rows were removed.
+"""
+
+from django.db import migrations
+
+FORWARD = """
+CREATE SEQUENCE marketplace_apikey_version;
+
+CREATE FUNCTION marketplace_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'rows of % are never changed or removed', TG_TABLE_NAME
+        USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'audit_is_append_only';
+END
+$$;
+
+CREATE TRIGGER audit_is_append_only
+    BEFORE UPDATE OR DELETE ON marketplace_auditentry
+    FOR EACH STATEMENT EXECUTE FUNCTION marketplace_is_append_only();
+"""
+
+REVERSE = """
+DROP TRIGGER audit_is_append_only ON marketplace_auditentry;
+DROP FUNCTION marketplace_is_append_only();
+DROP SEQUENCE marketplace_apikey_version;
+"""
+
+
+class Migration(migrations.Migration):
+    """Adds the sequence and the trigger."""
+
+    dependencies = [("marketplace", "0001_initial")]
+    operations = [migrations.RunSQL(FORWARD, REVERSE)]
