@@ -14,19 +14,20 @@ class Account(models.Model):
     unit = models.CharField(max_length=40)
     debits = models.BigIntegerField(default=0)
     credits = models.BigIntegerField(default=0)
-    held = models.BigIntegerField(default=0)
     may_go_negative = models.BooleanField(default=False)
+    opened_in = models.BigIntegerField()
+    """First sequence of the batch that opened it: the batch's link hashes its identity."""
     created_at = models.DateTimeField()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["owner", "kind", "unit"], name="account_is_single"),
             models.CheckConstraint(
-                condition=Q(debits__gte=0, credits__gte=0, held__gte=0),
+                condition=Q(debits__gte=0, credits__gte=0),
                 name="account_totals_are_positive",
             ),
             models.CheckConstraint(
-                condition=Q(may_go_negative=True) | Q(credits__gte=F("debits") + F("held")),
+                condition=Q(may_go_negative=True) | Q(credits__gte=F("debits")),
                 name="account_is_not_overdrawn",
             ),
         ]
@@ -34,11 +35,6 @@ class Account(models.Model):
 
 class Transfer(models.Model):
     """An immutable double entry. Written by `ledger_post` only."""
-
-    class State(models.TextChoices):
-        POSTED = "POSTED"
-        HELD = "HELD"
-        VOIDED = "VOIDED"
 
     pk = models.CompositePrimaryKey("chain", "sequence")
     chain = models.CharField(max_length=16)
@@ -66,6 +62,15 @@ class Transfer(models.Model):
         ]
 
 
+class ChainHead(models.Model):
+    """The end of a chain; a batch must find it where its writer left it."""
+
+    chain = models.CharField(max_length=16, primary_key=True)
+    sequence = models.BigIntegerField()
+    hash = models.BinaryField(max_length=32)
+    at = models.DateTimeField()
+
+
 class ChainLink(models.Model):
     """One batch of a chain: the hash that binds it to all before."""
 
@@ -76,7 +81,29 @@ class ChainLink(models.Model):
     first_sequence = models.BigIntegerField()
     previous_hash = models.BinaryField(max_length=32)
     hash = models.BinaryField(max_length=32)
-    signature = models.BinaryField(null=True)
+    at = models.DateTimeField()
+
+
+class SigningKey(models.Model):
+    """A public key that signed, or signs, the heads of chains; it stays published."""
+
+    id = models.CharField(max_length=32, primary_key=True)
+    """First half of the SHA-256 of the key, in hexadecimal."""
+    public_key = models.BinaryField(max_length=32)
+    purpose = models.CharField(max_length=16)
+    valid_from = models.DateTimeField()
+    valid_until = models.DateTimeField(null=True)
+
+
+class Seal(models.Model):
+    """A signed head: what the chain's hash was at a sequence. Append-only."""
+
+    pk = models.CompositePrimaryKey("chain", "sequence")
+    chain = models.CharField(max_length=16)
+    sequence = models.BigIntegerField()
+    hash = models.BinaryField(max_length=32)
+    signing_key = models.ForeignKey(SigningKey, models.PROTECT)
+    signature = models.BinaryField(max_length=64)
     at = models.DateTimeField()
 
 
@@ -164,7 +191,9 @@ class Instruction(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["number"], name="instruction_pending", condition=Q(state="PENDING"))
+            models.Index(
+                fields=["number"], name="instruction_pending", condition=Q(state="PENDING")
+            )
         ]
 
 
@@ -227,6 +256,32 @@ class Allocation(models.Model):
         indexes = [models.Index(fields=["starts_at", "grade"], name="allocation_by_hour")]
 
 
+class DeliveryHour(models.Model):
+    """An hour of a grade that somebody is entitled to or uses: what the sweep plans jobs for."""
+
+    grade = models.CharField(max_length=16)
+    starts_at = models.DateTimeField()
+    last_entitlement = models.BigIntegerField(default=0)
+    """Greatest entitlement seen of this hour; the machine numbers them in order of commit."""
+    planned_intervals = models.SmallIntegerField(default=0)
+    """How many of its twelve intervals have their jobs."""
+    granted_at = models.DateTimeField(null=True)
+    expired_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["grade", "starts_at"], name="delivery_hour_is_single"),
+        ]
+        indexes = [
+            models.Index(fields=["last_entitlement"], name="delivery_hour_by_entitlement"),
+            models.Index(
+                fields=["starts_at"],
+                name="delivery_hour_open",
+                condition=Q(planned_intervals__lt=12),
+            ),
+        ]
+
+
 class DeliveryReport(models.Model):
     """What admission saw of one allocation in one interval; input of settlement."""
 
@@ -286,10 +341,16 @@ class Job(models.Model):
     kind = models.CharField(max_length=32)
     slot = models.CharField(max_length=80)
     due_at = models.DateTimeField()
+    """Market time."""
+    after_kind = models.CharField(max_length=32, blank=True)
+    """With `after_slot`, the job that must be done first; empty when there is none."""
+    after_slot = models.CharField(max_length=80, blank=True)
     state = models.CharField(max_length=8, choices=State)
     lease_epoch = models.BigIntegerField(default=0)
     leased_until = models.DateTimeField(null=True)
-    """System time, not market time: a lease is about processes."""
+    """The database's own time, not market time: a lease is about processes."""
+    not_before = models.DateTimeField(null=True)
+    """The database's own time: when a failed job may be tried again."""
     attempts = models.IntegerField(default=0)
     progress = models.JSONField(default=dict)
     error = models.TextField(blank=True)
@@ -300,8 +361,11 @@ class Job(models.Model):
         constraints = [models.UniqueConstraint(fields=["kind", "slot"], name="job_is_single")]
         indexes = [
             models.Index(
-                fields=["due_at"], name="job_open", condition=Q(state__in=["DUE", "RUNNING"])
-            )
+                fields=["due_at", "id"],
+                name="job_open",
+                condition=Q(state__in=["DUE", "RUNNING"]),
+            ),
+            models.Index(fields=["kind", "due_at"], name="job_by_kind"),
         ]
 
 
@@ -312,7 +376,7 @@ class Lease(models.Model):
     holder = models.CharField(max_length=64)
     epoch = models.BigIntegerField()
     expires_at = models.DateTimeField()
-    """System time."""
+    """The database's own time."""
 
 
 class ClockJump(models.Model):
@@ -325,7 +389,5 @@ class ClockJump(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(
-                condition=Q(from_at__lt=F("to_at")), name="clock_moves_forward"
-            ),
+            models.CheckConstraint(condition=Q(from_at__lt=F("to_at")), name="clock_moves_forward"),
         ]

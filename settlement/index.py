@@ -1,0 +1,157 @@
+"""The hourly index (TXI) and its fallback ladder (RULEBOOK section 5).
+
+The index of an hour is computed once, when its trading ends, from inputs that are published with
+it: `decode(inputs)` and `compute` give the same value on any machine. Groups are numbered
+in the order they appear in the tape, so the inputs name nobody.
+
+No one can set it: a trade weighs less the more of the volume its buyer's or its seller's group has,
+and where the tape is too thin or too concentrated the next rung of the ladder is used, down to the
+last mark, which is flagged by its method. Nothing waits for an index.
+"""
+
+import hashlib
+from enum import StrEnum
+
+import msgspec
+
+TRADES_MIN = 5
+GROUPS_MIN = 4
+VOLUME_MIN = 50
+VOLUME_SHARE_OF_OBLIGATIONS = 20
+"""The volume is at least one lot in this many of the hour's obligations."""
+WEIGHT_FULL = 1_000_000
+GROUP_SHARE = 300_000
+"""A group with more than 30 % of the volume, on either side, weighs less."""
+AUCTION_HOLD_PERCENT = 30
+
+MID_WINDOW = 3_600_000_000
+MID_TIME_MIN = MID_WINDOW // 2
+"""A mid counts when the book qualified for at least half of the window."""
+MID_LOTS_MIN = 10
+MID_GROUPS_MIN = 2
+LAST_AGE_MAX = 6 * 3_600_000_000
+
+
+class Method(StrEnum):
+    """The rung of the ladder that gave the value, best first."""
+
+    TRADES = "trades"
+    AUCTION = "auction"
+    MID = "mid"
+    PARENT = "parent"
+    LAST = "last"
+    MARK = "mark"
+
+
+SOUND = frozenset({Method.TRADES, Method.AUCTION, Method.MID, Method.PARENT})
+"""Methods whose value may serve a later hour as its last value."""
+
+
+class Tape(msgspec.Struct, frozen=True, array_like=True):
+    """One trade: lots, price in ticks, and the numbers of the two groups."""
+
+    lots: int
+    price: int
+    buyer: int
+    seller: int
+
+
+class Inputs(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a value was computed from; prices are ticks and 0 where there is none.
+
+    `mid_area` is the integral of bid plus ask over the microseconds in `mid_time`; `last_age` is
+    how long ago the last sound value of the grade was published.
+    """
+
+    grade: str
+    hour_starts_at: int
+    trades: tuple[Tape, ...] = ()
+    obligation_lots: int = 0
+    auction: int = 0
+    mid_area: int = 0
+    mid_time: int = 0
+    parent: int = 0
+    last: int = 0
+    last_age: int = 0
+    mark: int
+
+
+def number_groups(trades: list[tuple[int, int, int, int]]) -> tuple[Tape, ...]:
+    """Return (lots, price, buyer group, seller group) with groups numbered by appearance."""
+    numbers: dict[int, int] = {}
+    tape = []
+    for lots, price, buyer, seller in trades:
+        first = numbers.setdefault(buyer, len(numbers) + 1)
+        second = numbers.setdefault(seller, len(numbers) + 1)
+        tape.append(Tape(lots, price, first, second))
+    return tuple(tape)
+
+
+def compute(inputs: Inputs) -> tuple[int, Method]:
+    """Return the index in ticks and the rung that gave it."""
+    value = _of_trades(inputs)
+    if value is not None:
+        return value, Method.TRADES
+    if inputs.auction:
+        return inputs.auction, Method.AUCTION
+    if inputs.mid_time >= MID_TIME_MIN:
+        return max(1, half_up(inputs.mid_area, 2 * inputs.mid_time)), Method.MID
+    if inputs.parent:
+        return inputs.parent, Method.PARENT
+    if inputs.last and inputs.last_age <= LAST_AGE_MAX:
+        return inputs.last, Method.LAST
+    return inputs.mark, Method.MARK
+
+
+def _of_trades(inputs: Inputs) -> int | None:
+    """Return the weighted price of the tape, or None when it is not valid (RULEBOOK 5.1)."""
+    trades = inputs.trades
+    volume = sum(trade.lots for trade in trades)
+    of_group: dict[int, int] = {}
+    for trade in trades:
+        assert trade.buyer != trade.seller, "no trade is inside a group"
+        of_group[trade.buyer] = of_group.get(trade.buyer, 0) + trade.lots
+        of_group[trade.seller] = of_group.get(trade.seller, 0) + trade.lots
+    if len(trades) < TRADES_MIN or len(of_group) < GROUPS_MIN or volume < VOLUME_MIN:
+        return None
+    if volume * VOLUME_SHARE_OF_OBLIGATIONS < inputs.obligation_lots:
+        return None
+    factor = {
+        group: min(WEIGHT_FULL, GROUP_SHARE * volume // lots) for group, lots in of_group.items()
+    }
+    total = weighted = 0
+    for trade in trades:
+        weight = trade.lots * min(factor[trade.buyer], factor[trade.seller])
+        total += weight
+        weighted += weight * trade.price
+    if 2 * total < volume * WEIGHT_FULL:
+        return None
+    value = half_up(weighted, total)
+    if inputs.auction:
+        low = -(-inputs.auction * (100 - AUCTION_HOLD_PERCENT) // 100)
+        high = inputs.auction * (100 + AUCTION_HOLD_PERCENT) // 100
+        value = min(max(value, low), high)
+    return value
+
+
+def half_up(numerator: int, denominator: int) -> int:
+    """Return the quotient to the nearest integer, a half upwards."""
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def encode(inputs: Inputs) -> bytes:
+    """Return the canonical JSON of the inputs: what is published and hashed."""
+    return msgspec.json.encode(inputs, order="sorted")
+
+
+def decode(data: bytes) -> Inputs:
+    """Return the inputs of their canonical JSON.
+
+    :raises msgspec.ValidationError: when it is not one.
+    """
+    return msgspec.json.decode(data, type=Inputs)
+
+
+def digest(data: bytes) -> bytes:
+    """Return the published hash of canonical inputs."""
+    return hashlib.sha256(data).digest()

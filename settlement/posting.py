@@ -1,0 +1,166 @@
+"""How transfers get into the ledger: one call of one database function per batch.
+
+`ledger_post` is the only writer of accounts, transfers and chains, and it keeps the law by itself
+(migration 0002): both sides of one unit, amounts positive, no account below zero at any point of
+the batch in its order, consecutive sequences, one hash link per batch. This module only turns rows
+into arrays and the function's named errors into refusals. It works on Django's cursors and on the
+engine's own.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NoReturn, Protocol
+
+import msgspec
+import psycopg
+from django.db import Error as DjangoError
+
+from marketplace import clock
+from marketplace.errors import Refusal
+from settlement import ledger
+
+CASH = "cash"
+CAPACITY = "capacity"
+
+CAUSE_CHARACTERS_MAX = 80
+
+
+class CashTransfer(Protocol):
+    """A movement of micro-USD; `exchange.events.Transferred` is one as it stands."""
+
+    @property
+    def debit_owner(self) -> int: ...
+    @property
+    def debit_kind(self) -> int: ...
+    @property
+    def credit_owner(self) -> int: ...
+    @property
+    def credit_kind(self) -> int: ...
+    @property
+    def amount(self) -> int: ...
+    @property
+    def code(self) -> int: ...
+    @property
+    def cause(self) -> str: ...
+
+
+class CapacityTransfer(msgspec.Struct, frozen=True, kw_only=True):
+    """A movement of mNTU of one grade and hour, whose unit is `ledger.capacity_unit`."""
+
+    unit: str
+    debit_owner: int
+    debit_kind: int
+    credit_owner: int
+    credit_kind: int
+    amount: int
+    code: int
+    cause: str
+
+
+class PostingRefused(Refusal):
+    """The ledger refused a batch; `code` is the broken rule's name, and nothing was posted.
+
+    Codes: `insufficient_funds`, `same_account`, `unit_mismatch`, `invalid_amount`.
+    """
+
+    code, status, title = "posting_refused", 422, "The ledger refused the transfer"
+
+
+class ChainMoved(Exception):
+    """The chain is not where its writer left it: another has taken over, so stop."""
+
+
+def post_cash(
+    cursor: Any, transfers: Sequence[CashTransfer], *, at: int, expected_sequence: int
+) -> int:
+    """Post a batch to the cash chain and return the sequence of its last transfer.
+
+    `at` is an instant in microseconds. The caller holds the transaction. An empty batch posts
+    nothing and returns `expected_sequence`.
+
+    :raises PostingRefused: when a rule of the ledger is broken; nothing is posted.
+    :raises ChainMoved: when the chain's head is not `expected_sequence`.
+    """
+    return _post(cursor, CASH, transfers, None, at, expected_sequence)
+
+
+def post_capacity(
+    cursor: Any, transfers: Sequence[CapacityTransfer], *, at: int, expected_sequence: int
+) -> int:
+    """Post a batch to the capacity chain and return the sequence of its last transfer.
+
+    As `post_cash`, in mNTU; every transfer names its unit.
+
+    :raises PostingRefused: when a rule of the ledger is broken; nothing is posted.
+    :raises ChainMoved: when the chain's head is not `expected_sequence`.
+    """
+    units = [transfer.unit for transfer in transfers]
+    return _post(cursor, CAPACITY, transfers, units, at, expected_sequence)
+
+
+def lock_chain(cursor: Any, chain: str) -> int:
+    """Take the chain to the end of the transaction and return the sequence of its head."""
+    cursor.execute(
+        "SELECT ledger_head(%s)",
+        [chain],
+    )
+    return int(cursor.fetchone()[0])
+
+
+def _post(
+    cursor: Any,
+    chain: str,
+    transfers: Sequence[Any],
+    units: list[str] | None,
+    at: int,
+    expected_sequence: int,
+) -> int:
+    """Call the one writer."""
+    if not transfers:
+        return expected_sequence
+    moment: datetime = clock.to_datetime(at)
+    try:
+        cursor.execute(
+            "SELECT ledger_post(%s, %s, %s::bigint[], %s::smallint[], %s::bigint[],"
+            " %s::smallint[], %s::text[], %s::bigint[], %s::smallint[], %s::text[], %s)",
+            [
+                chain,
+                expected_sequence,
+                [transfer.debit_owner for transfer in transfers],
+                [int(transfer.debit_kind) for transfer in transfers],
+                [transfer.credit_owner for transfer in transfers],
+                [int(transfer.credit_kind) for transfer in transfers],
+                units,
+                [transfer.amount for transfer in transfers],
+                [int(transfer.code) for transfer in transfers],
+                [transfer.cause for transfer in transfers],
+                moment,
+            ],
+        )
+        return int(cursor.fetchone()[0])
+    except (psycopg.Error, DjangoError) as error:
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """Raise what the ledger's named error stands for; any other error as it came."""
+    cause = error if isinstance(error, psycopg.Error) else error.__cause__
+    name = cause.diag.constraint_name if isinstance(cause, psycopg.Error) else None
+    if name == "chain_moved":
+        raise ChainMoved(str(error)) from error
+    if name in _REFUSED:
+        raise PostingRefused(str(error).splitlines()[0], code=_REFUSED[name]) from error
+    raise error
+
+
+_REFUSED = {
+    "insufficient_funds": "insufficient_funds",
+    "account_is_not_overdrawn": "insufficient_funds",
+    "same_account": "same_account",
+    "transfer_has_two_accounts": "same_account",
+    "unit_mismatch": "unit_mismatch",
+    "invalid_amount": "invalid_amount",
+    "transfer_is_positive": "invalid_amount",
+}
+
+assert ledger.Kind.SHARED < 63, "63 marks the ids of capacity accounts"

@@ -1,0 +1,175 @@
+"""The ledger's law as it stands in the database."""
+
+from types import SimpleNamespace
+
+import pytest
+from django.db import Error, connection, transaction
+
+from marketplace import clock as market_clock
+from settlement import models, operations, posting
+from settlement.ledger import Code, Kind, cash_account
+
+pytestmark = pytest.mark.django_db
+
+AT = 1_780_000_000_000_000
+
+
+def move(
+    debit: tuple[int, int],
+    credit: tuple[int, int],
+    amount: int,
+    code: int = Code.DEPOSIT,
+    cause: str = "test",
+) -> SimpleNamespace:
+    """Return a cash transfer between two accounts, each (owner, kind)."""
+    return SimpleNamespace(
+        debit_owner=debit[0],
+        debit_kind=debit[1],
+        credit_owner=credit[0],
+        credit_kind=credit[1],
+        amount=amount,
+        code=code,
+        cause=cause,
+    )
+
+
+OUTSIDE = (0, Kind.OUTSIDE)
+FEES = (0, Kind.FEES)
+
+
+def cash(owner: int) -> tuple[int, int]:
+    return (owner, Kind.CASH)
+
+
+def post(*transfers: SimpleNamespace, expected: int | None = None) -> int:
+    """Post a batch to the cash chain at its head."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        head = posting.lock_chain(cursor, "cash") if expected is None else expected
+        return operations.post_cash(cursor, transfers, at=AT, expected_sequence=head)
+
+
+def balance(owner: int, kind: int = Kind.CASH) -> int:
+    account = models.Account.objects.filter(id=cash_account(owner, kind)).first()
+    return 0 if account is None else account.credits - account.debits
+
+
+def test_a_batch_moves_money_and_numbers_its_transfers_without_gaps() -> None:
+    assert post(move(OUTSIDE, cash(7), 500), move(cash(7), FEES, 20)) == 2
+    assert post(move(cash(7), cash(8), 480)) == 3
+    assert [balance(7), balance(8), balance(0, Kind.FEES)] == [0, 480, 20]
+    assert balance(0, Kind.OUTSIDE) == -500
+    assert list(
+        models.Transfer.objects.order_by("sequence").values_list("sequence", flat=True)
+    ) == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_an_empty_batch_posts_nothing() -> None:
+    assert post() == 0
+    assert models.ChainLink.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("transfer", "code"),
+    [
+        (move(cash(7), cash(8), 501), "insufficient_funds"),
+        (move(cash(7), cash(7), 1), "same_account"),
+        (move(cash(7), cash(8), 0), "invalid_amount"),
+        (move(cash(7), cash(8), -5), "invalid_amount"),
+        (move(cash(7), (8, Kind.ENTITLED), 5), "unit_mismatch"),
+    ],
+)
+def test_a_transfer_that_breaks_a_rule_is_refused_by_name_and_changes_nothing(
+    transfer: SimpleNamespace, code: str
+) -> None:
+    post(move(OUTSIDE, cash(7), 500))
+    with pytest.raises(posting.PostingRefused) as refused:
+        post(move(OUTSIDE, cash(9), 1), transfer)
+    assert refused.value.code == code
+    assert [balance(7), balance(8), balance(9)] == [500, 0, 0]
+    assert models.Transfer.objects.count() == 1
+    assert models.ChainHead.objects.get(chain="cash").sequence == 1
+
+
+def test_a_batch_that_overdraws_only_in_its_middle_is_refused_whole() -> None:
+    with pytest.raises(posting.PostingRefused) as refused:
+        post(move(cash(7), cash(8), 5), move(OUTSIDE, cash(7), 5))
+    assert refused.value.code == "insufficient_funds"
+    assert post(move(OUTSIDE, cash(7), 5), move(cash(7), cash(8), 5)) == 2
+
+
+def test_a_writer_that_was_overtaken_cannot_post() -> None:
+    post(move(OUTSIDE, cash(7), 500))
+    with pytest.raises(posting.ChainMoved):
+        post(move(OUTSIDE, cash(7), 500), expected=0)
+    assert balance(7) == 500
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE settlement_transfer SET amount = 1",
+        "DELETE FROM settlement_transfer",
+        "TRUNCATE settlement_transfer",
+        "UPDATE settlement_transfer SET debit_account = credit_account + 1",
+        "UPDATE settlement_chainlink SET hash = previous_hash",
+        "DELETE FROM settlement_chainlink",
+        "UPDATE settlement_account SET credits = credits + 1",
+        "DELETE FROM settlement_account",
+        "UPDATE settlement_chainhead SET sequence = 0",
+        "INSERT INTO settlement_chainlink SELECT chain, sequence + 9, 1, hash, hash, at"
+        " FROM settlement_chainlink",
+    ],
+)
+def test_nobody_changes_what_is_posted_not_even_the_owner(statement: str) -> None:
+    post(move(OUTSIDE, cash(7), 500))
+    with pytest.raises(Error), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(statement)
+    assert balance(7) == 500
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO settlement_transfer SELECT chain, sequence + 1, debit_account, credit_account,"
+        " amount, code, cause, at FROM settlement_transfer",
+        "UPDATE settlement_account SET credits = credits + 1",
+        "SELECT nextval('settlement_capacity_account')",
+        "UPDATE settlement_seal SET hash = ''",
+    ],
+)
+def test_the_applications_role_may_only_read_the_ledger_and_call_its_function(
+    statement: str,
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL ROLE baseload_app")
+    post(move(OUTSIDE, cash(7), 500))
+    assert balance(7) == 500
+    with pytest.raises(Error, match="permission denied"), transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def test_no_column_of_the_clearing_house_can_hold_what_is_not_an_integer() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT table_name, column_name FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND table_name LIKE 'settlement_%'"
+            " AND data_type IN ('numeric', 'double precision', 'real')"
+        )
+        assert cursor.fetchall() == []
+
+
+def test_ids_beyond_31_bits_are_at_home() -> None:
+    owner = 2**40
+    post(move(OUTSIDE, cash(owner), 2**50))
+    assert balance(owner) == 2**50
+
+
+def test_posted_at_is_exact_to_the_microsecond() -> None:
+    post(move(OUTSIDE, cash(7), 1))
+    stored = models.Transfer.objects.get(sequence=1).at
+    assert market_clock.to_micros(stored) == AT
