@@ -1,11 +1,11 @@
 """The vocabulary of admission: what arrives, what a cluster can take, and what is decided.
 
-A decision is a value that explains itself and that the next layer carries out: the gateway live, the
-simulator in virtual time. It names the class that was asked for and the one that was served, the
-outcome, the wait and one reason out of a closed enumeration in order of precedence.
+A decision is a value that explains itself and that the next layer carries out: the gateway live,
+the simulator in virtual time. It names the class that was asked for and the one that was served,
+the outcome, the wait and one reason out of a closed enumeration in order of precedence.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from marketplace.contract import WeightSchedule
@@ -65,7 +65,7 @@ class ClusterTerms:
     """Per replica."""
     certified_lots: int = 0
     """Estimates how fast the shared line moves; 0 when it is not known."""
-    weights: WeightSchedule = WeightSchedule()
+    weights: WeightSchedule = field(default_factory=WeightSchedule)
     entitled_queue_max: int = 1_024
     shared_queue_max: int = 1_024
     flow_queue_max: int = 64

@@ -1,12 +1,12 @@
 """Who is next among organizations that wait for the same thing.
 
-Each organization has a *virtual counter* of the tokens it was served, divided by its weight; the one
-with the lowest is next, and within it the request that came first. An organization that comes back
-after a pause starts where the queue is now, so it can neither save up service nor is it punished
-for having been away. A counter moves by the charge when a request is dispatched and is corrected by
-the difference when its usage is known. Over any time in which two organizations both wait, what
-they are served differs by no more than their largest requests (Sheng et al., "Fairness in Serving
-Large Language Models", 2024).
+Each organization has a *virtual counter* of the tokens it was served, divided by its weight; the
+one with the lowest is next, and within it the request that came first. An organization that comes
+back after a pause starts where the queue is now, so it can neither save up service nor is it
+punished for having been away. A counter moves by the charge when a request is dispatched and is
+corrected by the difference when its usage is known. Over any time in which two organizations both
+wait, what they are served differs by no more than their largest requests (Sheng et al., "Fairness
+in Serving Large Language Models", 2024).
 """
 
 from collections import deque

@@ -1,7 +1,7 @@
 """What a scheduler shows of itself: queues, waits, counts and fairness per class, levels per flow.
 
-Nothing here decides anything. `Tally` counts as decisions are made, `Inspection` is the frozen state
-at one instant that pages, metrics and tests read.
+Nothing here decides anything. `Tally` counts as decisions are made, `Inspection` is the frozen
+state at one instant that pages, metrics and tests read.
 """
 
 from collections import deque
@@ -32,6 +32,9 @@ class ClassReport:
     wait_us_p50: int
     wait_us_p95: int
     wait_us_p99: int
+    first_token_us_p50: int
+    """From arrival, as the caller of `first_token` saw it."""
+    first_token_us_p99: int
     jain: Fraction | None
     """Over flows that waited through the last whole window; None when there were not two."""
 
@@ -81,6 +84,7 @@ class Tally:
         "admitted",
         "arrived",
         "backlogged_since",
+        "first_tokens_us",
         "jain",
         "queued",
         "served",
@@ -98,6 +102,7 @@ class Tally:
         self.spilled = 0
         self.aborted = 0
         self.waits_us: deque[int] = deque(maxlen=WAITS_KEPT)
+        self.first_tokens_us: deque[int] = deque(maxlen=WAITS_KEPT)
         self.backlogged_since: dict[int, int] = {}
         self.served: dict[int, Fraction] = {}
         self.window = 0
@@ -138,6 +143,7 @@ class Tally:
     def report(self, *, queued_now: int, running_now: int) -> ClassReport:
         """Return the counts and the percentiles of the last waits."""
         waits = sorted(self.waits_us)
+        first_tokens = sorted(self.first_tokens_us)
         return ClassReport(
             queued_now=queued_now,
             running_now=running_now,
@@ -150,6 +156,8 @@ class Tally:
             wait_us_p50=percentile(waits, 50),
             wait_us_p95=percentile(waits, 95),
             wait_us_p99=percentile(waits, 99),
+            first_token_us_p50=percentile(first_tokens, 50),
+            first_token_us_p99=percentile(first_tokens, 99),
             jain=self.jain,
         )
 

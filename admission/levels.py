@@ -1,11 +1,11 @@
-"""How much of what was bought may still be used now: the level of a flow, and what a request costs it.
+"""How much of what was bought may still be used now: levels, and what a request costs them.
 
 A holder of `lots` may have that many kNTU a minute admitted. The level is what it has not used of
 the last two seconds of that rate (RULEBOOK 7.2). It is refilled by the time that passes and debited
 by what requests are charged, and it may go into debt by one request, so that the holder of one lot
 can send a long prompt. It is kept in *grains* of a sixtieth mNTU: one lot is a million mNTU a
-minute, which is exactly one grain a microsecond, so that a refill is `lots * elapsed` and nothing is
-ever rounded.
+minute, which is exactly one grain a microsecond, so that a refill is `lots * elapsed` and nothing
+is ever rounded.
 
 The rate comes as windows, the hours that were bought. Debt is never larger than what the contiguous
 hours still owe (RULEBOOK 7.2, 6.1): what nobody will refill is not lent. In a gap between windows
@@ -16,6 +16,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 GRAINS_PER_MNTU = 60
 """One lot is one grain a microsecond."""
@@ -59,7 +60,7 @@ class Level:
         ordered = tuple(
             sorted((w for w in windows if w.ends_at > at and w.lots > 0), key=lambda w: w.starts_at)
         )
-        for earlier, later in zip(ordered, ordered[1:], strict=False):
+        for earlier, later in pairwise(ordered):
             assert earlier.ends_at <= later.starts_at, "windows of one flow do not overlap"
         self.windows = ordered
         self._settle(at)
@@ -156,9 +157,10 @@ class Level:
 
 
 class OutputEstimate:
-    """What an organization's next output will probably be: `max(running mean, p90 of the last 100)`.
+    """What an organization's next output will probably be.
 
-    Reserving the limit instead would leave two thirds of the rate idle (RULEBOOK 7.3).
+    `max(running mean, p90 of the last 100)`. Reserving the limit instead would leave two thirds of
+    the rate idle (RULEBOOK 7.3).
     """
 
     __slots__ = ("count", "recent", "sorted_recent", "total")

@@ -1,7 +1,7 @@
 """Which request runs now, which waits and which is refused: the scheduler of one cluster.
 
-It is pure: it is given every instant, in integer microseconds, and decides the same way whether time
-is real or simulated. A request that arrives is judged by the level of its flow (RULEBOOK 7.2):
+It is pure: it is given every instant, in integer microseconds, and decides the same way whether
+time is real or simulated. A request that arrives is judged by the level of its flow (RULEBOOK 7.2):
 
 * above zero, it is *entitled* and is debited its charge at once, so that parallel requests cannot
   spend the same level twice;
@@ -11,14 +11,14 @@ is real or simulated. A request that arrives is judged by the level of its flow 
 Entitled requests run strictly before P3. Inside each of the two, organizations share by virtual
 counters (`admission.fairness`), entitled ones in proportion to their lots. Work is conserved: a
 request waits only while no replica may take one, and a replica may while its prefill backlog is
-below one chunk and sequences and KV tokens are free (RULEBOOK 7.7). The line forms here, where it is
-ordered and visible, and not in the model server. The first in line is never overtaken by a smaller
-request behind it, so nobody starves inside a tier.
+below one chunk and sequences and KV tokens are free (RULEBOOK 7.7). The line forms here, where it
+is ordered and visible, and not in the model server. The first in line is never overtaken by a
+smaller request behind it, so nobody starves inside a tier.
 
-Everything that happens to a request is a `Decision`, which says what was asked, what was served, how
-long it waited and why. A request gets one from `arrive`; if that leaves it waiting, it gets its final
-one from `dispatch`. Who calls: `arrive` and then `dispatch`, `dispatch` again at `next_wake` and after
-every `first_token`, `finish` and `abort`.
+Everything that happens to a request is a `Decision`, which says what was asked, what was served,
+how long it waited and why. A request gets one from `arrive`; if that leaves it waiting, it gets its
+final one from `dispatch`. Who calls: `arrive` and then `dispatch`, `dispatch` again at `next_wake`
+and after every `first_token`, `finish` and `abort`.
 """
 
 from collections.abc import Sequence
@@ -138,8 +138,9 @@ class Scheduler:
     def first_token(self, request_id: str, at: int) -> None:
         """Note that a request's prompt was read: its replica may be fed again."""
         ticket = self._tickets.get(request_id)
-        if ticket is not None:
+        if ticket is not None and ticket.prefilling:
             self._end_prefill(ticket)
+            self._tallies[ticket.served].first_tokens_us.append(at - ticket.arrived_at)
 
     def charged(self, request_id: str, *, mntu: int, at: int) -> None:
         """Note what a running request used so far; what exceeds its charge is debited."""
