@@ -1,0 +1,55 @@
+"""The Celery application and the whole beat schedule.
+
+A message is a doorbell. What is due, who does it and what became of it are rows of
+`settlement.Job`, so a message that is lost, doubled or late changes nothing: the sweep rings again.
+Messages are JSON, are acknowledged after the work, and come back when a worker is lost.
+"""
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+from celery import Celery
+from django.conf import settings
+from kombu import Queue
+
+SWEEP_EVERY_S = 5.0
+VISIBILITY_TIMEOUT_S = 600
+"""Longer than any task takes: after it, the broker hands a message out again."""
+
+app = Celery("baseload")
+app.conf.update(
+    broker_url=settings.CELERY_BROKER_URL,
+    broker_transport_options={
+        "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 2,
+    },
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    accept_content=["json"],
+    task_serializer="json",
+    result_backend=None,
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    worker_send_task_events=False,
+    worker_enable_remote_control=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    task_queues=[Queue("urgent"), Queue("normal")],
+    task_default_queue="normal",
+    task_create_missing_queues=False,
+    enable_utc=True,
+    timezone="UTC",
+    beat_max_loop_interval=SWEEP_EVERY_S,
+    beat_schedule={
+        "settlement.sweep": {
+            "task": "settlement.sweep",
+            "schedule": SWEEP_EVERY_S,
+            "options": {"queue": "urgent", "expires": SWEEP_EVERY_S},
+        },
+    },
+)
+app.autodiscover_tasks()
