@@ -1,0 +1,183 @@
+// Charts on uPlot: candles, lines, the curve, the depth of a book. Colors come from the style sheet.
+
+/* global uPlot */
+
+function color(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+function axis(extra = {}) {
+  return {
+    stroke: color("muted"),
+    grid: { stroke: color("chart-grid"), width: 1 },
+    ticks: { stroke: color("chart-grid"), width: 1, size: 4 },
+    font: "11px system-ui, sans-serif",
+    ...extra,
+  };
+}
+
+const utc = (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC");
+
+function options(host, extra) {
+  return {
+    width: Math.max(200, host.clientWidth),
+    height: Number(host.dataset.height ?? 280),
+    tzDate: utc,
+    cursor: { points: { size: 6 }, y: false, drag: { x: true, y: false } },
+    padding: [12, 14, 0, 0],
+    ...extra,
+  };
+}
+
+// Draws into the host, follows its width and the color scheme; returns a function for new data.
+function mount(host, build, data) {
+  let current = data;
+  let chart = null;
+  const draw = () => {
+    chart?.destroy();
+    host.textContent = "";
+    chart = new uPlot(options(host, build()), current, host);
+  };
+  draw();
+  let width = host.clientWidth;
+  new ResizeObserver(() => {
+    if (Math.abs(host.clientWidth - width) < 2) return;
+    width = host.clientWidth;
+    chart.setSize({ width: Math.max(200, width), height: chart.height });
+  }).observe(host);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  return (next) => {
+    current = next;
+    chart.setData(next);
+  };
+}
+
+const price = (u, value) => (value == null ? "–" : value.toFixed(3));
+const priceTicks = (u, values) => values.map((value) => value.toFixed(3));
+
+function drawCandles(u) {
+  const { ctx } = u;
+  const [times, open, high, low, close] = u.data;
+  const scale = devicePixelRatio;
+  const x = (index) => Math.round(u.valToPos(times[index], "x", true));
+  let step = Infinity;
+  for (let i = 1; i < times.length; i += 1) step = Math.min(step, x(i) - x(i - 1));
+  const body = Math.max(1 * scale, Math.min(11 * scale, (Number.isFinite(step) ? step : 12) * 0.7));
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
+  ctx.clip();
+  for (let i = 0; i < times.length; i += 1) {
+    if (open[i] == null) continue;
+    const y = (value) => Math.round(u.valToPos(value, "price", true));
+    const isUp = close[i] >= open[i];
+    ctx.fillStyle = color(isUp ? "buy" : "sell");
+    ctx.fillRect(x(i) - scale / 2, y(high[i]), scale, Math.max(1, y(low[i]) - y(high[i])));
+    const top = Math.min(y(open[i]), y(close[i]));
+    const height = Math.max(scale, Math.abs(y(open[i]) - y(close[i])));
+    ctx.fillRect(x(i) - body / 2, top, body, height);
+  }
+  ctx.restore();
+}
+
+// candles: [{time, open, high, low, close, volume}] with prices as numbers and time in seconds.
+export function candleData(candles) {
+  const column = (name) => candles.map((candle) => candle[name]);
+  return ["time", "open", "high", "low", "close", "volume"].map(column);
+}
+
+export function candles(host, rows) {
+  const hidden = { scale: "price", stroke: "transparent", points: { show: false }, value: price };
+  const build = () => ({
+    scales: {
+      x: { time: true, range: (u, low, high) => [low - 60, high + 60] },
+      price: {
+        range: (u, low, high) => {
+          const lows = u.data[3].filter((value) => value != null);
+          const highs = u.data[2].filter((value) => value != null);
+          if (!lows.length) return [0, 1];
+          const bottom = Math.min(...lows);
+          const top = Math.max(...highs);
+          const room = Math.max((top - bottom) * 0.08, 0.002);
+          return [bottom - room, top + room];
+        },
+      },
+      volume: { range: (u, low, high) => [0, Math.max(1, high) * 4.5] },
+    },
+    axes: [axis(), axis({ scale: "price", values: priceTicks, size: 56 })],
+    series: [
+      { label: "Time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
+      { label: "Open", ...hidden },
+      { label: "High", ...hidden },
+      { label: "Low", ...hidden },
+      { label: "Close", ...hidden },
+      {
+        label: "Lots",
+        scale: "volume",
+        paths: uPlot.paths.bars({ size: [0.6, 10] }),
+        fill: color("line-strong") + "66",
+        stroke: "transparent",
+        points: { show: false },
+        value: (u, value) => (value == null ? "–" : value.toLocaleString("en-US")),
+      },
+    ],
+    hooks: { draw: [drawCandles] },
+  });
+  const update = mount(host, build, candleData(rows));
+  return (next) => update(candleData(next));
+}
+
+// lines: columns [x seconds, y1, y2, ...]; series: [{label, color, dash, digits, step, fill}].
+export function lines(host, columns, series, { unit = "", time = true, digits = 3 } = {}) {
+  const show = (value, places) => (value == null ? "–" : `${value.toFixed(places)}${unit}`);
+  const build = () => ({
+    scales: { x: { time } },
+    axes: [
+      axis(time ? {} : { values: (u, values) => values.map((v) => v.toFixed(digits)) }),
+      axis({ size: 60, values: (u, values) => values.map((v) => `${+v.toFixed(digits)}${unit}`) }),
+    ],
+    series: [
+      time ? { label: "Time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" } : { label: "Price", value: price },
+      ...series.map((one) => ({
+        label: one.label,
+        stroke: color(one.color ?? "accent"),
+        width: 1.5,
+        dash: one.dash,
+        fill: one.fill ? color(one.fill) : undefined,
+        paths: one.step ? uPlot.paths.stepped({ align: one.step }) : undefined,
+        points: { show: one.points ?? false, size: 5, fill: color(one.color ?? "accent") },
+        spanGaps: one.spanGaps ?? false,
+        value: (u, value) => show(value, one.digits ?? digits),
+      })),
+    ],
+  });
+  return mount(host, build, columns);
+}
+
+// Cumulative depth: bids rise to the left of the spread, asks to the right.
+export function depthData(bids, asks) {
+  const walk = (levels) => {
+    let total = 0;
+    return levels.map(([text, lots]) => [Number(text), (total += lots)]);
+  };
+  const left = walk(bids).reverse();
+  const right = walk(asks);
+  const x = [...left, ...right].map(([value]) => value);
+  const bid = [...left.map(([, lots]) => lots), ...right.map(() => null)];
+  const ask = [...left.map(() => null), ...right.map(([, lots]) => lots)];
+  return [x, bid, ask];
+}
+
+export function depth(host, bids, asks) {
+  const series = [
+    { label: "Bid lots", color: "buy", fill: "buy-wash", step: -1, digits: 0 },
+    { label: "Ask lots", color: "sell", fill: "sell-wash", step: 1, digits: 0 },
+  ];
+  const update = lines(host, depthData(bids, asks), series, { time: false });
+  return (nextBids, nextAsks) => update(depthData(nextBids, nextAsks));
+}
+
+export function embedded(id) {
+  const source = document.getElementById(id);
+  return source ? JSON.parse(source.textContent) : null;
+}

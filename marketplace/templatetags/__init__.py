@@ -1,0 +1,1 @@
+"""How the pages print prices, money, tokens and times."""

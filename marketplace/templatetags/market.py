@@ -1,0 +1,146 @@
+"""How the pages print what the tables hold: ticks, micro-USD, mNTU, instants.
+
+The tables hold integers; a page shows decimals. All printing goes through here, so that a price has
+three decimals on every page and a missing one is the same dash. A time is shown in UTC and carries
+the whole instant, from which the script writes the reader's own time into its tooltip.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+
+from django import template
+from django.utils import html
+from django.utils.safestring import SafeString
+
+from marketplace import wire
+
+register = template.Library()
+
+DASH = "–"
+MINUS = "−"
+MONEY_DECIMALS_MIN = 2
+
+
+@register.filter
+def price(ticks: int | None) -> str:
+    """Print ticks as USD per MNTU: `1.250`."""
+    return DASH if ticks is None else wire.price_text(ticks)
+
+
+@register.filter
+def money(micros: int | None) -> str:
+    """Print micro-USD to the last digit that is not zero, two at least: `1,000.00`, `0.0576`."""
+    if micros is None:
+        return DASH
+    whole, _, rest = wire.micros_text(abs(micros)).partition(".")
+    decimals = rest.rstrip("0").ljust(MONEY_DECIMALS_MIN, "0")
+    return f"{MINUS if micros < 0 else ''}{int(whole):,}.{decimals}"
+
+
+@register.filter
+def money6(micros: int | None) -> str:
+    """Print micro-USD with all six decimals, for columns that add up."""
+    if micros is None:
+        return DASH
+    whole, _, rest = wire.micros_text(abs(micros)).partition(".")
+    return f"{MINUS if micros < 0 else ''}{int(whole):,}.{rest}"
+
+
+@register.filter
+def signed_money6(micros: int | None) -> str:
+    """Print micro-USD with six decimals and its sign, plus included."""
+    return f"+{money6(micros)}" if micros is not None and micros > 0 else money6(micros)
+
+
+@register.filter
+def count(number: int | None) -> str:
+    """Print a whole number with thousands apart."""
+    return DASH if number is None else f"{number:,}".replace("-", MINUS)
+
+
+@register.filter
+def signed(number: int | None) -> str:
+    """Print a whole number with its sign, plus included."""
+    return f"+{count(number)}" if number is not None and number > 0 else count(number)
+
+
+@register.filter
+def ntu(mntu: int | None) -> str:
+    """Print thousandths of an NTU as NTU, with decimals only where there are any."""
+    if mntu is None:
+        return DASH
+    whole, rest = divmod(mntu, wire.MNTU_PER_NTU)
+    return f"{whole:,}.{rest:03d}" if rest else f"{whole:,}"
+
+
+@register.filter
+def label(text: str | None) -> str:
+    """Print a stored enumeration: `PARTIALLY_FILLED` as `partially filled`."""
+    return (text or DASH).replace("_", " ").lower()
+
+
+@register.filter
+def percent(share: float | Decimal | None) -> str:
+    """Print a share between 0 and 1 as a percentage."""
+    return DASH if share is None else f"{share * 100:.1f} %"
+
+
+def _time(moment: datetime | None, shape: str) -> str | SafeString:
+    if moment is None:
+        return DASH
+    text = format(moment, shape)
+    return html.format_html('<time datetime="{}">{}</time>', wire.moment_text(moment), text)
+
+
+@register.filter
+def clock(moment: datetime | None) -> str | SafeString:
+    """Print the time of day: `14:00:00`."""
+    return _time(moment, "%H:%M:%S")
+
+
+@register.filter
+def hour(moment: datetime | None) -> str | SafeString:
+    """Print the time of day to the minute: `14:00`."""
+    return _time(moment, "%H:%M")
+
+
+@register.filter
+def day(moment: datetime | None) -> str | SafeString:
+    """Print the date: `5 Dec`."""
+    return DASH if moment is None else _time(moment, f"{moment.day} %b")
+
+
+@register.filter
+def day_hour(moment: datetime | None) -> str | SafeString:
+    """Print date and hour: `5 Dec 14:00`."""
+    return DASH if moment is None else _time(moment, f"{moment.day} %b %H:%M")
+
+
+@register.filter
+def instant(moment: datetime | None) -> str | SafeString:
+    """Print the date and the time to the second: `2026-12-05 14:00:00`."""
+    return _time(moment, "%Y-%m-%d %H:%M:%S")
+
+
+STATE_TAGS = {
+    "CONTINUOUS": "live",
+    "CERTIFIED": "live",
+    "OPEN": "live",
+    "ACTIVE": "live",
+    "HALTED": "bad",
+    "REFUSED": "bad",
+    "REJECTED": "bad",
+    "FAILED": "bad",
+    "DOWN": "bad",
+    "PENDING": "wait",
+    "RUNNING": "wait",
+    "PARTIALLY_FILLED": "wait",
+    "SCHEDULED": "wait",
+}
+
+
+@register.filter
+def tag(state: str | None) -> str | SafeString:
+    """Print a state as a small label; the color only repeats what the word says."""
+    kind = STATE_TAGS.get((state or "").upper(), "")
+    return html.format_html('<span class="tag {}">{}</span>', kind, label(state))
