@@ -30,6 +30,7 @@ class Request(models.Model):
         indexes = [
             models.Index(fields=["arrived_at"], name="request_by_arrival"),
             models.Index(fields=["organization_id", "arrived_at"], name="request_by_organization"),
+            models.Index(fields=["cluster", "arrived_at"], name="request_by_cluster"),
         ]
 
 
@@ -59,8 +60,15 @@ class UsageEvent(models.Model):
     at = models.DateTimeField()
     number = models.BigIntegerField(unique=True)
     """Order of arrival in the table, from a sequence; with `xid` it is the metering cursor."""
+    xid = models.BigIntegerField()
+    """The transaction that wrote it. A reader takes only what is below the oldest transaction
+    still running, so that a number handed out early and committed late is never skipped."""
 
     class Meta:
+        indexes = [
+            models.Index(fields=["xid", "number"], name="usage_by_transaction"),
+            models.Index(fields=["at"], name="usage_by_time"),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=Q(prompt_tokens__gte=0, cached_tokens__gte=0, output_tokens__gte=0)
@@ -68,6 +76,14 @@ class UsageEvent(models.Model):
                 name="usage_is_possible",
             ),
         ]
+
+
+class MeterCursor(models.Model):
+    """How far the metering worker has read: everything up to this transaction and number."""
+
+    name = models.CharField(max_length=16, primary_key=True)
+    xid = models.BigIntegerField()
+    number = models.BigIntegerField()
 
 
 class MeteredRequest(models.Model):
