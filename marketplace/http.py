@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import json
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -455,6 +456,7 @@ class RateLimiter:
         self._interval_ns = 1_000_000_000 // per_second
         self._window_ns = self._interval_ns * self.limit
         self._full_at: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.Lock()
 
     def take(self, key: str, *, count: int = 1, now_ns: int | None = None) -> Allowance:
         """Take `count` requests of `key`.
@@ -462,15 +464,17 @@ class RateLimiter:
         :raises RateLimited: when fewer are left; none is taken then.
         """
         now_ns = clock.monotonic_ns() if now_ns is None else now_ns
-        full_at = max(self._full_at.get(key, 0), now_ns) + count * self._interval_ns
-        missing_ns = full_at - now_ns - self._window_ns
-        if missing_ns > 0:
-            spent_ns = full_at - count * self._interval_ns - now_ns
-            raise RateLimited(self._allowance(spent_ns), -(-missing_ns // 1_000_000_000))
-        self._full_at[key] = full_at
-        self._full_at.move_to_end(key)
-        if len(self._full_at) > self.KEYS_MAX:
-            self._forget(now_ns)
+        with self._lock:
+            began_ns = max(self._full_at.get(key, 0), now_ns)
+            full_at = began_ns + count * self._interval_ns
+            missing_ns = full_at - now_ns - self._window_ns
+            if missing_ns > 0:
+                retry_after_s = -(-missing_ns // 1_000_000_000)
+                raise RateLimited(self._allowance(began_ns - now_ns), retry_after_s)
+            self._full_at[key] = full_at
+            self._full_at.move_to_end(key)
+            if len(self._full_at) > self.KEYS_MAX:
+                self._forget(now_ns)
         return self._allowance(full_at - now_ns)
 
     def _allowance(self, spent_ns: int) -> Allowance:

@@ -224,12 +224,39 @@ class Listing(models.Model):
     created_at = models.DateTimeField()
 
 
+class Deposit(models.Model):
+    """Money that an organization says it has sent; posted when it is confirmed."""
+
+    class State(models.TextChoices):
+        PENDING = "PENDING"
+        POSTED = "POSTED"
+        REFUSED = "REFUSED"
+
+    id = models.BigAutoField(primary_key=True)
+    organization = models.ForeignKey(Organization, models.PROTECT)
+    amount_micros = models.BigIntegerField()
+    state = models.CharField(max_length=8, choices=State)
+    instruction = models.CharField(max_length=320)
+    """Id of the instruction that credits it."""
+    created_at = models.DateTimeField()
+    confirmed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(amount_micros__gt=0), name="deposit_is_positive"
+            ),
+        ]
+
+
 class IdempotencyRecord(models.Model):
     """The first answer to a request that moves money or capacity, kept for ever."""
 
     organization = models.ForeignKey(Organization, models.PROTECT)
     key = models.CharField(max_length=255)
     fingerprint = models.BinaryField(max_length=32)
+    reference = models.CharField(max_length=320, blank=True)
+    """What the request made, written with it: the answer can be formed again from it."""
     status = models.IntegerField(null=True)
     body = models.BinaryField(null=True)
     created_at = models.DateTimeField()
