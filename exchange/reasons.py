@@ -14,15 +14,15 @@ class Reject(StrEnum):
     UNKNOWN_ACCOUNT = "unknown_account"
     KILLED = "killed"
     UNKNOWN_INSTRUMENT = "unknown_instrument"
-    CLOSED = "closed"
     NOT_OPEN = "not_open"
     HALTED = "halted"
+    CLOSED = "closed"
     OUTSIDE_BAND = "outside_band"
     QUANTITY_LIMIT = "quantity_limit"
     OPEN_ORDER_LIMIT = "open_order_limit"
     ACCOUNT_IN_DEBT = "account_in_debt"
-    INSUFFICIENT_COVERAGE = "insufficient_coverage"
     INSUFFICIENT_FUNDS = "insufficient_funds"
+    INSUFFICIENT_COVERAGE = "insufficient_coverage"
 
 
 class Close(StrEnum):

@@ -1,0 +1,204 @@
+"""Resting orders of one instrument on two price ladders.
+
+Each ladder keeps its prices as signed keys, +price for bids and -price for asks, so that on both
+sides the best is the greatest and stands at the end of a plain sorted list. That list is touched
+only when a level appears or empties. A level is a linked first-in-first-out list with a running
+total, so resting, filling and canceling cost the same however deep the book is. The two kinds of
+key never collide, so one number names a level of the whole book.
+
+`check()` states the invariants. The index from order id to order may be shared by several books.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+
+
+class Order:
+    """An order and its place in the book. The book knows the first row, the machine the rest."""
+
+    __slots__ = (
+        "id", "side", "price", "remaining", "group", "level", "before", "after",
+        "lots", "account", "position", "time_in_force", "client_order_id", "fingerprint",
+        "sequence", "created_at", "updated_at", "value_ticks", "fee_points", "fee", "fee_reserve",
+        "status", "reason",
+    )  # fmt: skip
+
+    id: int
+    side: int
+    price: int
+    remaining: int
+    group: int
+    level: "Level | None"
+    before: "Order | None"
+    after: "Order | None"
+
+    def __init__(self, id: int, side: int, price: int, lots: int, group: int) -> None:
+        self.id = id
+        self.side = side
+        self.price = price
+        self.lots = lots
+        self.remaining = lots
+        self.group = group
+        self.level = None
+
+
+class Level:
+    """One price of one side: a queue of orders and the sum of their lots."""
+
+    __slots__ = ("head", "key", "lots", "tail")
+
+    def __init__(self, key: int, order: Order) -> None:
+        self.key = key
+        self.lots = order.remaining
+        self.head: Order | None = order
+        self.tail: Order | None = order
+
+    def __iter__(self) -> Iterator[Order]:
+        """Yield the orders, first come first."""
+        order = self.head
+        while order is not None:
+            after = order.after
+            yield order
+            order = after
+
+
+class Ladder:
+    """One side of a book: levels by signed key, best last in `keys`."""
+
+    __slots__ = ("keys", "levels")
+
+    def __init__(self) -> None:
+        self.keys: list[int] = []
+        self.levels: dict[int, Level] = {}
+
+    def __iter__(self) -> Iterator[Order]:
+        """Yield every order, best price first, then first come first."""
+        for key in reversed(self.keys):
+            yield from self.levels[key]
+
+    def best(self) -> int:
+        """Return the best price, 0 when the side is empty."""
+        return abs(self.keys[-1]) if self.keys else 0
+
+    def depth(self, count: int) -> list[tuple[int, int]]:
+        """Return (price, lots) of the best `count` levels, best first."""
+        best_first = self.keys[: -count - 1 : -1] if count > 0 else []
+        return [(abs(key), self.levels[key].lots) for key in best_first]
+
+    def lots_at(self, key: int) -> int:
+        """Return the lots of a level, 0 where there is none."""
+        level = self.levels.get(key)
+        return level.lots if level is not None else 0
+
+    def drop(self, key: int) -> None:
+        """Forget an empty level."""
+        del self.levels[key]
+        keys = self.keys
+        if keys[-1] == key:
+            keys.pop()
+        else:
+            del keys[bisect_left(keys, key)]
+
+
+class Book:
+    """Both ladders of an instrument and the index of their orders."""
+
+    __slots__ = ("asks", "bids", "orders")
+
+    def __init__(self, orders: dict[int, Order] | None = None) -> None:
+        self.bids = Ladder()
+        self.asks = Ladder()
+        self.orders: dict[int, Order] = {} if orders is None else orders
+
+    def ladder(self, side: int) -> Ladder:
+        """Return the side an order of `side` rests on."""
+        return self.bids if side > 0 else self.asks
+
+    def best(self) -> tuple[int, int]:
+        """Return the best bid and the best ask, 0 where a side is empty."""
+        return self.bids.best(), self.asks.best()
+
+    def lots_at(self, key: int) -> int:
+        """Return the lots of the level with this signed key."""
+        return (self.bids if key > 0 else self.asks).lots_at(key)
+
+    def rest(self, order: Order) -> None:
+        """Put an order behind all others of its price."""
+        side = order.side
+        ladder = self.bids if side > 0 else self.asks
+        key = side * order.price
+        level = ladder.levels.get(key)
+        order.after = None
+        if level is None:
+            order.before = None
+            order.level = ladder.levels[key] = Level(key, order)
+            keys = ladder.keys
+            if not keys or keys[-1] < key:
+                keys.append(key)
+            else:
+                insort(keys, key)
+        else:
+            tail = level.tail
+            order.before = tail
+            tail.after = level.tail = order  # type: ignore[union-attr]
+            level.lots += order.remaining
+            order.level = level
+        self.orders[order.id] = order
+
+    def remove(self, order: Order) -> None:
+        """Take a resting order out of the book, whatever it has left."""
+        level = order.level
+        assert level is not None, "only a resting order can be removed"
+        before = order.before
+        after = order.after
+        if before is None:
+            if after is None:
+                (self.bids if order.side > 0 else self.asks).drop(level.key)
+            else:
+                level.head = after
+                after.before = None
+                level.lots -= order.remaining
+        else:
+            before.after = after
+            if after is None:
+                level.tail = before
+            else:
+                after.before = before
+            level.lots -= order.remaining
+        order.level = order.before = order.after = None
+        del self.orders[order.id]
+
+    def cancel(self, order_id: int) -> Order | None:
+        """Remove the order with this id and return it; None when it does not rest."""
+        order = self.orders.get(order_id)
+        if order is not None:
+            self.remove(order)
+        return order
+
+    def __iter__(self) -> Iterator[Order]:
+        """Yield bids, then asks, each best price first, then first come first."""
+        yield from self.bids
+        yield from self.asks
+
+    def check(self) -> None:
+        """Assert that ladders, levels, queues and index agree, and that the book is not crossed."""
+        for ladder, side in ((self.bids, 1), (self.asks, -1)):
+            assert ladder.keys == sorted(ladder.levels), "one sorted key for each level"
+            for key, level in ladder.levels.items():
+                assert level.key == key, "a level knows its key"
+                orders = list(level)
+                assert orders, "no level is empty"
+                assert level.head is orders[0], "the head is first"
+                assert level.tail is orders[-1], "the tail is last"
+                assert level.lots == sum(order.remaining for order in orders), "totals add up"
+                before = None
+                for order in orders:
+                    assert order.before is before, "the queue is linked both ways"
+                    assert order.level is level, "an order knows its level"
+                    assert order.side * order.price == key, "an order rests at its price"
+                    assert order.side == side, "an order rests on its side"
+                    assert order.remaining > 0, "nothing filled rests"
+                    assert self.orders.get(order.id) is order, "every resting order is indexed"
+                    before = order
+        bid, ask = self.best()
+        assert not bid or not ask or bid < ask, "the book is not crossed"

@@ -1,0 +1,231 @@
+"""What time does: listing, opening, marks, the change of day, the end of trading.
+
+Entries are `(due at, kind, id)` on a heap and are performed in that order, each with its due instant
+as its time, before the command that found them due. At one instant trading ends first, then come
+marks, the new day's bands, listings and openings (RULEBOOK 2.6). An entry that recurs enters its
+next occurrence itself, so after a downtime the calendar catches up in order.
+
+Marks (RULEBOOK 3.4): at every full hour each open book is marked. Buyers have paid in full and
+sellers are covered, so a mark moves no cash yet: it moves what shorts and orders reserve, and the
+last variation, at gate closure, pays the whole difference at once.
+"""
+
+from enum import IntEnum
+from heapq import heappop
+
+from exchange import events
+from exchange.machine import books, delivery, orders
+from exchange.machine.state import Grade, Instrument, State
+from exchange.reasons import Close
+from marketplace import contract
+from marketplace.contract import DAY, HOUR, InstrumentState
+from settlement import index
+
+MARK_WINDOW = HOUR // 2
+MID_WINDOW = index.MID_WINDOW
+BAND_TICKS_MIN = 10
+REFERENCE_DAYS = 7
+INDEX_KEPT = (REFERENCE_DAYS + 2) * DAY
+HOLDS_KEPT = 2 * DAY
+
+
+class Entry(IntEnum):
+    """Kinds of entry, in the order they are performed at one instant."""
+
+    TRADING_ENDS = 1
+    MARK = 2
+    NEW_DAY = 3
+    LIST = 4
+    OPEN = 5
+    WATCH_MID = 6
+
+
+def advance(state: State, at: int) -> None:
+    """Perform everything that is due at or before an instant."""
+    calendar = state.calendar
+    while calendar and calendar[0][0] <= at:
+        due_at, kind, id = heappop(calendar)
+        state.at = due_at
+        _perform(state, due_at, Entry(kind), id)
+        books.flush(state)
+
+
+def _perform(state: State, at: int, kind: Entry, id: int) -> None:
+    """Perform one entry and enter its next occurrence."""
+    match kind:
+        case Entry.TRADING_ENDS:
+            delivery.end_trading(state, state.by_id[id])
+        case Entry.MARK:
+            _mark_all(state)
+            state.schedule(at + HOUR, kind, id)
+        case Entry.NEW_DAY:
+            _start_day(state)
+            state.schedule(at + DAY, kind, id)
+        case Entry.LIST:
+            _list_day(state, _grade(state, id), contract.day_start(at) + DAY)
+            state.schedule(at + DAY, kind, id)
+        case Entry.OPEN:
+            _open_day(state, _grade(state, id), contract.day_start(at) + DAY)
+            state.schedule(at + DAY, kind, id)
+        case Entry.WATCH_MID:
+            state.by_id[id].mid_since = at
+            books.advance_mid(state.by_id[id], at)
+
+
+def _grade(state: State, id: int) -> Grade:
+    return next(grade for grade in state.grades.values() if grade.id == id)
+
+
+def start_grade(state: State, grade: Grade) -> None:
+    """List the hours that would be listed by now, and enter the days to come."""
+    at = state.at
+    today = contract.day_start(at)
+    if not state.calendar:
+        state.schedule(contract.hour_start(at) + HOUR, Entry.MARK, 0)
+        state.schedule(today + DAY, Entry.NEW_DAY, 0)
+    _list_day(state, grade, today)
+    lists_at = today + DAY - contract.LISTING_LEAD
+    opens_at = today + DAY - contract.OPENING_LEAD
+    if at >= lists_at:
+        _list_day(state, grade, today + DAY)
+        lists_at += DAY
+    if at >= opens_at:
+        opens_at += DAY
+    state.schedule(lists_at, Entry.LIST, grade.id)
+    state.schedule(opens_at, Entry.OPEN, grade.id)
+
+
+def _list_day(state: State, grade: Grade, day: int) -> None:
+    """List the hours of a day whose trading has not ended."""
+    for starts_at in range(day, day + DAY, HOUR):
+        terms = contract.hour_contract(grade.code, starts_at)
+        if terms.trading_ends_at > state.at and terms.symbol not in state.instruments:
+            _list(state, grade, terms, is_open=state.at >= day - contract.OPENING_LEAD)
+
+
+def _list(state: State, grade: Grade, terms: contract.Contract, *, is_open: bool) -> None:
+    """List one hour."""
+    instrument = Instrument(state.number("instrument"), terms, grade, state.orders)
+    state.instruments[terms.symbol] = instrument
+    state.by_id[instrument.id] = instrument
+    state.by_hour[grade.code, terms.starts_at] = instrument
+    instrument.mark = reference_price(grade, terms.starts_at)
+    _set_reference(instrument)
+    state.touched_instruments.add(instrument)
+    state.events.append(
+        events.InstrumentListed(
+            instrument.id,
+            instrument.symbol,
+            instrument.reference,
+            instrument.band_low,
+            instrument.band_high,
+            state.at,
+        )
+    )
+    state.schedule(terms.trading_ends_at, Entry.TRADING_ENDS, instrument.id)
+    watched_from = max(state.at, terms.trading_ends_at - MID_WINDOW)
+    state.schedule(watched_from, Entry.WATCH_MID, instrument.id)
+    if is_open:
+        instrument.phase = InstrumentState.CONTINUOUS
+        state.announce(instrument)
+
+
+def reference_price(grade: Grade, starts_at: int) -> int:
+    """Return the 7-day mean index of an hour, else the operator's price (RULEBOOK 1.5)."""
+    known = [
+        grade.index[starts_at - days * DAY]
+        for days in range(1, REFERENCE_DAYS + 1)
+        if starts_at - days * DAY in grade.index
+    ]
+    return index.half_up(sum(known), len(known)) if known else grade.reference
+
+
+def _set_reference(instrument: Instrument) -> None:
+    """Make the mark the reference and put the static band around it (RULEBOOK 2.4)."""
+    reference = instrument.mark
+    width = max(BAND_TICKS_MIN, reference * instrument.band_percent // 100)
+    instrument.reference = reference
+    instrument.band_low = max(1, reference - width)
+    instrument.band_high = min(contract.PRICE_TICKS_MAX, reference + width)
+
+
+def _open_day(state: State, grade: Grade, day: int) -> None:
+    """Open the scheduled hours of a day."""
+    for starts_at in range(day, day + DAY, HOUR):
+        instrument = state.by_hour.get((grade.code, starts_at))
+        if instrument is not None and instrument.phase is InstrumentState.SCHEDULED:
+            instrument.phase = InstrumentState.CONTINUOUS
+            state.announce(instrument)
+
+
+def _trading(state: State) -> list[Instrument]:
+    """Return the instruments whose trading has not ended, in order of id."""
+    return [
+        state.by_id[id]
+        for id in sorted(state.by_id)
+        if state.by_id[id].phase in (InstrumentState.SCHEDULED, InstrumentState.CONTINUOUS)
+    ]
+
+
+def _mark_all(state: State) -> None:
+    """Mark every open book, reserve again, and withdraw what is not funded any more."""
+    moved = False
+    for instrument in _trading(state):
+        price, method = _mark_price(instrument, state.at)
+        if price != instrument.mark:
+            _set_mark(state, instrument, price)
+            state.events.append(events.Marked(instrument.symbol, price, method, state.at))
+            moved = True
+    if moved:
+        for id in sorted(state.accounts):
+            orders.withdraw_unfunded(state, state.accounts[id])
+
+
+def _mark_price(instrument: Instrument, at: int) -> tuple[int, str]:
+    """Return the mark of a book and where it is from."""
+    lots = value = 0
+    for traded_at, traded_lots, price, _, _ in reversed(instrument.trades):
+        if traded_at < at - MARK_WINDOW:
+            break
+        lots += traded_lots
+        value += traded_lots * price
+    if lots:
+        return index.half_up(value, lots), "trades"
+    bid, ask = instrument.book.best()
+    if bid and ask and books.is_tight(bid, ask):
+        return index.half_up(bid + ask, 2), "mid"
+    return instrument.mark, "mark"
+
+
+def _set_mark(state: State, instrument: Instrument, price: int) -> None:
+    """Change the mark and everything that is reserved by it."""
+    instrument.mark = price
+    state.touched_instruments.add(instrument)
+    for position in instrument.positions.values():
+        position.excess = 0
+    for order in instrument.book:
+        excess = order.side * (60 * order.price - 63 * price)
+        if excess > 0:
+            order.position.excess += excess * order.remaining
+    for position in instrument.positions.values():
+        position.refresh()
+        state.touched_positions.add(position)
+
+
+def _start_day(state: State) -> None:
+    """Move the bands to the marks, withdraw what is left outside, and forget what is old."""
+    for instrument in _trading(state):
+        if instrument.reference == instrument.mark:
+            continue
+        _set_reference(instrument)
+        state.announce(instrument)
+        for order in sorted(instrument.book, key=lambda order: order.id):
+            if not instrument.band_low <= order.price <= instrument.band_high:
+                orders.withdraw(state, order, Close.BAND_MOVED)
+    for grade in state.grades.values():
+        old = [hour for hour in grade.index if hour < state.at - INDEX_KEPT]
+        for hour in old:
+            del grade.index[hour]
+    for key in [key for key, hold in state.holds.items() if not hold.amount]:
+        if key[2] < state.at - HOLDS_KEPT:
+            del state.holds[key]

@@ -1,0 +1,162 @@
+"""What is true of the state after every command.
+
+Written from the definitions, not from the code that keeps the sums: everything that is kept
+incrementally is added up again here.
+"""
+
+from exchange.machine.state import Account, Instrument, Position, State
+from marketplace import contract
+from marketplace.contract import InstrumentState
+from settlement import margin
+from settlement.ledger import Kind
+
+
+def check(state: State) -> None:
+    """Assert every invariant."""
+    _check_cash(state)
+    _check_index_of_orders(state)
+    for instrument in state.by_id.values():
+        _check_instrument(instrument)
+    for account in state.accounts.values():
+        _check_account(state, account)
+    _check_delivery(state)
+    _check_coverage(state)
+
+
+def _check_cash(state: State) -> None:
+    """Assert that no cash appears or vanishes."""
+    owned = sum(a.cash + a.escrow + a.usage_hold for a in state.accounts.values())
+    assert owned + sum(state.exchange.values()) == 0, "cash is conserved"
+    assert state.exchange[Kind.CLEARING] == 0, "clearing nets to zero"
+    debt = sum(account.debt for account in state.accounts.values())
+    assert state.exchange[Kind.LAYER] == -debt, "every debt was lent by the exchange"
+    held: dict[int, int] = {}
+    for (owner, _, _), hold in state.holds.items():
+        held[owner] = held.get(owner, 0) + hold.amount
+    for account in state.accounts.values():
+        assert account.usage_hold == held.get(account.id, 0), "holds add up"
+        assert account.cash >= 0, "cash is not overdrawn"
+        assert account.debt >= 0, "a debt is not negative"
+
+
+def _check_index_of_orders(state: State) -> None:
+    """Assert that the shared index holds the resting orders and nothing else."""
+    resting = {order.id for i in state.by_id.values() for order in i.book}
+    assert resting == set(state.orders), "the index is the union of the books"
+    of_accounts = {o.id for a in state.accounts.values() for o in a.orders.values()}
+    assert resting == of_accounts, "every resting order is its account's"
+    assert set(state.instruments) == {i.symbol for i in state.by_id.values()}, "one by symbol"
+    assert len(state.by_hour) == len(state.by_id), "one by hour"
+    assert not state.dirty, "every change of a book was announced"
+
+
+def _check_instrument(instrument: Instrument) -> None:
+    """Assert what holds inside an instrument."""
+    instrument.book.check()
+    positions = instrument.positions.values()
+    assert sum(position.net for position in positions) == 0, "a long for every short"
+    assert sum(position.cost for position in positions) == 0, "costs add up to zero"
+    longs = sum(position.net for position in positions if position.net > 0)
+    assert instrument.open_interest == longs, "open interest is the long lots"
+    if instrument.phase in (InstrumentState.SCHEDULED, InstrumentState.CLOSED):
+        assert not instrument.book.orders or not list(instrument.book), "no orders outside trading"
+    for position in positions:
+        _check_position(position)
+
+
+def _check_position(position: Position) -> None:
+    """Assert that a position's sums are those of its orders."""
+    instrument = position.instrument
+    orders = [o for o in position.account.orders.values() if o.position is position]
+    buys = [order for order in orders if order.side > 0]
+    sells = [order for order in orders if order.side < 0]
+    for order in orders:
+        points = order.fee_points + margin.fee_points(
+            price=order.price, lots=order.remaining, basis_points=instrument.fee_bp_max
+        )
+        assert order.fee == margin.fee_charged(order.fee_points), "fees are rounded up once"
+        assert order.fee_reserve == margin.fee_charged(points) - order.fee, "fees are reserved"
+    resting = margin.Resting(
+        buy_ticks=sum(order.price * order.remaining for order in buys),
+        sell_lots=sum(order.remaining for order in sells),
+        excess=sum(
+            margin.order_excess(
+                side=order.side, price=order.price, lots=order.remaining, mark=instrument.mark
+            )
+            for order in orders
+        ),
+        buy_fees=sum(order.fee_reserve for order in buys),
+        sell_fees=sum(order.fee_reserve for order in sells),
+    )
+    assert position.buy_lots == sum(order.remaining for order in buys), "bids add up"
+    assert position.order_count == len(orders), "orders are counted"
+    kept = margin.Resting(
+        position.buy_ticks,
+        position.sell_lots,
+        position.excess,
+        position.buy_fees,
+        position.sell_fees,
+    )
+    assert kept == resting, "sums over resting orders add up"
+    needed = margin.requirement(position.net, position.cost, instrument.mark, resting)
+    assert position.required == needed, "what is reserved is what is required"
+    assert needed >= position.initial_margin, "orders never lower the margin"
+
+
+def _check_account(state: State, account: Account) -> None:
+    """Assert that reservations and escrow of an account add up."""
+    positions = [i.positions[account.id] for i in state.by_id.values() if account.id in i.positions]
+    assert {p.instrument.symbol for p in positions} == set(account.positions), "both sides agree"
+    behind = sum(
+        obligation.margin
+        for hour in state.hours.values()
+        for obligation in hour.obligations.values()
+        if obligation.account == account.id
+    )
+    assert account.delivery_margin == behind, "delivery margins add up"
+    required = behind + sum(position.required for position in positions)
+    assert account.required == required, "reservations add up"
+    escrow = sum(
+        entitlement.escrow
+        for hour in state.hours.values()
+        for entitlement in hour.entitlements.values()
+        if entitlement.account == account.id
+    )
+    assert account.escrow == escrow, "escrow adds up"
+    assert not account.killed or not account.orders, "a killed account has no orders"
+
+
+def _check_delivery(state: State) -> None:
+    """Assert that entitlements, obligations and allocations are one quantity."""
+    for hour in state.hours.values():
+        allocations = hour.allocations.values()
+        entitled = sum(e.lots for e in hour.entitlements.values())
+        assert entitled == sum(o.lots for o in hour.obligations.values()), "owed as entitled"
+        open_intervals = contract.INTERVALS_PER_HOUR - hour.settled.bit_count()
+        for entitlement in hour.entitlements.values():
+            lots = sum(a.lots for a in allocations if a.entitlement == entitlement.id)
+            assert lots == entitlement.lots, "every entitled lot has a cluster"
+            undelivered = 5 * hour.price * lots * open_intervals
+            assert entitlement.escrow == undelivered, "escrow is the undelivered paid value"
+        for obligation in hour.obligations.values():
+            own = [a for a in allocations if a.obligation == obligation.id]
+            assert sum(a.lots for a in own) == obligation.lots, "every owed lot is allocated"
+            failed = sum(a.lots for a in own if a.cluster == 0)
+            assert failed == obligation.failed_lots, "failed lots are those without a cluster"
+
+
+def _check_coverage(state: State) -> None:
+    """Assert that nobody has more sales resting than coverage is left for."""
+    for instrument in state.by_id.values():
+        for position in instrument.positions.values():
+            if not position.sell_lots:
+                continue
+            certified = state.certified_lots(
+                position.account.id, instrument.grade.code, instrument.contract.ends_at
+            )
+            beyond = margin.uncovered_lots(
+                net_lots=position.net,
+                sell_lots=position.sell_lots,
+                certified_lots=sum(certified.values()),
+            )
+            assert beyond == 0, "resting sales are covered"

@@ -1,0 +1,402 @@
+"""From the end of trading to the last settled interval of an hour.
+
+When trading ends (RULEBOOK 4.2) everything happens at one instant and in this order: what rests
+expires, the index is published, every position is paid the difference between its cost and the
+delivery price (the payments sum to exactly zero), the buyers' price goes into escrow, and net
+positions become entitlements, obligations and allocations to named clusters.
+
+Each interval then releases, refunds and compensates (RULEBOOK 6.4, 6.5), once. What is released
+repays a debt first. Compensation is paid from the seller's own cash, as far as that reaches without
+what its purchases are prepaid with: nobody else ever pays for it.
+"""
+
+from exchange import events
+from exchange.machine import orders
+from exchange.machine.state import (
+    Account,
+    Allocation,
+    Entitlement,
+    Hour,
+    Instrument,
+    Obligation,
+    Position,
+    State,
+)
+from exchange.reasons import Close, Refuse
+from marketplace import contract
+from marketplace.contract import InstrumentState
+from settlement import delivery, index, instructions
+from settlement.ledger import EXCHANGE, Code, Kind
+
+ALL_SETTLED = (1 << contract.INTERVALS_PER_HOUR) - 1
+_LOOKAHEAD_HOURS = 48
+
+
+def end_trading(state: State, instrument: Instrument) -> None:
+    """Close the gate of an hour."""
+    instrument.phase = InstrumentState.CLOSED
+    state.announce(instrument)
+    for order in sorted(instrument.book, key=lambda order: order.id):
+        orders.withdraw(state, order, Close.EXPIRED)
+    positions = [instrument.positions[id] for id in sorted(instrument.positions)]
+    price = _publish_index(state, instrument, positions)
+    instrument.mark = price
+    state.events.append(events.Marked(instrument.symbol, price, "index", state.at))
+    _pay_last_variation(state, instrument, positions, price)
+    lots = sum(position.net for position in positions if position.net > 0)
+    state.events.append(
+        events.GateClosed(
+            instrument.symbol,
+            instrument.grade.code,
+            instrument.contract.starts_at,
+            price,
+            lots,
+            state.at,
+        )
+    )
+    if lots:
+        _deliver(state, instrument, positions, price)
+    for position in positions:
+        _settle_position(state, position)
+    instrument.positions.clear()
+    instrument.trades.clear()
+    instrument.open_interest = 0
+    instrument.mid_since = instrument.mid_value = 0
+    if not lots:
+        _retire(state, instrument)
+
+
+def _publish_index(state: State, instrument: Instrument, positions: list[Position]) -> int:
+    """Compute the hour's index and publish it with its inputs; return its price."""
+    grade = instrument.grade
+    if instrument.mid_since and instrument.mid_value:
+        elapsed = state.at - instrument.mid_since
+        instrument.mid_area += instrument.mid_value * elapsed
+        instrument.mid_time += elapsed
+    inputs = index.Inputs(
+        grade=grade.code,
+        hour_starts_at=instrument.contract.starts_at,
+        trades=index.number_groups([trade[1:] for trade in instrument.trades]),
+        obligation_lots=sum(-position.net for position in positions if position.net < 0),
+        mid_area=instrument.mid_area,
+        mid_time=instrument.mid_time,
+        last=grade.sound_price,
+        last_age=state.at - grade.sound_at if grade.sound_price else 0,
+        mark=instrument.mark,
+    )
+    price, method = index.compute(inputs)
+    grade.index[instrument.contract.starts_at] = price
+    if method in index.SOUND:
+        grade.sound_price = price
+        grade.sound_at = state.at
+    body = index.encode(inputs)
+    state.events.append(
+        events.IndexPublished(
+            grade.code,
+            instrument.contract.starts_at,
+            price,
+            str(method),
+            body,
+            index.digest(body),
+            state.at,
+        )
+    )
+    return price
+
+
+def _pay_last_variation(
+    state: State, instrument: Instrument, positions: list[Position], price: int
+) -> None:
+    """Settle every position to the delivery price, those who pay first."""
+    cause = f"gate:{instrument.symbol}"
+    payments = [
+        (position.account, 60 * (price * position.net - position.cost)) for position in positions
+    ]
+    assert sum(amount for _, amount in payments) == 0, "variation adds up to zero"
+    for account, amount in payments:
+        if amount < 0:
+            state.lend_up_to(account, -amount, cause)
+            state.transfer(
+                (account.id, Kind.CASH), (EXCHANGE, Kind.CLEARING), -amount, Code.VARIATION, cause
+            )
+    for account, amount in payments:
+        if amount > 0:
+            state.transfer(
+                (EXCHANGE, Kind.CLEARING), (account.id, Kind.CASH), amount, Code.VARIATION, cause
+            )
+
+
+def _deliver(state: State, instrument: Instrument, positions: list[Position], price: int) -> None:
+    """Turn net positions into escrow, entitlements, obligations and allocations."""
+    grade = instrument.grade.code
+    starts_at = instrument.contract.starts_at
+    hour = Hour(grade, starts_at, instrument.symbol, price, {}, {}, {})
+    state.hours[grade, starts_at] = hour
+    by_holder: dict[int, int] = {}
+    for position in positions:
+        if position.net > 0:
+            by_holder[position.account.id] = _grant(state, hour, position)
+    shares: list[delivery.Share] = []
+    for position in positions:
+        if position.net < 0:
+            shares += _oblige(state, hour, position, instrument.contract.ends_at)
+    holders = {entitlement.account: entitlement.lots for entitlement in hour.entitlements.values()}
+    for chosen in delivery.assign(holders, shares, _served_before(state, grade, starts_at)):
+        id = state.number("allocation")
+        allocation = Allocation(
+            id,
+            by_holder[chosen.holder],
+            chosen.obligation,
+            chosen.holder,
+            hour.obligations[chosen.obligation].account,
+            chosen.cluster,
+            chosen.lots,
+        )
+        hour.allocations[id] = allocation
+        state.events.append(
+            events.Allocated(
+                id,
+                allocation.entitlement,
+                allocation.obligation,
+                allocation.holder,
+                allocation.seller,
+                allocation.cluster,
+                grade,
+                starts_at,
+                allocation.lots,
+                price,
+            )
+        )
+
+
+def _grant(state: State, hour: Hour, position: Position) -> int:
+    """Put a buyer's price into escrow and entitle it; return the entitlement's id."""
+    account = position.account
+    id = state.number("entitlement")
+    escrow = contract.notional_micros(price_ticks=hour.price, lots=position.net)
+    cause = f"entitlement:{id}"
+    state.lend_up_to(account, escrow, cause)
+    state.transfer((account.id, Kind.CASH), (account.id, Kind.ESCROW), escrow, Code.ESCROW, cause)
+    hour.entitlements[id] = Entitlement(id, account.id, position.net, escrow)
+    state.events.append(
+        events.EntitlementGranted(
+            id, account.id, hour.grade, hour.starts_at, position.net, hour.price, escrow
+        )
+    )
+    return id
+
+
+def _oblige(state: State, hour: Hour, position: Position, ends_at: int) -> list[delivery.Share]:
+    """Oblige a seller, keep its margin, and split its lots over its clusters."""
+    account = position.account
+    id = state.number("obligation")
+    lots = -position.net
+    shares = delivery.split_obligation(
+        obligation=id,
+        lots=lots,
+        certified_lots=state.certified_lots(account.id, hour.grade, ends_at),
+    )
+    failed = sum(share.lots for share in shares if share.cluster == delivery.NO_CLUSTER)
+    margin = delivery.delivery_margin(price=hour.price, lots=lots)
+    account.delivery_margin += margin
+    account.required += margin
+    hour.obligations[id] = Obligation(id, account.id, lots, failed, margin)
+    state.events.append(
+        events.ObligationIncurred(
+            id, account.id, hour.grade, hour.starts_at, lots, failed, hour.price
+        )
+    )
+    return shares
+
+
+def _served_before(state: State, grade: str, starts_at: int) -> dict[int, list[int]]:
+    """Return which clusters served each holder in the hour before, most lots first."""
+    hour = state.hours.get((grade, starts_at - contract.HOUR))
+    lots: dict[int, dict[int, int]] = {}
+    for allocation in hour.allocations.values() if hour is not None else ():
+        of_holder = lots.setdefault(allocation.holder, {})
+        of_holder[allocation.cluster] = of_holder.get(allocation.cluster, 0) + allocation.lots
+    return {
+        holder: sorted(clusters, key=lambda cluster: (-clusters[cluster], cluster))
+        for holder, clusters in lots.items()
+    }
+
+
+def _settle_position(state: State, position: Position) -> None:
+    """Take a position that has become delivery out of the books."""
+    position.net = position.cost = 0
+    position.refresh()
+    assert position.required == 0, "nothing rests when trading has ended"
+    del position.account.positions[position.instrument.symbol]
+    state.touched_positions.add(position)
+
+
+def _retire(state: State, instrument: Instrument) -> None:
+    """Forget an instrument that is settled."""
+    instrument.phase = InstrumentState.SETTLED
+    state.announce(instrument)
+    del state.instruments[instrument.symbol]
+    del state.by_id[instrument.id]
+    del state.by_hour[instrument.grade.code, instrument.contract.starts_at]
+
+
+def settle_interval(state: State, order: instructions.SettleInterval) -> Refuse | None:
+    """Settle one interval of an hour, or say why not."""
+    hour = state.hours.get((order.grade, order.hour_starts_at))
+    if hour is None:
+        return Refuse.UNKNOWN_HOUR
+    if not 1 <= order.interval <= contract.INTERVALS_PER_HOUR:
+        return Refuse.INVALID_REPORT
+    bit = 1 << (order.interval - 1)
+    if hour.settled & bit:
+        return Refuse.ALREADY_SETTLED
+    if state.at < hour.starts_at + order.interval * contract.INTERVAL:
+        return Refuse.INTERVAL_NOT_OVER
+    lines = {line.allocation: line for line in order.lines}
+    refused = None if order.suspended else _refuse_report(hour, order, lines)
+    if refused is not None:
+        return refused
+    hour.settled |= bit
+    _pay_interval(state, hour, order, lines)
+    if hour.settled == ALL_SETTLED:
+        _finish_hour(state, hour)
+    return None
+
+
+def _refuse_report(
+    hour: Hour,
+    order: instructions.SettleInterval,
+    lines: dict[int, instructions.DeliveryLine],
+) -> Refuse | None:
+    """Return what is wrong with a report; failed lots need no line."""
+    if len(lines) != len(order.lines) or not lines.keys() <= hour.allocations.keys():
+        return Refuse.INVALID_REPORT
+    for id, allocation in hour.allocations.items():
+        line = lines.get(id)
+        if line is None:
+            if allocation.cluster != delivery.NO_CLUSTER:
+                return Refuse.INCOMPLETE_REPORT
+            continue
+        most = allocation.lots * contract.MNTU_PER_LOT_INTERVAL
+        if not 0 <= line.available_mntu <= most or not 0 <= line.short_mntu <= most:
+            return Refuse.INVALID_REPORT
+        if line.delivered_mntu < 0:
+            return Refuse.INVALID_REPORT
+    return None
+
+
+def _pay_interval(
+    state: State,
+    hour: Hour,
+    order: instructions.SettleInterval,
+    lines: dict[int, instructions.DeliveryLine],
+) -> None:
+    """Release and refund every allocation's escrow, then compensate."""
+    replacement = delivery.replacement_price(
+        price=hour.price, next_mark=_next_mark(state, hour.grade)
+    )
+    settled: list[tuple[Allocation, instructions.DeliveryLine, delivery.Legs]] = []
+    for id in sorted(hour.allocations):
+        allocation = hour.allocations[id]
+        line = lines.get(id, instructions.DeliveryLine(id, 0, 0, 0))
+        if allocation.cluster == delivery.NO_CLUSTER or order.suspended:
+            short = 0 if order.suspended else line.short_mntu
+            line = instructions.DeliveryLine(id, 0, short, line.delivered_mntu)
+        legs = delivery.interval_legs(
+            price=hour.price,
+            lots=allocation.lots,
+            available_mntu=line.available_mntu,
+            short_mntu=line.short_mntu,
+            replacement_price=replacement,
+        )
+        seller, holder = state.accounts[allocation.seller], state.accounts[allocation.holder]
+        if seller.group == holder.group:
+            legs = legs._replace(compensation_due=0)
+        cause = f"interval:{id}:{order.interval}"
+        escrow = (holder.id, Kind.ESCROW)
+        state.transfer(escrow, (seller.id, Kind.CASH), legs.released, Code.RELEASE, cause)
+        state.transfer(escrow, (holder.id, Kind.CASH), legs.refunded, Code.REFUND, cause)
+        state.repay(seller, legs.released, cause)
+        state.repay(holder, legs.refunded, cause)
+        hour.entitlements[allocation.entitlement].escrow -= legs.released + legs.refunded
+        settled.append((allocation, line, legs))
+    compensated = _compensate(state, order.interval, settled)
+    for allocation, line, legs in settled:
+        state.events.append(
+            events.IntervalSettled(
+                allocation.id,
+                order.interval,
+                line.available_mntu,
+                line.short_mntu,
+                line.delivered_mntu,
+                legs.released,
+                legs.refunded,
+                compensated.get(allocation.id, 0),
+                legs.compensation_due,
+                state.at,
+            )
+        )
+
+
+def _compensate(
+    state: State,
+    interval: int,
+    settled: list[tuple[Allocation, instructions.DeliveryLine, delivery.Legs]],
+) -> dict[int, int]:
+    """Pay what sellers owe for missed demand; return what was paid by allocation."""
+    paid: dict[int, int] = {}
+    owing = {item[0].seller for item in settled if item[2].compensation_due}
+    for seller_id in sorted(owing):
+        seller = state.accounts[seller_id]
+        due = [
+            (allocation, legs.compensation_due)
+            for allocation, _, legs in settled
+            if allocation.seller == seller_id and legs.compensation_due
+        ]
+        total = sum(amount for _, amount in due)
+        amounts = [amount for _, amount in due]
+        reach = max(0, seller.cash - _prepaid(seller))
+        if reach < total:
+            amounts = delivery.largest_remainder(reach, amounts)
+        for (allocation, _), amount in zip(due, amounts, strict=True):
+            cause = f"interval:{allocation.id}:{interval}"
+            state.transfer(
+                (seller_id, Kind.CASH),
+                (allocation.holder, Kind.CASH),
+                amount,
+                Code.COMPENSATION,
+                cause,
+            )
+            state.repay(state.accounts[allocation.holder], amount, cause)
+            paid[allocation.id] = amount
+        orders.withdraw_unfunded(state, seller)
+    return paid
+
+
+def _prepaid(account: Account) -> int:
+    """Return the cash that stands for what the account has bought and not yet paid."""
+    return sum(
+        position.initial_margin for position in account.positions.values() if position.net >= 0
+    )
+
+
+def _next_mark(state: State, grade: str) -> int:
+    """Return the mark of the next hour that can still be bought; 0 where there is none."""
+    hour = contract.hour_start(state.at)
+    for starts_at in range(hour, hour + _LOOKAHEAD_HOURS * contract.HOUR, contract.HOUR):
+        instrument = state.by_hour.get((grade, starts_at))
+        if instrument is not None and instrument.phase is InstrumentState.CONTINUOUS:
+            return instrument.mark
+    return 0
+
+
+def _finish_hour(state: State, hour: Hour) -> None:
+    """Give the sellers their margin back and forget the hour."""
+    for obligation in hour.obligations.values():
+        account = state.accounts[obligation.account]
+        account.delivery_margin -= obligation.margin
+        account.required -= obligation.margin
+        state.touched_accounts.add(account)
+    assert all(e.escrow == 0 for e in hour.entitlements.values()), "all escrow was paid out"
+    del state.hours[hour.grade, hour.starts_at]
+    _retire(state, state.instruments[hour.symbol])

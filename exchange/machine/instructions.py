@@ -1,0 +1,246 @@
+"""Everything that is not a single order: instructions, mass cancels, quarantine, upgrade.
+
+An instruction either changes the state and ends with `InstructionApplied`, or breaks a rule, changes
+nothing and ends with `InstructionRefused`. Each handler therefore checks first and acts after.
+"""
+
+import msgspec
+
+from exchange import commands, events
+from exchange.machine import books, calendar, delivery, orders, usage
+from exchange.machine.state import Account, Cluster, Grade, Instrument, State
+from exchange.reasons import Close, Refuse
+from marketplace import contract
+from settlement import instructions
+from settlement.ledger import EXCHANGE, Code, Kind
+
+AMOUNT_MAX = 10**15
+"""Micro-USD of one deposit or withdrawal."""
+CAUSE_MAX = 80
+_BASIS_POINTS_MAX = 1_000
+
+
+def carry_out(state: State, command: commands.Command) -> None:
+    """Carry out a command that is neither a new order nor a single cancel."""
+    match command:
+        case commands.Instruct():
+            _instruct(state, command)
+        case commands.CancelOrders():
+            orders.cancel_matching(state, command)
+        case commands.Tick():
+            pass
+        case commands.Quarantine():
+            state.events.append(
+                events.Quarantined(command.assertion, command.instrument, state.sequence, state.at)
+            )
+            instrument = state.instruments.get(command.instrument)
+            if instrument is not None:
+                _switch(state, instrument, [instrument], halted=True)
+        case commands.Upgrade():
+            state.rules = command.rules
+            state.events.append(events.Upgraded(command.rules, state.at))
+        case _:
+            raise AssertionError("orders and cancels have a way of their own")
+    books.flush(state)
+
+
+def _instruct(state: State, command: commands.Instruct) -> None:
+    """Carry out an instruction and say whether it was applied."""
+    try:
+        instruction = commands.decode_instruction(command)
+    except msgspec.DecodeError:
+        refused: Refuse | None = Refuse.MALFORMED
+    else:
+        cause = command.id if len(command.id) <= CAUSE_MAX else f"command:{state.sequence}"
+        refused = _dispatch(state, instruction, cause)
+    if refused is None:
+        state.events.append(events.InstructionApplied(command.id, state.sequence, state.at))
+    else:
+        state.events.append(
+            events.InstructionRefused(command.id, str(refused), state.sequence, state.at)
+        )
+
+
+def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str) -> Refuse | None:
+    """Carry an instruction out, or return why it is refused."""
+    match instruction:
+        case instructions.OpenAccount():
+            return _open_account(state, instruction)
+        case instructions.DefineGrade():
+            return _define_grade(state, instruction)
+        case instructions.Deposit():
+            return _deposit(state, instruction, cause)
+        case instructions.Withdraw():
+            return _withdraw(state, instruction, cause)
+        case instructions.Certify():
+            return _certify(state, instruction)
+        case instructions.SettleInterval():
+            return delivery.settle_interval(state, instruction)
+        case instructions.ReserveUsage():
+            return usage.reserve(state, instruction)
+        case instructions.ChargeUsage():
+            return usage.charge(state, instruction)
+        case instructions.Halt():
+            return _set_halt(state, instruction, halted=True)
+        case instructions.Resume():
+            return _set_halt(state, instruction, halted=False)
+        case instructions.KillSwitch():
+            return _kill(state, instruction)
+
+
+def _open_account(state: State, order: instructions.OpenAccount) -> Refuse | None:
+    if order.account in state.accounts:
+        return Refuse.ACCOUNT_EXISTS
+    if order.account < 1 or order.group < 1:
+        return Refuse.INVALID_TERMS
+    account = state.accounts[order.account] = Account(order.account, order.group)
+    state.touched_accounts.add(account)
+    state.events.append(events.AccountOpened(order.account, order.group))
+    return None
+
+
+def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | None:
+    """List a grade, or change its terms for what is listed from now on."""
+    if (
+        not contract.is_grade(order.grade)
+        or not 1 <= order.reference_price_ticks <= contract.PRICE_TICKS_MAX
+        or not 0 <= order.maker_fee_bp <= order.taker_fee_bp <= _BASIS_POINTS_MAX
+        or not 1 <= order.band_percent <= 99
+    ):
+        return Refuse.INVALID_TERMS
+    grade = state.grades.get(order.grade)
+    state.events.append(
+        events.GradeDefined(
+            order.grade, order.reference_price_ticks, order.maker_fee_bp, order.taker_fee_bp
+        )
+    )
+    if grade is not None:
+        grade.reference = order.reference_price_ticks
+        grade.maker_fee_bp = order.maker_fee_bp
+        grade.taker_fee_bp = order.taker_fee_bp
+        grade.band_percent = order.band_percent
+        return None
+    grade = Grade(
+        state.number("grade"),
+        order.grade,
+        order.reference_price_ticks,
+        order.maker_fee_bp,
+        order.taker_fee_bp,
+        order.band_percent,
+        contract.hour_start(state.at),
+    )
+    state.grades[order.grade] = grade
+    calendar.start_grade(state, grade)
+    return None
+
+
+def _deposit(state: State, order: instructions.Deposit, cause: str) -> Refuse | None:
+    account = state.accounts.get(order.account)
+    if account is None:
+        return Refuse.UNKNOWN_ACCOUNT
+    if not 1 <= order.amount_micros <= AMOUNT_MAX:
+        return Refuse.INVALID_AMOUNT
+    state.transfer(
+        (EXCHANGE, Kind.OUTSIDE),
+        (account.id, Kind.CASH),
+        order.amount_micros,
+        Code.DEPOSIT,
+        cause,
+    )
+    state.repay(account, order.amount_micros, cause)
+    return None
+
+
+def _withdraw(state: State, order: instructions.Withdraw, cause: str) -> Refuse | None:
+    account = state.accounts.get(order.account)
+    if account is None:
+        return Refuse.UNKNOWN_ACCOUNT
+    if not 1 <= order.amount_micros <= AMOUNT_MAX:
+        return Refuse.INVALID_AMOUNT
+    if account.debt:
+        return Refuse.ACCOUNT_IN_DEBT
+    if order.amount_micros > account.available:
+        return Refuse.INSUFFICIENT_FUNDS
+    state.transfer(
+        (account.id, Kind.CASH),
+        (EXCHANGE, Kind.OUTSIDE),
+        order.amount_micros,
+        Code.WITHDRAWAL,
+        cause,
+    )
+    return None
+
+
+def _certify(state: State, order: instructions.Certify) -> Refuse | None:
+    """Set what a cluster is certified for; sales beyond it are withdrawn at once."""
+    account = state.accounts.get(order.account)
+    if account is None:
+        return Refuse.UNKNOWN_ACCOUNT
+    if order.grade not in state.grades:
+        return Refuse.UNKNOWN_GRADE
+    if not 0 <= order.lots <= contract.LOTS_MAX or order.cluster < 1:
+        return Refuse.INVALID_TERMS
+    known = state.clusters.get(order.cluster)
+    if known is not None and known.account != order.account:
+        return Refuse.CLUSTER_OF_ANOTHER
+    state.clusters[order.cluster] = Cluster(
+        order.cluster, order.account, order.grade, order.lots, order.valid_until
+    )
+    state.events.append(
+        events.CertificationChanged(
+            order.cluster, order.account, order.grade, order.lots, order.valid_until, state.at
+        )
+    )
+    grades = {order.grade} if known is None else {order.grade, known.grade}
+    for grade in sorted(grades):
+        orders.withdraw_uncovered(state, account, grade)
+    return None
+
+
+def _set_halt(
+    state: State, order: instructions.Halt | instructions.Resume, *, halted: bool
+) -> Refuse | None:
+    """Halt or resume an instrument, a grade or everything; each has a switch of its own."""
+    if order.instrument:
+        instrument = state.instruments.get(order.instrument)
+        if instrument is None:
+            return Refuse.UNKNOWN_INSTRUMENT
+        target: State | Grade | Instrument = instrument
+        affected = [instrument]
+    elif order.grade:
+        grade = state.grades.get(order.grade)
+        if grade is None:
+            return Refuse.UNKNOWN_GRADE
+        target = grade
+        affected = [i for i in state.instruments.values() if i.grade is grade]
+    else:
+        target = state
+        affected = list(state.instruments.values())
+    _switch(state, target, affected, halted=halted)
+    return None
+
+
+def _switch(
+    state: State,
+    target: State | Grade | Instrument,
+    affected: list[Instrument],
+    *,
+    halted: bool,
+) -> None:
+    """Set a switch and announce the instruments whose state that changes."""
+    before = {instrument.id: state.state_of(instrument) for instrument in affected}
+    target.halted = halted
+    for instrument in sorted(affected, key=lambda instrument: instrument.id):
+        if state.state_of(instrument) is not before[instrument.id]:
+            state.announce(instrument)
+
+
+def _kill(state: State, order: instructions.KillSwitch) -> Refuse | None:
+    account = state.accounts.get(order.account)
+    if account is None:
+        return Refuse.UNKNOWN_ACCOUNT
+    account.killed = order.enabled
+    state.touched_accounts.add(account)
+    if order.enabled:
+        orders.withdraw_all(state, account, Close.KILLED)
+    return None

@@ -1,0 +1,452 @@
+"""Placing and canceling orders.
+
+An order is judged before it meets the book, by the whole of what it could cost: its worst-case
+requirement is compared with what is available, so nothing that follows can overdraw. The rules are
+walked in the order of `Reject`. Fees are rounded up once per order: each fill is charged what the
+order's fee has grown by (RULEBOOK 3.9), and what can still be charged is reserved.
+"""
+
+from exchange import commands, events, matching
+from exchange.book import Order
+from exchange.machine import books
+from exchange.machine.state import Account, Instrument, Position, State
+from exchange.reasons import UNKNOWN_ORDER, Close, OrderStatus, Reject
+from marketplace import contract
+from marketplace.contract import InstrumentState
+from settlement import margin
+from settlement.ledger import EXCHANGE, Code, Kind
+
+QUANTITY_MAX = 100_000
+"""Lots of one order."""
+OPEN_ORDERS_MAX = 1_000
+"""Resting orders of one account in one instrument."""
+
+GTC = "GTC"
+IOC = "IOC"
+_TIMES_IN_FORCE = frozenset({GTC, IOC})
+_CASH = int(Kind.CASH)
+_FEES = int(Kind.FEES)
+_TRADING_FEE = int(Code.TRADING_FEE)
+_FILLED = str(OrderStatus.FILLED)
+
+
+def place(state: State, command: commands.PlaceOrder) -> None:
+    """Judge an order, match it and rest what is left."""
+    account = state.accounts.get(command.account)
+    if account is not None and command.client_order_id in account.orders:
+        return
+    number = state.next_order
+    state.next_order = number + 1
+    instrument = state.instruments.get(command.instrument)
+    reason = _judge(state, account, instrument, command)
+    if reason is not None:
+        state.events.append(
+            events.OrderRejected(
+                number,
+                command.account,
+                command.instrument,
+                command.side,
+                command.price,
+                command.lots,
+                command.time_in_force,
+                command.client_order_id,
+                command.fingerprint,
+                state.sequence,
+                state.at,
+                str(reason),
+            )
+        )
+        return
+    assert account is not None, "an unknown account was refused"
+    assert instrument is not None, "an unknown instrument was refused"
+    order = _accept(state, account, instrument, command, number)
+    fills, stopped = matching.match(instrument.book, order)
+    if fills:
+        _book_fills(state, instrument, order, fills)
+    _finish(state, instrument, order, stopped)
+    books.flush(state)
+
+
+def _judge(
+    state: State,
+    account: Account | None,
+    instrument: Instrument | None,
+    command: commands.PlaceOrder,
+) -> Reject | None:
+    """Return the first rule that an order breaks."""
+    lots = command.lots
+    side = command.side
+    if (
+        lots < 1
+        or not 1 <= command.price <= contract.PRICE_TICKS_MAX
+        or (side != 1 and side != -1)
+        or command.time_in_force not in _TIMES_IN_FORCE
+    ):
+        return Reject.INVALID_ORDER
+    if account is None:
+        return Reject.UNKNOWN_ACCOUNT
+    if account.killed:
+        return Reject.KILLED
+    if instrument is None:
+        return _why_absent(state, command.instrument)
+    if (
+        instrument.phase is not InstrumentState.CONTINUOUS
+        or instrument.halted
+        or instrument.grade.halted
+        or state.halted
+    ):
+        return _NOT_TRADING[state.state_of(instrument)]
+    if not instrument.band_low <= command.price <= instrument.band_high:
+        return Reject.OUTSIDE_BAND
+    if lots > QUANTITY_MAX:
+        return Reject.QUANTITY_LIMIT
+    position = instrument.positions.get(account.id)
+    if position is None:
+        position = Position(account, instrument)
+    if position.order_count >= OPEN_ORDERS_MAX and command.time_in_force == GTC:
+        return Reject.OPEN_ORDER_LIMIT
+    if account.debt and not _reduces(position, side, lots):
+        return Reject.ACCOUNT_IN_DEBT
+    price = command.price if side > 0 else instrument.band_high
+    points = 60 * price * lots * instrument.fee_bp_max
+    needed = required_with(position, side, command.price, lots, -(-points // 10_000))
+    increase = needed - position.required
+    if increase > 0 and increase > account.cash - account.required:
+        return Reject.INSUFFICIENT_FUNDS
+    if side < 0 and position.sell_lots + lots > position.net:
+        certified = state.certified_lots(
+            account.id, instrument.grade.code, instrument.contract.ends_at
+        )
+        if margin.uncovered_lots(
+            net_lots=position.net,
+            sell_lots=position.sell_lots + lots,
+            certified_lots=sum(certified.values()),
+        ):
+            return Reject.INSUFFICIENT_COVERAGE
+    return None
+
+
+_NOT_TRADING = {
+    InstrumentState.SCHEDULED: Reject.NOT_OPEN,
+    InstrumentState.HALTED: Reject.HALTED,
+    InstrumentState.CLOSED: Reject.CLOSED,
+    InstrumentState.SETTLED: Reject.CLOSED,
+}
+
+
+def _why_absent(state: State, symbol: str) -> Reject:
+    """Return why a symbol is not in the state: an hour that was settled was once listed."""
+    terms = contract.parse_symbol(symbol)
+    grade = state.grades.get(terms.grade) if terms is not None else None
+    if terms is None or grade is None or terms.starts_at < grade.first_hour:
+        return Reject.UNKNOWN_INSTRUMENT
+    return Reject.CLOSED if terms.trading_ends_at <= state.at else Reject.UNKNOWN_INSTRUMENT
+
+
+def _reduces(position: Position, side: int, lots: int) -> bool:
+    """Whether an order only brings a position nearer to flat, resting orders considered."""
+    if side > 0:
+        return position.net < 0 and position.buy_lots + lots <= -position.net
+    return position.net > 0 and position.sell_lots + lots <= position.net
+
+
+def required_with(position: Position, side: int, price: int, lots: int, fees: int) -> int:
+    """Return what a position would require with lots added to (or taken from) its orders."""
+    mark = position.instrument.mark
+    excess = side * (60 * price - 63 * mark)
+    total = position.excess + excess * lots if excess > 0 else position.excess
+    if side > 0:
+        return margin.required(
+            position.net,
+            position.cost,
+            mark,
+            position.buy_ticks + price * lots,
+            position.sell_lots,
+            total,
+            position.buy_fees + fees,
+            position.sell_fees,
+        )
+    return margin.required(
+        position.net,
+        position.cost,
+        mark,
+        position.buy_ticks,
+        position.sell_lots + lots,
+        total,
+        position.buy_fees,
+        position.sell_fees + fees,
+    )
+
+
+def _accept(
+    state: State,
+    account: Account,
+    instrument: Instrument,
+    command: commands.PlaceOrder,
+    number: int,
+) -> Order:
+    """Make the order and say that it was accepted."""
+    order = Order(number, command.side, command.price, command.lots, account.group)
+    order.account = account
+    order.position = state.position(account, instrument)
+    order.time_in_force = command.time_in_force
+    order.client_order_id = command.client_order_id
+    order.fingerprint = command.fingerprint
+    order.sequence = state.sequence
+    order.created_at = order.updated_at = state.at
+    order.value_ticks = order.fee_points = order.fee = order.fee_reserve = 0
+    order.status = OrderStatus.OPEN
+    order.reason = ""
+    state.touched_orders[number] = order
+    state.events.append(
+        events.OrderPlaced(
+            number,
+            account.id,
+            instrument.symbol,
+            command.side,
+            command.price,
+            command.lots,
+            command.time_in_force,
+            command.client_order_id,
+            command.fingerprint,
+            state.sequence,
+            state.at,
+        )
+    )
+    return order
+
+
+def _book_fills(
+    state: State, instrument: Instrument, taker: Order, fills: list[matching.Fill]
+) -> None:
+    """Book every fill of an arriving order: positions, fees, the tape, the makers' reserves.
+
+    The taker's own reserve is brought up to date by `_finish`, once.
+    """
+    side = taker.side
+    dirty = instrument.dirty
+    tape = instrument.trades
+    maker_bp = 60 * instrument.maker_fee_bp
+    taker_bp = 60 * instrument.taker_fee_bp
+    taker_position = taker.position
+    out = state.events
+    at = state.at
+    symbol = instrument.symbol
+    sequence = state.sequence
+    trade = state.next_trade
+    for maker, lots in fills:
+        price = maker.price
+        value = price * lots
+        position = maker.position
+        dirty.add(-side * price)
+
+        maker_fee = _charge(maker, value, maker_bp)
+        taker_fee = _charge(taker, value, taker_bp)
+
+        long_before = max(position.net, 0) + max(taker_position.net, 0)
+        position.net -= side * lots
+        position.cost -= side * value
+        taker_position.net += side * lots
+        taker_position.cost += side * value
+        long_after = max(position.net, 0) + max(taker_position.net, 0)
+        instrument.open_interest += long_after - long_before
+        _release_reserve(instrument, maker, lots)
+
+        out.append(
+            events.Traded(
+                trade,
+                symbol,
+                price,
+                lots,
+                maker.id,
+                taker.id,
+                position.account.id,
+                taker.account.id,
+                side,
+                maker_fee,
+                taker_fee,
+                sequence,
+                at,
+            )
+        )
+        if maker_fee:
+            _pay_fee(state, position.account, maker_fee, trade)
+        if taker_fee:
+            _pay_fee(state, taker.account, taker_fee, trade)
+        maker.updated_at = at
+        maker.sequence = sequence
+        state.touched_orders[maker.id] = maker
+        state.touched_positions.add(position)
+        if not maker.remaining:
+            position.order_count -= 1
+            _end(state, maker, _FILLED, "")
+        if side > 0:
+            tape.append((at, lots, price, taker.group, maker.group))
+        else:
+            tape.append((at, lots, price, maker.group, taker.group))
+        trade += 1
+    state.next_trade = trade
+    instrument.last = price
+    instrument.volume += sum(lots for _, lots in fills)
+    state.touched_instruments.add(instrument)
+    state.dirty[instrument.id] = instrument
+
+
+def _charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
+    """Add a fill to an order's fee and return by how much the rounded fee has grown."""
+    order.value_ticks += value_ticks
+    points = order.fee_points + value_ticks * basis_points_60
+    order.fee_points = points
+    total = -(-points // 10_000)
+    grown = total - order.fee
+    order.fee = total
+    return grown
+
+
+def _release_reserve(instrument: Instrument, maker: Order, lots: int) -> None:
+    """Take filled lots of a maker out of its position's sums."""
+    reserve = _fee_reserve(instrument, maker)
+    position = maker.position
+    position.add_resting(maker, -lots, reserve - maker.fee_reserve)
+    maker.fee_reserve = reserve
+    position.refresh()
+
+
+def _fee_reserve(instrument: Instrument, order: Order) -> int:
+    """Return what an order at rest can still be charged."""
+    remaining = order.remaining
+    if not remaining:
+        return 0
+    points = order.fee_points + 60 * order.price * remaining * instrument.fee_bp_max
+    return -(-points // 10_000) - order.fee
+
+
+def _pay_fee(state: State, account: Account, fee: int, trade: int) -> None:
+    """Move a fee to the exchange; an account that a mark or a damage has emptied is lent it."""
+    if account.cash < fee:
+        state.lend_up_to(account, fee, f"trade:{trade}")
+    account.cash -= fee
+    state.exchange[_FEES] += fee
+    state.events.append(
+        events.Transferred(account.id, _CASH, EXCHANGE, _FEES, fee, _TRADING_FEE, f"trade:{trade}")
+    )
+
+
+def _finish(state: State, instrument: Instrument, order: Order, stopped: bool) -> None:
+    """Rest what is left of an order, or close it."""
+    position = order.position
+    state.touched_positions.add(position)
+    if not order.remaining:
+        _end(state, order, _FILLED, "", live=False)
+    elif stopped:
+        _end(state, order, OrderStatus.CANCELED, Close.SELF_TRADE, live=False)
+    elif order.time_in_force == IOC:
+        _end(state, order, OrderStatus.CANCELED, Close.IOC_REMAINDER, live=False)
+    else:
+        instrument.book.rest(order)
+        instrument.dirty.add(order.side * order.price)
+        state.dirty[instrument.id] = instrument
+        order.account.orders[order.client_order_id] = order
+        position.order_count += 1
+        order.fee_reserve = _fee_reserve(instrument, order)
+        position.add_resting(order, order.remaining, order.fee_reserve)
+    position.refresh()
+
+
+def _end(state: State, order: Order, status: str, reason: str, *, live: bool = True) -> None:
+    """Close an order and say so."""
+    order.status = status
+    order.reason = str(reason)
+    order.updated_at = state.at
+    order.sequence = state.sequence
+    if live:
+        del order.account.orders[order.client_order_id]
+    state.touched_orders[order.id] = order
+    state.events.append(
+        events.OrderClosed(
+            order.id, order.account.id, str(status), order.reason, state.sequence, state.at
+        )
+    )
+
+
+def withdraw(state: State, order: Order, reason: Close) -> None:
+    """Take a resting order out of its book and release what it reserved."""
+    position = order.position
+    instrument = position.instrument
+    instrument.book.remove(order)
+    instrument.dirty.add(order.side * order.price)
+    state.dirty[instrument.id] = instrument
+    position.order_count -= 1
+    position.add_resting(order, -order.remaining, -order.fee_reserve)
+    order.fee_reserve = 0
+    position.refresh()
+    state.touched_positions.add(position)
+    status = OrderStatus.EXPIRED if reason is Close.EXPIRED else OrderStatus.CANCELED
+    _end(state, order, status, reason)
+
+
+def cancel(state: State, command: commands.CancelOrder) -> None:
+    """Withdraw one order of an account."""
+    order = state.orders.get(command.order)
+    if order is None or order.account.id != command.account:
+        state.events.append(
+            events.CancelRefused(command.account, command.order, UNKNOWN_ORDER, state.sequence)
+        )
+        return
+    withdraw(state, order, Close.REQUESTED)
+    books.flush(state)
+
+
+def cancel_matching(state: State, command: commands.CancelOrders) -> None:
+    """Withdraw every order of an account that matches, earliest first."""
+    account = state.accounts.get(command.account)
+    if account is None:
+        return
+    for order in sorted(account.orders.values(), key=lambda order: order.id):
+        instrument = order.position.instrument
+        if command.instrument and instrument.symbol != command.instrument:
+            continue
+        if command.grade and instrument.grade.code != command.grade:
+            continue
+        if command.side and order.side != command.side:
+            continue
+        withdraw(state, order, Close.REQUESTED)
+
+
+def withdraw_all(state: State, account: Account, reason: Close) -> None:
+    """Withdraw every order of an account, earliest first."""
+    for order in sorted(account.orders.values(), key=lambda order: order.id):
+        withdraw(state, order, reason)
+
+
+def withdraw_unfunded(state: State, account: Account) -> None:
+    """Withdraw orders that need money until the account has what it needs, newest first."""
+    if account.cash >= account.required:
+        return
+    for order in sorted(account.orders.values(), key=lambda order: -order.id):
+        if account.cash >= account.required:
+            return
+        without = required_with(
+            order.position, order.side, order.price, -order.remaining, -order.fee_reserve
+        )
+        if without < order.position.required:
+            withdraw(state, order, Close.UNFUNDED)
+
+
+def withdraw_uncovered(state: State, account: Account, grade: str) -> None:
+    """Withdraw sales of a grade beyond what the account is certified for, newest first."""
+    positions = [p for p in account.positions.values() if p.instrument.grade.code == grade]
+    for position in sorted(positions, key=lambda p: p.instrument.id):
+        if not position.sell_lots:
+            continue
+        instrument = position.instrument
+        certified = sum(
+            state.certified_lots(account.id, grade, instrument.contract.ends_at).values()
+        )
+        sales = [o for o in account.orders.values() if o.position is position and o.side < 0]
+        for order in sorted(sales, key=lambda order: -order.id):
+            if not margin.uncovered_lots(
+                net_lots=position.net, sell_lots=position.sell_lots, certified_lots=certified
+            ):
+                break
+            withdraw(state, order, Close.COVERAGE_LOST)

@@ -1,0 +1,293 @@
+"""The state as canonical bytes, and back.
+
+Everything is written in the order of an id and nothing that can be derived is written, so equal
+states give equal bytes however they came about; a restored machine continues exactly as the one
+that was written. The few mappings inside are filled in ascending order of key. Resting orders follow their book's order, which carries time priority. What the
+engine drains after a batch (events, touched rows) is not state.
+
+`FORMAT` changes with the shape of these bytes, `rules` with what the machine does with them.
+"""
+
+import msgspec
+
+from exchange.book import Order
+from exchange.machine.state import (
+    Account,
+    Cluster,
+    Grade,
+    Hold,
+    Hour,
+    Instrument,
+    Position,
+    State,
+)
+from exchange.reasons import OrderStatus
+from marketplace import contract
+from marketplace.contract import InstrumentState
+
+FORMAT = 1
+
+
+class _Account(msgspec.Struct, array_like=True):
+    id: int
+    group: int
+    cash: int
+    escrow: int
+    usage_hold: int
+    debt: int
+    killed: bool
+
+
+class _Order(msgspec.Struct, array_like=True):
+    id: int
+    account: int
+    side: int
+    price: int
+    lots: int
+    remaining: int
+    time_in_force: str
+    client_order_id: str
+    fingerprint: bytes
+    sequence: int
+    created_at: int
+    updated_at: int
+    value_ticks: int
+    fee_points: int
+    fee: int
+    fee_reserve: int
+
+
+class _Instrument(msgspec.Struct, array_like=True):
+    id: int
+    symbol: str
+    maker_fee_bp: int
+    taker_fee_bp: int
+    band_percent: int
+    phase: str
+    halted: bool
+    reference: int
+    mark: int
+    band_low: int
+    band_high: int
+    last: int
+    volume: int
+    book_sequence: int
+    mid: tuple[int, int, int, int]
+    trades: list[tuple[int, int, int, int, int]]
+    positions: list[tuple[int, int, int]]
+    """(account, net lots, cost)"""
+    orders: list[_Order]
+
+
+class _State(msgspec.Struct, array_like=True):
+    format: int
+    rules: int
+    sequence: int
+    at: int
+    halted: bool
+    next_order: int
+    next_trade: int
+    counters: list[tuple[str, int]]
+    exchange: list[tuple[int, int]]
+    calendar: list[tuple[int, int, int]]
+    accounts: list[_Account]
+    grades: list[Grade]
+    clusters: list[Cluster]
+    instruments: list[_Instrument]
+    hours: list[Hour]
+    holds: list[tuple[int, str, int, Hold]]
+
+
+def dump(state: State) -> bytes:
+    """Return the canonical bytes of a state."""
+    return _encoder.encode(
+        _State(
+            FORMAT,
+            state.rules,
+            state.sequence,
+            state.at,
+            state.halted,
+            state.next_order,
+            state.next_trade,
+            sorted(state.counters.items()),
+            sorted((int(kind), amount) for kind, amount in state.exchange.items()),
+            sorted(state.calendar),
+            [_dump_account(state.accounts[id]) for id in sorted(state.accounts)],
+            [state.grades[code] for code in sorted(state.grades)],
+            [state.clusters[id] for id in sorted(state.clusters)],
+            [_dump_instrument(state.by_id[id]) for id in sorted(state.by_id)],
+            [state.hours[key] for key in sorted(state.hours)],
+            [(*key, state.holds[key]) for key in sorted(state.holds)],
+        )
+    )
+
+
+def _dump_account(account: Account) -> _Account:
+    return _Account(
+        account.id,
+        account.group,
+        account.cash,
+        account.escrow,
+        account.usage_hold,
+        account.debt,
+        account.killed,
+    )
+
+
+def _dump_instrument(instrument: Instrument) -> _Instrument:
+    return _Instrument(
+        instrument.id,
+        instrument.symbol,
+        instrument.maker_fee_bp,
+        instrument.taker_fee_bp,
+        instrument.band_percent,
+        str(instrument.phase),
+        instrument.halted,
+        instrument.reference,
+        instrument.mark,
+        instrument.band_low,
+        instrument.band_high,
+        instrument.last,
+        instrument.volume,
+        instrument.book_sequence,
+        (
+            instrument.mid_since,
+            instrument.mid_value,
+            instrument.mid_area,
+            instrument.mid_time,
+        ),
+        instrument.trades,
+        [
+            (id, instrument.positions[id].net, instrument.positions[id].cost)
+            for id in sorted(instrument.positions)
+        ],
+        [_dump_order(order) for order in instrument.book],
+    )
+
+
+def _dump_order(order: Order) -> _Order:
+    return _Order(
+        order.id,
+        order.account.id,
+        order.side,
+        order.price,
+        order.lots,
+        order.remaining,
+        order.time_in_force,
+        order.client_order_id,
+        order.fingerprint,
+        order.sequence,
+        order.created_at,
+        order.updated_at,
+        order.value_ticks,
+        order.fee_points,
+        order.fee,
+        order.fee_reserve,
+    )
+
+
+def load(data: bytes) -> State:
+    """Return the state of canonical bytes.
+
+    :raises ValueError: when they are not of this format.
+    """
+    written = _decoder.decode(data)
+    if written.format != FORMAT:
+        raise ValueError(f"snapshot format {written.format} is not {FORMAT}")
+    state = State()
+    state.rules = written.rules
+    state.sequence = written.sequence
+    state.at = written.at
+    state.halted = written.halted
+    state.next_order = written.next_order
+    state.next_trade = written.next_trade
+    state.counters.update(written.counters)
+    state.exchange.update(written.exchange)
+    state.calendar = written.calendar
+    for row in written.accounts:
+        account = state.accounts[row.id] = Account(row.id, row.group)
+        account.cash = row.cash
+        account.escrow = row.escrow
+        account.usage_hold = row.usage_hold
+        account.debt = row.debt
+        account.killed = row.killed
+    state.grades = {grade.code: grade for grade in written.grades}
+    state.clusters = {cluster.id: cluster for cluster in written.clusters}
+    for terms in written.instruments:
+        _load_instrument(state, terms)
+    for hour in written.hours:
+        state.hours[hour.grade, hour.starts_at] = hour
+        for obligation in hour.obligations.values():
+            account = state.accounts[obligation.account]
+            account.delivery_margin += obligation.margin
+            account.required += obligation.margin
+    state.holds = {(owner, grade, at): hold for owner, grade, at, hold in written.holds}
+    return state
+
+
+def _load_instrument(state: State, row: _Instrument) -> None:
+    """Rebuild an instrument with its positions and its book."""
+    terms = contract.parse_symbol(row.symbol)
+    assert terms is not None, "a listed symbol is a contract"
+    instrument = Instrument(row.id, terms, state.grades[terms.grade], state.orders)
+    state.instruments[row.symbol] = instrument
+    state.by_id[row.id] = instrument
+    state.by_hour[terms.grade, terms.starts_at] = instrument
+    instrument.maker_fee_bp = row.maker_fee_bp
+    instrument.taker_fee_bp = row.taker_fee_bp
+    instrument.band_percent = row.band_percent
+    instrument.phase = InstrumentState(row.phase)
+    instrument.halted = row.halted
+    instrument.reference = row.reference
+    instrument.mark = row.mark
+    instrument.band_low = row.band_low
+    instrument.band_high = row.band_high
+    instrument.last = row.last
+    instrument.volume = row.volume
+    instrument.book_sequence = row.book_sequence
+    (
+        instrument.mid_since,
+        instrument.mid_value,
+        instrument.mid_area,
+        instrument.mid_time,
+    ) = row.mid
+    instrument.trades = row.trades
+    for id, net, cost in row.positions:
+        position = state.position(state.accounts[id], instrument)
+        position.net = net
+        position.cost = cost
+        instrument.open_interest += max(0, net)
+    for written in row.orders:
+        _load_order(state, instrument, written)
+    for position in instrument.positions.values():
+        position.refresh()
+
+
+def _load_order(state: State, instrument: Instrument, row: _Order) -> None:
+    """Put an order back into its book."""
+    account = state.accounts[row.account]
+    order = Order(row.id, row.side, row.price, row.lots, account.group)
+    order.remaining = row.remaining
+    order.account = account
+    position: Position = instrument.positions[row.account]
+    order.position = position
+    order.time_in_force = row.time_in_force
+    order.client_order_id = row.client_order_id
+    order.fingerprint = row.fingerprint
+    order.sequence = row.sequence
+    order.created_at = row.created_at
+    order.updated_at = row.updated_at
+    order.value_ticks = row.value_ticks
+    order.fee_points = row.fee_points
+    order.fee = row.fee
+    order.fee_reserve = row.fee_reserve
+    order.status = OrderStatus.OPEN
+    order.reason = ""
+    instrument.book.rest(order)
+    account.orders[order.client_order_id] = order
+    position.order_count += 1
+    position.add_resting(order, order.remaining, order.fee_reserve)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[_State] = msgspec.msgpack.Decoder(_State)

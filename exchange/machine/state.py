@@ -1,0 +1,513 @@
+"""The state of a clearing group, and the few ways it changes that every part shares.
+
+Cash is mirrored to the micro-dollar as the ledger has it: `transfer` moves it and emits the event
+the ledger is written from, so the sum over all accounts is always zero. What an account must have
+behind its positions and orders is kept as one number per position (`Position.required`), adjusted
+whenever one of its terms moves; nothing is ever summed over accounts on the way of an order.
+
+Whatever is iterated is iterated in the order of an id, so that a restored state behaves alike.
+"""
+
+from heapq import heappush
+
+import msgspec
+
+from exchange import events
+from exchange.book import Book, Order
+from exchange.machine.views import AccountView, InstrumentView, OrderView, PositionView, Touched
+from exchange.reasons import OrderStatus
+from marketplace import contract
+from marketplace.contract import InstrumentState
+from settlement import ledger, margin
+from settlement.ledger import Code, Kind
+
+
+class Account:
+    """An organization: its cash, what is reserved of it, its live orders and positions."""
+
+    __slots__ = (
+        "cash", "debt", "delivery_margin", "escrow", "group", "id", "killed", "orders",
+        "positions", "required", "usage_hold",
+    )  # fmt: skip
+
+    def __init__(self, id: int, group: int) -> None:
+        self.id = id
+        self.group = group
+        self.cash = 0
+        self.escrow = 0
+        self.usage_hold = 0
+        self.debt = 0
+        self.killed = False
+        self.delivery_margin = 0
+        self.required = 0
+        """Everything reserved of the cash: positions with their orders, and open deliveries."""
+        self.orders: dict[str, Order] = {}
+        """Live orders by client order id."""
+        self.positions: dict[str, Position] = {}
+
+    @property
+    def available(self) -> int:
+        """Cash that nothing reserves; negative when a mark moved against the account."""
+        return self.cash - self.required
+
+
+class Instrument:
+    """An hour of a grade: its terms, its book and what the index and the marks are made of."""
+
+    __slots__ = (
+        "band_high", "band_low", "band_percent", "book", "book_sequence", "contract", "dirty",
+        "grade", "halted", "id", "last", "maker_fee_bp", "mark", "mid_area", "mid_since",
+        "mid_time", "mid_value", "open_interest", "phase", "positions", "reference", "symbol",
+        "taker_fee_bp", "trades", "volume",
+    )  # fmt: skip
+
+    def __init__(
+        self, id: int, terms: contract.Contract, grade: "Grade", orders: dict[int, Order]
+    ) -> None:
+        self.id = id
+        self.contract = terms
+        self.symbol = terms.symbol
+        self.grade = grade
+        self.maker_fee_bp = grade.maker_fee_bp
+        self.taker_fee_bp = grade.taker_fee_bp
+        self.band_percent = grade.band_percent
+        self.phase = InstrumentState.SCHEDULED
+        self.halted = False
+        self.reference = self.mark = self.band_low = self.band_high = self.last = 0
+        self.volume = self.open_interest = self.book_sequence = 0
+        self.book = Book(orders)
+        self.dirty: set[int] = set()
+        """Signed keys of the levels that the running command touched."""
+        self.positions: dict[int, Position] = {}
+        self.trades: list[tuple[int, int, int, int, int]] = []
+        """(at, lots, price, buyer's group, seller's group) of every trade."""
+        self.mid_since = self.mid_value = self.mid_area = self.mid_time = 0
+        """The running integral of bid + ask; `mid_since` is 0 outside its window."""
+
+    @property
+    def fee_bp_max(self) -> int:
+        """The highest fee an order can be charged, in basis points."""
+        return max(self.maker_fee_bp, self.taker_fee_bp)
+
+
+class Position:
+    """Net lots and cost of an account in an instrument, with the sums over its resting orders."""
+
+    __slots__ = (
+        "account", "buy_fees", "buy_lots", "buy_ticks", "cost", "excess", "instrument", "net",
+        "order_count", "required", "sell_fees", "sell_lots",
+    )  # fmt: skip
+
+    def __init__(self, account: Account, instrument: Instrument) -> None:
+        self.account = account
+        self.instrument = instrument
+        self.net = self.cost = 0
+        self.buy_lots = self.buy_ticks = self.sell_lots = self.excess = 0
+        self.buy_fees = self.sell_fees = self.order_count = 0
+        self.required = 0
+
+    def refresh(self) -> None:
+        """Bring the account's reservation up to date with this position."""
+        required = margin.required(
+            self.net,
+            self.cost,
+            self.instrument.mark,
+            self.buy_ticks,
+            self.sell_lots,
+            self.excess,
+            self.buy_fees,
+            self.sell_fees,
+        )
+        self.account.required += required - self.required
+        self.required = required
+
+    def add_resting(self, order: Order, lots: int, fees: int) -> None:
+        """Count `lots` more (or fewer) of an order at rest, and `fees` more to be reserved."""
+        price = order.price
+        if order.side > 0:
+            self.buy_lots += lots
+            self.buy_ticks += lots * price
+            self.buy_fees += fees
+            excess = 60 * price - 63 * self.instrument.mark
+        else:
+            self.sell_lots += lots
+            self.sell_fees += fees
+            excess = 63 * self.instrument.mark - 60 * price
+        if excess > 0:
+            self.excess += excess * lots
+
+    @property
+    def initial_margin(self) -> int:
+        """What the position needs by itself."""
+        return margin.position_margin(
+            net_lots=self.net, cost_ticks=self.cost, mark=self.instrument.mark
+        )
+
+
+class Grade(msgspec.Struct, array_like=True):
+    """Terms of a grade and the history of its index."""
+
+    id: int
+    code: str
+    reference: int
+    maker_fee_bp: int
+    taker_fee_bp: int
+    band_percent: int
+    first_hour: int
+    halted: bool = False
+    index: dict[int, int] = {}
+    """Published index by hour, for as long as something may still refer to it."""
+    sound_price: int = 0
+    sound_at: int = 0
+    """The last value that was not itself a fallback, and when it was published."""
+
+
+class Cluster(msgspec.Struct, array_like=True):
+    """What a cluster is certified for."""
+
+    id: int
+    account: int
+    grade: str
+    lots: int
+    valid_until: int
+
+
+class Entitlement(msgspec.Struct, array_like=True):
+    """A holder's right in an hour, and what of its price is still in escrow."""
+
+    id: int
+    account: int
+    lots: int
+    escrow: int
+
+
+class Obligation(msgspec.Struct, array_like=True):
+    """A seller's duty in an hour, and the margin behind it."""
+
+    id: int
+    account: int
+    lots: int
+    failed_lots: int
+    margin: int
+
+
+class Allocation(msgspec.Struct, array_like=True):
+    """Lots of a holder on a cluster."""
+
+    id: int
+    entitlement: int
+    obligation: int
+    holder: int
+    seller: int
+    cluster: int
+    lots: int
+
+
+class Hour(msgspec.Struct, array_like=True):
+    """An hour from gate closure until its last interval is settled; `settled` is a bit set."""
+
+    grade: str
+    starts_at: int
+    symbol: str
+    price: int
+    entitlements: dict[int, Entitlement]
+    obligations: dict[int, Obligation]
+    allocations: dict[int, Allocation]
+    settled: int = 0
+
+
+class Hold(msgspec.Struct, array_like=True):
+    """Cash held for pay-as-you-go tokens, and the (seller, interval) charged already."""
+
+    amount: int
+    charged: list[tuple[int, int]] = []
+
+
+class State:
+    """Everything the machine knows. `at` is the instant of what is being performed."""
+
+    __slots__ = (
+        "accounts", "at", "by_hour", "by_id", "calendar", "clusters", "counters", "dirty",
+        "events", "exchange", "grades", "halted", "holds", "hours", "instruments", "next_order",
+        "next_trade", "orders", "rules", "sequence", "touched_accounts", "touched_instruments",
+        "touched_orders", "touched_positions",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.at = 0
+        self.rules = 0
+        self.halted = False
+        self.accounts: dict[int, Account] = {}
+        self.grades: dict[str, Grade] = {}
+        self.clusters: dict[int, Cluster] = {}
+        self.instruments: dict[str, Instrument] = {}
+        self.by_id: dict[int, Instrument] = {}
+        self.by_hour: dict[tuple[str, int], Instrument] = {}
+        self.orders: dict[int, Order] = {}
+        """Every resting order; the index all books share."""
+        self.hours: dict[tuple[str, int], Hour] = {}
+        self.holds: dict[tuple[int, str, int], Hold] = {}
+        self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)
+        self.calendar: list[tuple[int, int, int]] = []
+        """A heap of (due at, kind, id)."""
+        self.next_order = 1
+        self.next_trade = 1
+        self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self.events: list[events.Event] = []
+        self.dirty: dict[int, Instrument] = {}
+        """Instruments whose book changed in the running command, by id."""
+        self.touched_accounts: set[Account] = set()
+        self.touched_positions: set[Position] = set()
+        self.touched_orders: dict[int, Order] = {}
+        self.touched_instruments: set[Instrument] = set()
+
+    # Cash
+
+    def transfer(
+        self,
+        debit: tuple[int, Kind],
+        credit: tuple[int, Kind],
+        amount: int,
+        code: Code,
+        cause: str,
+    ) -> None:
+        """Move cash between two accounts of the ledger; nothing happens for an amount of zero."""
+        if amount == 0:
+            return
+        assert amount > 0, "an amount is not negative"
+        self._add(debit, -amount)
+        self._add(credit, amount)
+        self.events.append(
+            events.Transferred(
+                debit[0], int(debit[1]), credit[0], int(credit[1]), amount, int(code), cause
+            )
+        )
+
+    def _add(self, where: tuple[int, Kind], amount: int) -> None:
+        owner, kind = where
+        if owner == ledger.EXCHANGE:
+            self.exchange[kind] += amount
+            assert kind in ledger.MAY_GO_NEGATIVE or self.exchange[kind] >= 0, "not overdrawn"
+            return
+        account = self.accounts[owner]
+        self.touched_accounts.add(account)
+        if kind == Kind.CASH:
+            account.cash += amount
+            assert account.cash >= 0, "cash is not overdrawn"
+        elif kind == Kind.ESCROW:
+            account.escrow += amount
+            assert account.escrow >= 0, "escrow is not overdrawn"
+        else:
+            assert kind == Kind.USAGE_HOLD, "an organization has three cash accounts"
+            account.usage_hold += amount
+            assert account.usage_hold >= 0, "a hold is not overdrawn"
+
+    def lend_up_to(self, account: Account, amount: int, cause: str) -> None:
+        """Lend what the account's cash lacks of an amount it has to pay."""
+        missing = amount - account.cash
+        if missing > 0:
+            self.transfer(
+                (ledger.EXCHANGE, Kind.LAYER),
+                (account.id, Kind.CASH),
+                missing,
+                Code.LAYER_LOAN,
+                cause,
+            )
+            account.debt += missing
+
+    def repay(self, account: Account, received: int, cause: str) -> None:
+        """Pay a debt back from what was just received."""
+        amount = min(account.debt, received)
+        if amount:
+            account.debt -= amount
+            self.transfer(
+                (account.id, Kind.CASH),
+                (ledger.EXCHANGE, Kind.LAYER),
+                amount,
+                Code.LAYER_REPAYMENT,
+                cause,
+            )
+
+    # Identifiers, calendar, coverage
+
+    def number(self, counter: str) -> int:
+        """Return the next number of a counter."""
+        self.counters[counter] += 1
+        return self.counters[counter]
+
+    def schedule(self, due_at: int, kind: int, id: int) -> None:
+        """Enter something into the calendar."""
+        assert due_at >= self.at, "the calendar holds what is to come"
+        heappush(self.calendar, (due_at, kind, id))
+
+    def certified_lots(self, account: int, grade: str, hour_ends_at: int) -> dict[int, int]:
+        """Return certified lots by cluster of an account that hold to the end of an hour."""
+        return {
+            cluster.id: cluster.lots
+            for cluster in self.clusters.values()
+            if cluster.account == account
+            and cluster.grade == grade
+            and cluster.valid_until >= hour_ends_at
+        }
+
+    def position(self, account: Account, instrument: Instrument) -> Position:
+        """Return the position of an account, a flat new one where there is none."""
+        position = instrument.positions.get(account.id)
+        if position is None:
+            position = Position(account, instrument)
+            instrument.positions[account.id] = position
+            account.positions[instrument.symbol] = position
+        return position
+
+    def state_of(self, instrument: Instrument) -> InstrumentState:
+        """Return the public state: its phase, unless a halt is in force."""
+        if instrument.phase is InstrumentState.CONTINUOUS and (
+            instrument.halted or instrument.grade.halted or self.halted
+        ):
+            return InstrumentState.HALTED
+        return instrument.phase
+
+    def announce(self, instrument: Instrument) -> None:
+        """Emit the terms and the state of an instrument as they now are."""
+        self.touched_instruments.add(instrument)
+        self.events.append(
+            events.InstrumentChanged(
+                instrument.symbol,
+                str(self.state_of(instrument)),
+                instrument.reference,
+                instrument.band_low,
+                instrument.band_high,
+                self.at,
+            )
+        )
+
+    # What is shown
+
+    def account_view(self, account: Account) -> AccountView:
+        """Return an account as it is."""
+        initial = account.delivery_margin + sum(
+            position.initial_margin for position in account.positions.values()
+        )
+        available = account.available
+        return AccountView(
+            account=account.id,
+            group=account.group,
+            cash=account.cash,
+            available=available,
+            order_margin=account.required - initial,
+            initial_margin=initial,
+            maintenance_margin=margin.maintenance(initial),
+            withdrawable=max(0, available) if not account.debt else 0,
+            escrow=account.escrow,
+            usage_hold=account.usage_hold,
+            debt=account.debt,
+            killed=account.killed,
+        )
+
+    def position_view(self, account: int, symbol: str) -> PositionView:
+        """Return a position as it is; flat where there is none."""
+        holder = self.accounts.get(account)
+        position = holder.positions.get(symbol) if holder is not None else None
+        if position is None:
+            return PositionView(
+                account=account,
+                symbol=symbol,
+                net_lots=0,
+                cost_ticks=0,
+                resting_buy_lots=0,
+                resting_sell_lots=0,
+                initial_margin=0,
+                order_margin=0,
+            )
+        return self._position_view(position)
+
+    def _position_view(self, position: Position) -> PositionView:
+        initial = position.initial_margin
+        return PositionView(
+            account=position.account.id,
+            symbol=position.instrument.symbol,
+            net_lots=position.net,
+            cost_ticks=position.cost,
+            resting_buy_lots=position.buy_lots,
+            resting_sell_lots=position.sell_lots,
+            initial_margin=initial,
+            order_margin=position.required - initial,
+        )
+
+    def order_view(self, order: Order) -> OrderView:
+        """Return an order as it is."""
+        status = order.status
+        if status == OrderStatus.OPEN and order.remaining < order.lots:
+            status = OrderStatus.PARTIALLY_FILLED
+        return OrderView(
+            order=order.id,
+            account=order.account.id,
+            symbol=order.position.instrument.symbol,
+            side=order.side,
+            price=order.price,
+            lots=order.lots,
+            remaining=order.remaining,
+            filled=order.lots - order.remaining,
+            value_ticks=order.value_ticks,
+            fee=order.fee,
+            time_in_force=order.time_in_force,
+            client_order_id=order.client_order_id,
+            fingerprint=order.fingerprint,
+            status=str(status),
+            reason=order.reason,
+            sequence=order.sequence,
+            created_at=order.created_at,
+            updated_at=order.updated_at,
+        )
+
+    def instrument_view(self, instrument: Instrument) -> InstrumentView:
+        """Return an instrument as it is."""
+        bid, ask = instrument.book.best()
+        return InstrumentView(
+            id=instrument.id,
+            symbol=instrument.symbol,
+            grade=instrument.grade.code,
+            starts_at=instrument.contract.starts_at,
+            ends_at=instrument.contract.ends_at,
+            trading_ends_at=instrument.contract.trading_ends_at,
+            state=str(self.state_of(instrument)),
+            reference_price=instrument.reference,
+            band_low=instrument.band_low,
+            band_high=instrument.band_high,
+            mark=instrument.mark,
+            last=instrument.last,
+            best_bid=bid,
+            best_ask=ask,
+            volume=instrument.volume,
+            open_interest=instrument.open_interest,
+            book_sequence=instrument.book_sequence,
+        )
+
+    def drain_touched(self) -> Touched:
+        """Return what changed since the last drain, and forget it."""
+        accounts = sorted(
+            self.touched_accounts | {position.account for position in self.touched_positions},
+            key=lambda account: account.id,
+        )
+        positions = sorted(self.touched_positions, key=lambda p: (p.account.id, p.instrument.id))
+        touched = Touched(
+            accounts=tuple(self.account_view(account) for account in accounts),
+            positions=tuple(self._position_view(position) for position in positions),
+            orders=tuple(
+                self.order_view(self.touched_orders[id]) for id in sorted(self.touched_orders)
+            ),
+            instruments=tuple(
+                self.instrument_view(instrument)
+                for instrument in sorted(self.touched_instruments, key=lambda i: i.id)
+            ),
+        )
+        self.touched_accounts.clear()
+        self.touched_positions.clear()
+        self.touched_orders.clear()
+        self.touched_instruments.clear()
+        return touched
+
+
+COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation")
+_EXCHANGE_KINDS = (Kind.OUTSIDE, Kind.FEES, Kind.CLEARING, Kind.LAYER)
