@@ -12,6 +12,7 @@ is follows from the number of iterations since it joined, so that an iteration t
 microseconds to simulate whatever the batch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -107,6 +108,11 @@ class Replica:
     def running(self) -> int:
         """How many sequences hold KV."""
         return len(self._decoding) + len(self._prefilling)
+
+    @property
+    def decoding(self) -> Iterable[str]:
+        """The ids of the sequences that every iteration gives a token, oldest first."""
+        return self._decoding
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether a sequence could ever run here to its end."""
