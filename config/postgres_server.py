@@ -48,19 +48,30 @@ VOLATILE_SETTINGS: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off
 
 
 def start(place: Place, *, durable: bool) -> str:
-    """Return the address of the running server, started if need be, its database created."""
+    """Return the address of the running server, started if need be, its database created.
+
+    One that was found may still be recovering, or be about to die; it is asked until it answers.
+
+    :raises StartFailed: it does not start, or does not answer within the limit.
+    """
     if place.user is not None:
         places.prepare_system_user(place)
-    if postmaster(place.data) is None:
-        places.own(place.sockets, place.user)
-        if not (place.data / "PG_VERSION").exists():
-            _initialize(place)
-        _configure(place, durable=durable)
-        _clear_remains(place)
-        _launch(place)
-    _await_postgres(place)
-    _create_database(place)
-    return database_url(place)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        if postmaster(place.data) is None:
+            places.own(place.sockets, place.user)
+            if not (place.data / "PG_VERSION").exists():
+                _initialize(place)
+            _configure(place, durable=durable)
+            _clear_remains(place)
+            _launch(place)
+        try:
+            _create_database(place)
+            return database_url(place)
+        except psycopg.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise StartFailed(f"PostgreSQL does not answer: {error}") from error
+            time.sleep(0.1)
 
 
 def database_url(place: Place) -> str:
@@ -172,22 +183,6 @@ def _connect(place: Place) -> psycopg.Connection[tuple[object, ...]]:
     return psycopg.connect(
         host=str(place.sockets), user=OWNER, dbname="postgres", autocommit=True, connect_timeout=5
     )
-
-
-def _await_postgres(place: Place) -> None:
-    """Return when the server answers; one that was found may still be recovering.
-
-    :raises StartFailed: it does not within the limit.
-    """
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            _connect(place).close()
-            return
-        except psycopg.OperationalError as error:
-            if time.monotonic() > deadline:
-                raise StartFailed(f"PostgreSQL does not answer: {error}") from error
-            time.sleep(0.1)
 
 
 def _create_database(place: Place) -> None:

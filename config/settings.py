@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
 
 from config import servers
 from marketplace import clock
+
+django_stubs_ext.monkeypatch()  # Django's generic classes take their parameters at run time
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = Path(os.environ.get("BASELOAD_VAR") or BASE_DIR / "var").resolve()
