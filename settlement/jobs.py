@@ -2,39 +2,313 @@
 
 Every piece of background work is a row `Job(kind, slot)`, unique for ever, so that planning it
 twice, delivering its message twice or running two schedulers does it once. A Celery message is a
-doorbell: it carries no work, only wakes somebody who looks here. What a lost broker forgets the
+doorbell: it carries no work, only wakes somebody who looks here. What a lost broker forgets, the
 next sweep rings again.
 
 A worker *claims* due jobs for a while and thereby raises their epoch. The transaction that does the
 work also marks the job done where the epoch is still the worker's own, so a worker that was
 suspended and overtaken cannot commit (FAULTS K119). A failed job is tried again with growing
-pauses and after `ATTEMPTS_MAX` tries is *parked*: visible, and out of the way of everything that
-does not depend on it.
+pauses; after `ATTEMPTS_MAX` tries it is *parked*: visible, and out of the way of all that does not
+depend on it.
 
 What is due follows market time; leases and pauses are about processes and follow the database's
-clock.
+clock. Kinds are registered by the `tasks` module of the app that does the work
+(`settlement.kinds`), rows are planned by `settlement.planning`.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from typing import Any
 
-Handler = Callable[[str, int], None]
-"""Does a job's work in the caller's transaction, given its slot and market time (us)."""
-LongHandler = Callable[["Claim"], None]
-"""Does long work in transactions of its own, each of which calls `fence(claim)`."""
+import kombu.exceptions
+from celery import current_app
+from django.db import connection, transaction
+
+from marketplace import clock
+from settlement import kinds, models, planning
+from settlement.kinds import Claim, ClaimLost
+
+logger = logging.getLogger(__name__)
+
+CLAIMS_MAX = 50
+"""How many short jobs share one transaction."""
+ATTEMPTS_MAX = 8
+PAUSE_S_MAX = 300
+ERROR_CHARACTERS_MAX = 2_000
+WORK_S_MAX = 20
+"""How long one doorbell may keep a worker; what is left rings again."""
+DOORBELL = "settlement.work"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A job that is this worker's until the lease ends, and the epoch that proves it."""
+def enqueue(*, kind: str, slot: str, due_at: int, after: tuple[str, str] = ("", "")) -> None:
+    """Plan one job in the caller's transaction; one that is there already stays as it is.
 
-    id: int
-    kind: str
-    slot: str
-    epoch: int
-    at: int
-    """Market time of the claim, microseconds."""
+    `after` is the (kind, slot) of a job that must be done first.
+    """
+    registered = kinds.get(kind)
+    planning.store([planning.row(registered, slot, due_at, clock.now_micros(), after)])
+    transaction.on_commit(lambda: ring(registered.queue))
 
 
-class ClaimLost(Exception):
-    """The job's lease was taken over: nothing of this transaction may commit."""
+def sweep() -> int:
+    """Plan what has become due by the market's clock and wake workers; return what is open."""
+    kinds.load()
+    now = clock.now_micros()
+    planning.plan(now)
+    ready = 0
+    for queue in kinds.queues():
+        count = _ready(queue, now)
+        if count:
+            ring(queue)
+        ready += count
+    return ready
+
+
+def ring(queue: str) -> None:
+    """Wake a worker of a queue. A broker that is away is rung again by the next sweep."""
+    try:
+        current_app.send_task(
+            DOORBELL, kwargs={"queue": queue}, queue=queue, retry=False, ignore_result=True
+        )
+    except (kombu.exceptions.KombuError, OSError):
+        logger.warning("the broker is away; the next sweep rings again")
+
+
+def work(queue: str) -> int:
+    """Do the due jobs of a queue until none is left or the time is up; return how many."""
+    kinds.load()
+    until = clock.monotonic_ns() + WORK_S_MAX * 10**9
+    done = 0
+    while True:
+        planning.plan(clock.now_micros())
+        claims = claim(queue, at=clock.now_micros())
+        if not claims:
+            return done
+        done += run(claims)
+        if clock.monotonic_ns() >= until:
+            ring(queue)
+            return done
+
+
+def claim(queue: str, *, at: int, limit: int = CLAIMS_MAX) -> list[Claim]:
+    """Lease due jobs in order: many that are new and short, or one that is long or was tried."""
+    names = kinds.names(queue)
+    short = [name for name in names if kinds.get(name).handler is not None]
+    return _claim(short, at, limit, is_new=True) or _claim(names, at, 1, is_new=False)
+
+
+def _claim(names: Sequence[str], at: int, limit: int, *, is_new: bool) -> list[Claim]:
+    """Lease the first due jobs of these kinds."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH chosen AS (
+                SELECT job.id FROM settlement_job job
+                WHERE job.state IN ('DUE', 'RUNNING') AND job.kind = ANY(%(names)s)
+                  AND job.due_at <= %(at)s
+                  AND (NOT %(is_new)s OR job.state = 'DUE' AND job.attempts = 0)
+                  AND (job.leased_until IS NULL OR job.leased_until <= clock_timestamp())
+                  AND (job.not_before IS NULL OR job.not_before <= clock_timestamp())
+                  AND (job.after_kind = '' OR EXISTS (
+                        SELECT 1 FROM settlement_job first
+                        WHERE first.kind = job.after_kind AND first.slot = job.after_slot
+                          AND first.state = 'DONE'))
+                ORDER BY job.due_at, job.id LIMIT %(limit)s
+                FOR NO KEY UPDATE SKIP LOCKED
+            ), claimed AS (
+                UPDATE settlement_job job SET
+                    attempts = attempts + CASE job.state WHEN 'RUNNING' THEN 1 ELSE 0 END,
+                    state = 'RUNNING', lease_epoch = lease_epoch + 1,
+                    leased_until = clock_timestamp() + lease.seconds * interval '1 second'
+                FROM chosen, unnest(%(names)s, %(seconds)s::float8[]) AS lease (kind, seconds)
+                WHERE job.id = chosen.id AND lease.kind = job.kind
+                RETURNING job.id, job.kind, job.slot, job.lease_epoch, job.attempts, job.due_at
+            )
+            SELECT id, kind, slot, lease_epoch, attempts FROM claimed ORDER BY due_at, id
+            """,
+            {
+                "names": list(names),
+                "seconds": [float(kinds.get(name).lease_s) for name in names],
+                "at": clock.to_datetime(at),
+                "is_new": is_new,
+                "limit": limit,
+            },
+        )
+        claims = []
+        for id_, kind, slot, epoch, attempts in cursor.fetchall():
+            claim = Claim(id=id_, kind=kind, slot=slot, epoch=epoch, at=at)
+            if attempts >= ATTEMPTS_MAX:
+                _park(cursor, claim, attempts, "its workers died")
+            else:
+                claims.append(claim)
+    return claims
+
+
+def run(claims: Sequence[Claim]) -> int:
+    """Do claimed jobs; short ones share a transaction. Return how many were done."""
+    done = 0
+    short = [claim for claim in claims if kinds.get(claim.kind).handler is not None]
+    if short:
+        with transaction.atomic():
+            done += sum(_run_short(claim) for claim in short)
+    for claim in claims:
+        if kinds.get(claim.kind).handler is None:
+            done += _run_long(claim)
+    return done
+
+
+def _run_short(claim: Claim) -> bool:
+    """Do one job inside the caller's transaction; a failure takes back only its own part."""
+    handler = kinds.get(claim.kind).handler
+    assert handler is not None, "a short kind has a handler"
+    try:
+        with transaction.atomic():
+            handler(claim.slot, claim.at)
+            finish(claim)
+    except ClaimLost:
+        logger.warning("job %s %s was taken over", claim.kind, claim.slot)
+        return False
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is stored with the job
+        fail(claim, error)
+        return False
+    return True
+
+
+def _run_long(claim: Claim) -> bool:
+    """Do one job that has transactions of its own."""
+    handler = kinds.get(claim.kind).long_handler
+    assert handler is not None, "a long kind has a handler"
+    try:
+        handler(claim)
+        with transaction.atomic():
+            finish(claim)
+    except ClaimLost:
+        logger.warning("job %s %s was taken over", claim.kind, claim.slot)
+        return False
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is stored with the job
+        with transaction.atomic():
+            fail(claim, error)
+        return False
+    return True
+
+
+def fence(claim: Claim) -> None:
+    """Hold the claim to the end of the caller's transaction; for long handlers.
+
+    :raises ClaimLost: when another worker has taken the job over.
+    """
+    assert connection.in_atomic_block, "a fence guards a transaction"
+    _update(claim, "lease_epoch = lease_epoch", {})
+
+
+def progress(claim: Claim, done: dict[str, Any]) -> None:
+    """Show how far a long job has come, and renew its lease.
+
+    :raises ClaimLost: when another worker has taken the job over.
+    """
+    seconds = float(kinds.get(claim.kind).lease_s)
+    _update(
+        claim,
+        "progress = %(progress)s::jsonb,"
+        " leased_until = clock_timestamp() + %(seconds)s * interval '1 second'",
+        {"progress": kinds.to_json(done), "seconds": seconds},
+    )
+
+
+def finish(claim: Claim) -> None:
+    """Mark a job done in the transaction of its work; one that repeats is due again.
+
+    :raises ClaimLost: when another worker has taken the job over.
+    """
+    schedule = kinds.get(claim.kind).schedule
+    if isinstance(schedule, kinds.Repeat):
+        _update(
+            claim,
+            "state = 'DUE', due_at = %(due_at)s, leased_until = NULL, not_before = NULL,"
+            " attempts = 0, error = '', finished_at = %(at)s",
+            {
+                "due_at": clock.to_datetime(claim.at + schedule.period),
+                "at": clock.to_datetime(claim.at),
+            },
+        )
+        return
+    _update(
+        claim,
+        "state = 'DONE', leased_until = NULL, error = '', finished_at = %(at)s",
+        {"at": clock.to_datetime(claim.at)},
+    )
+
+
+def fail(claim: Claim, error: Exception) -> None:
+    """Put a job back for another try after a pause, or park it when it was tried often enough."""
+    text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT attempts + 1 FROM settlement_job WHERE id = %s", [claim.id])
+        attempts = int(cursor.fetchone()[0])
+        try:
+            # A broken assertion does not mend itself; somebody is to look at once.
+            if attempts >= ATTEMPTS_MAX or isinstance(error, AssertionError):
+                _park(cursor, claim, attempts, text)
+                logger.error("job %s %s is parked: %s", claim.kind, claim.slot, text)
+                return
+            _update(
+                claim,
+                "state = 'DUE', leased_until = NULL, attempts = %(attempts)s, error = %(error)s,"
+                " not_before = clock_timestamp() + %(pause)s * interval '1 second'",
+                {
+                    "attempts": attempts,
+                    "error": text,
+                    "pause": min(2.0**attempts / 4, PAUSE_S_MAX),
+                },
+            )
+        except ClaimLost:
+            return
+    logger.warning("job %s %s failed: %s", claim.kind, claim.slot, text)
+
+
+def unpark(*, kind: str, slot: str) -> bool:
+    """Put a parked job back into the queue; return whether there was one."""
+    return bool(
+        models.Job.objects.filter(kind=kind, slot=slot, state=models.Job.State.PARKED).update(
+            state=models.Job.State.DUE, attempts=0, not_before=None, leased_until=None
+        )
+    )
+
+
+def _park(cursor: Any, claim: Claim, attempts: int, error: str) -> None:
+    """Set a job aside."""
+    _update(
+        claim,
+        "state = 'PARKED', leased_until = NULL, attempts = %(attempts)s, error = %(error)s",
+        {"attempts": attempts, "error": error},
+    )
+
+
+def _update(claim: Claim, assignments: str, values: dict[str, Any]) -> None:
+    """Change a job where the claim still holds.
+
+    :raises ClaimLost: when it does not.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE settlement_job SET {assignments}"  # noqa: S608 - constants of this module
+            " WHERE id = %(id)s AND lease_epoch = %(epoch)s AND state = 'RUNNING'",
+            {**values, "id": claim.id, "epoch": claim.epoch},
+        )
+        if cursor.rowcount != 1:
+            raise ClaimLost(f"{claim.kind} {claim.slot}")
+
+
+def _ready(queue: str, at: int) -> int:
+    """Count the jobs of a queue that a worker could claim now."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*) FROM settlement_job
+            WHERE state IN ('DUE', 'RUNNING') AND kind = ANY(%s) AND due_at <= %s
+              AND (leased_until IS NULL OR leased_until <= clock_timestamp())
+              AND (not_before IS NULL OR not_before <= clock_timestamp())
+            """,
+            [kinds.names(queue), clock.to_datetime(at)],
+        )
+        return int(cursor.fetchone()[0])

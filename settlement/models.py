@@ -263,8 +263,8 @@ class DeliveryHour(models.Model):
     starts_at = models.DateTimeField()
     last_entitlement = models.BigIntegerField(default=0)
     """Greatest entitlement seen of this hour; the machine numbers them in order of commit."""
-    planned_intervals = models.SmallIntegerField(default=0)
-    """How many of its twelve intervals have their jobs."""
+    planned_steps = models.SmallIntegerField(default=0)
+    """How many of its steps have their jobs: gate closure, twelve intervals, the end."""
     granted_at = models.DateTimeField(null=True)
     expired_at = models.DateTimeField(null=True)
 
@@ -277,7 +277,7 @@ class DeliveryHour(models.Model):
             models.Index(
                 fields=["starts_at"],
                 name="delivery_hour_open",
-                condition=Q(planned_intervals__lt=12),
+                condition=Q(planned_steps__lt=14),
             ),
         ]
 
@@ -345,6 +345,8 @@ class Job(models.Model):
     after_kind = models.CharField(max_length=32, blank=True)
     """With `after_slot`, the job that must be done first; empty when there is none."""
     after_slot = models.CharField(max_length=80, blank=True)
+    is_awaited = models.BooleanField(default=True)
+    """Whether a demo's clock, when it is advanced, waits for it."""
     state = models.CharField(max_length=8, choices=State)
     lease_epoch = models.BigIntegerField(default=0)
     leased_until = models.DateTimeField(null=True)

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 
 from marketplace import clock, contract
 from marketplace.errors import KeyReuse
-from settlement import doorbell, instructions, leases, ledger, models, posting
+from settlement import doorbell, instructions, leases, ledger, models, posting, slots
 from settlement.posting import CapacityTransfer, post_capacity, post_cash
 
 __all__ = [
@@ -42,7 +42,11 @@ class ReportMissing(Exception):
     """An interval cannot be settled before admission has reported on every allocation."""
 
 
-def instruct(*, id: str, command: instructions.AnyInstruction) -> models.Instruction:
+def instruct(
+    *,
+    id: str,
+    command: instructions.AnyInstruction,  # noqa: A002 - the row's own name for it
+) -> models.Instruction:
     """Write an instruction in the caller's transaction and ring for the engine after commit.
 
     The same id with the same command returns the row that is there, whatever became of it.
@@ -300,7 +304,7 @@ def open_hours(hours: Iterable[tuple[str, int]]) -> None:
 
 def _unit(grade: str, hour_starts_at: int) -> str:
     """Return the unit of an hour's capacity."""
-    return ledger.capacity_unit(grade, f"{clock.to_datetime(hour_starts_at):%Y%m%dT%HZ}")
+    return ledger.capacity_unit(grade, slots.hour_text(hour_starts_at))
 
 
 # Intervals
@@ -374,9 +378,8 @@ def settle_interval(*, grade: str, hour_starts_at: int, interval: int) -> None:
         lines.append(
             instructions.DeliveryLine(allocation, available or 0, short or 0, delivered or 0)
         )
-    hour = f"{clock.to_datetime(hour_starts_at):%Y%m%dT%HZ}"
     instruct(
-        id=f"settle:{grade}:{hour}:{interval}",
+        id=f"settle:{grade}:{slots.hour_text(hour_starts_at)}:{interval}",
         command=instructions.SettleInterval(
             grade=grade,
             hour_starts_at=hour_starts_at,

@@ -29,19 +29,32 @@ class CashTransfer(Protocol):
     """A movement of micro-USD; `exchange.events.Transferred` is one as it stands."""
 
     @property
-    def debit_owner(self) -> int: ...
+    def debit_owner(self) -> int:
+        """Organization that pays; 0 is the exchange."""
+
     @property
-    def debit_kind(self) -> int: ...
+    def debit_kind(self) -> int:
+        """Which of its accounts, a `ledger.Kind`."""
+
     @property
-    def credit_owner(self) -> int: ...
+    def credit_owner(self) -> int:
+        """Organization that receives."""
+
     @property
-    def credit_kind(self) -> int: ...
+    def credit_kind(self) -> int:
+        """Which of its accounts."""
+
     @property
-    def amount(self) -> int: ...
+    def amount(self) -> int:
+        """Micro-USD, positive."""
+
     @property
-    def code(self) -> int: ...
+    def code(self) -> int:
+        """Why, a `ledger.Code`."""
+
     @property
-    def cause(self) -> str: ...
+    def cause(self) -> str:
+        """What caused it, in at most 80 characters."""
 
 
 class CapacityTransfer(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,423 @@
+"""What the clearing house shows: money, positions, ledger, entitlements, settlements, open work.
+
+Amounts are micro-USD, tokens mNTU, instants datetimes; text forms are the edge's. An organization
+without rows yet has zeros, not nothing.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.db.models import Q, QuerySet
+
+from marketplace import clock, contract
+from marketplace.errors import NotFound, OutcomeUnknown
+from settlement import ledger, models
+from settlement.ledger import Kind
+
+INSTRUCTION_POLL_S = 0.015
+INSTRUCTION_TIMEOUT_S = 5.0
+CONTIGUOUS_HOURS_MAX = 48
+
+
+def account(organization_id: int) -> models.MarginAccount:
+    """Return what the machine last said of an organization's money."""
+    row = models.MarginAccount.objects.filter(organization_id=organization_id).first()
+    return row or models.MarginAccount(organization_id=organization_id, updated_at=clock.now())
+
+
+def positions(organization_id: int) -> QuerySet[models.Position]:
+    """Return the open positions of an organization in order of symbol."""
+    return (
+        models.Position.objects.filter(organization_id=organization_id)
+        .exclude(net_lots=0)
+        .order_by("symbol", "id")
+    )
+
+
+# Instructions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of an instruction; `reason` says why it was refused."""
+
+    id: str
+    state: str
+    reason: str
+    sequence: int | None
+    applied_at: datetime | None
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether it was carried out."""
+        return self.state == models.Instruction.State.APPLIED
+
+
+def instruction(id: str) -> Outcome:  # noqa: A002 - the row's own name for it
+    """Return where an instruction stands.
+
+    :raises NotFound: when there is none.
+    """
+    row = (
+        models.Instruction.objects.filter(id=id)
+        .values_list("id", "state", "reason", "sequence", "applied_at")
+        .first()
+    )
+    if row is None:
+        raise NotFound(f"there is no instruction {id}")
+    return Outcome(id=row[0], state=row[1], reason=row[2], sequence=row[3], applied_at=row[4])
+
+
+def wait_for_instruction(
+    id: str,  # noqa: A002 - the row's own name for it
+    timeout_s: float = INSTRUCTION_TIMEOUT_S,
+) -> Outcome:
+    """Return what became of a committed instruction, waiting for the engine.
+
+    :raises NotFound: when there is none.
+    :raises OutcomeUnknown: when the engine has not taken it in time; it will be carried out once.
+    """
+    until = clock.monotonic_ns() + int(timeout_s * 10**9)
+    while True:
+        outcome = instruction(id)
+        if outcome.state != models.Instruction.State.PENDING:
+            return outcome
+        if clock.monotonic_ns() >= until:
+            raise OutcomeUnknown(f"instruction {id} waits for the engine")
+        time.sleep(INSTRUCTION_POLL_S)
+
+
+# Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """A transfer as one account sees it: `amount_micros` is signed, the balance is after it."""
+
+    sequence: int
+    at: datetime
+    code: int
+    amount_micros: int
+    balance_micros: int
+    cause: str
+    other_account: int
+
+
+def ledger_entries(
+    organization_id: int,
+    *,
+    kind: int = Kind.CASH,
+    before: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 100,
+) -> list[LedgerEntry]:
+    """Return transfers of one cash account, the newest first, with the balance after each.
+
+    `before` is the sequence of the last entry of the page before.
+    """
+    account_id = ledger.cash_account(organization_id, kind)
+    one_side = """
+        (SELECT sequence, at, code, {sign}amount AS amount, cause, {other} AS other
+         FROM settlement_transfer
+         WHERE {side} = %(account)s AND chain = 'cash'
+           AND (%(before)s::bigint IS NULL OR sequence < %(before)s)
+           AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+           AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
+         ORDER BY sequence DESC LIMIT %(limit)s)"""
+    received = one_side.format(sign="", side="credit_account", other="debit_account")
+    paid = one_side.format(sign="-", side="debit_account", other="credit_account")
+    values = {
+        "account": account_id,
+        "before": before,
+        "since": since,
+        "until": until,
+        "limit": limit,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"{received} UNION ALL {paid} ORDER BY sequence DESC LIMIT %(limit)s",
+            values,
+        )
+        rows = cursor.fetchall()
+    if not rows:
+        return []
+    balance = balance_at(organization_id, kind=kind, sequence=rows[0][0])
+    entries = []
+    for sequence, at, code, amount, cause, other in rows:
+        entries.append(
+            LedgerEntry(
+                sequence=sequence,
+                at=at,
+                code=code,
+                amount_micros=amount,
+                balance_micros=balance,
+                cause=cause,
+                other_account=other,
+            )
+        )
+        balance -= amount
+    return entries
+
+
+def balance_at(
+    organization_id: int,
+    *,
+    kind: int = Kind.CASH,
+    sequence: int | None = None,
+    before: datetime | None = None,
+) -> int:
+    """Return a cash account's balance after a sequence, or before an instant; else now.
+
+    It is counted back from today's balance, since recent pages are read most.
+    """
+    account_id = ledger.cash_account(organization_id, kind)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT coalesce((SELECT credits - debits FROM settlement_account
+                             WHERE id = %(account)s), 0)
+                - coalesce((SELECT sum(amount) FROM settlement_transfer
+                            WHERE credit_account = %(account)s AND chain = 'cash'
+                              AND (sequence > %(sequence)s OR at >= %(before)s)), 0)
+                + coalesce((SELECT sum(amount) FROM settlement_transfer
+                            WHERE debit_account = %(account)s AND chain = 'cash'
+                              AND (sequence > %(sequence)s OR at >= %(before)s)), 0)
+            """,
+            {"account": account_id, "sequence": sequence, "before": before},
+        )
+        return int(cursor.fetchone()[0])
+
+
+def chain_sequence(chain: str) -> int:
+    """Return the sequence of the last transfer of a chain; where its writer goes on."""
+    head = models.ChainHead.objects.filter(chain=chain).values_list("sequence", flat=True).first()
+    return head or 0
+
+
+# Delivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntitlementRow:
+    """An entitlement as its holder sees it; tokens in mNTU, rates in lots."""
+
+    id: int
+    grade: str
+    starts_at: datetime
+    ends_at: datetime
+    lots: int
+    p0_lots: int
+    p1_lots: int
+    p2_lots: int
+    price_ticks: int
+    escrow_micros: int
+    clusters: tuple[int, ...]
+    owed_mntu: int
+    delivered_mntu: int
+    remaining_mntu: int
+    state: str
+    """`scheduled`, `active`, `ended` or `settled`."""
+
+
+def entitlements(
+    organization_id: int,
+    *,
+    now: datetime,
+    since: datetime | None = None,
+    before: tuple[datetime, int] | None = None,
+    limit: int = 100,
+) -> list[EntitlementRow]:
+    """Return entitlements of an organization, the latest hour first.
+
+    `since` drops hours that ended before it; `before` is (starts_at, id) of the last row of the
+    page before.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT entitlement.id, entitlement.grade, entitlement.starts_at, entitlement.lots,
+                   entitlement.price_ticks, entitlement.escrow_micros, entitlement.delivered_mntu,
+                   array(SELECT DISTINCT cluster FROM settlement_allocation
+                         WHERE entitlement_id = entitlement.id AND cluster <> 0 ORDER BY cluster),
+                   (SELECT count(*) FROM settlement_allocation allocation
+                    WHERE entitlement_id = entitlement.id) * 12
+                 - (SELECT count(*) FROM settlement_allocation allocation
+                    JOIN settlement_intervalsettlement settled
+                      ON settled.allocation_id = allocation.id
+                    WHERE entitlement_id = entitlement.id)
+            FROM settlement_entitlement entitlement
+            WHERE entitlement.organization_id = %(organization)s
+              AND (%(since)s::timestamptz IS NULL
+                   OR starts_at > %(since)s::timestamptz - interval '1 hour')
+              AND (%(before_at)s::timestamptz IS NULL
+                   OR (starts_at, id) < (%(before_at)s, %(before_id)s))
+            ORDER BY starts_at DESC, id DESC LIMIT %(limit)s
+            """,
+            {
+                "organization": organization_id,
+                "since": since,
+                "before_at": before[0] if before else None,
+                "before_id": before[1] if before else None,
+                "limit": limit,
+            },
+        )
+        return [_entitlement_row(row, now) for row in cursor.fetchall()]
+
+
+def _entitlement_row(row: Sequence[Any], now: datetime) -> EntitlementRow:
+    """Return a row of `entitlements` with what follows from it."""
+    id_, grade, starts_at, lots, price_ticks, escrow, delivered, clusters, unsettled = row
+    ends_at = starts_at + timedelta(hours=1)
+    owed = lots * contract.MNTU_PER_LOT_HOUR
+    if now < starts_at:
+        state = "scheduled"
+    elif now < ends_at:
+        state = "active"
+    else:
+        state = "ended" if unsettled else "settled"
+    return EntitlementRow(
+        id=id_,
+        grade=grade,
+        starts_at=starts_at,
+        ends_at=ends_at,
+        lots=lots,
+        p0_lots=0,
+        p1_lots=0,
+        p2_lots=lots,
+        price_ticks=price_ticks,
+        escrow_micros=escrow,
+        clusters=tuple(clusters),
+        owed_mntu=owed,
+        delivered_mntu=delivered,
+        remaining_mntu=owed - delivered if now < ends_at else 0,
+        state=state,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationRow:
+    """Lots of a holder that one cluster serves in an hour, for the gateway's snapshot."""
+
+    allocation: int
+    entitlement: int
+    holder: int
+    seller: int
+    cluster: int
+    """0 for failed lots: no cluster serves them."""
+    grade: str
+    starts_at: datetime
+    lots: int
+    price_ticks: int
+    contiguous_hours: int
+    """Hours from this one on in which the holder has lots without a gap, this one included;
+    entitlements, and beyond them long positions. What a debt may be drawn on (RULEBOOK 6.1)."""
+
+
+def entitlements_snapshot(*, starts_at: datetime, grade: str | None = None) -> list[AllocationRow]:
+    """Return every allocation of an hour in order of id; of one grade, or of all."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, entitlement_id, holder, seller, cluster, grade, starts_at, lots, price_ticks
+            FROM settlement_allocation
+            WHERE starts_at = %s AND (%s::text IS NULL OR grade = %s) ORDER BY id
+            """,
+            [starts_at, grade, grade],
+        )
+        rows = cursor.fetchall()
+    ahead = _contiguous_hours(starts_at, {(row[2], row[5]) for row in rows})
+    return [
+        AllocationRow(
+            allocation=row[0],
+            entitlement=row[1],
+            holder=row[2],
+            seller=row[3],
+            cluster=row[4],
+            grade=row[5],
+            starts_at=row[6],
+            lots=row[7],
+            price_ticks=row[8],
+            contiguous_hours=ahead[row[2], row[5]],
+        )
+        for row in rows
+    ]
+
+
+def _contiguous_hours(
+    starts_at: datetime, holders: set[tuple[int, str]]
+) -> dict[tuple[int, str], int]:
+    """Return for how many hours from `starts_at` on each (holder, grade) has lots."""
+    owners = sorted({holder for holder, _ in holders})
+    held = {
+        (organization, grade, at)
+        for organization, grade, at in models.Entitlement.objects.filter(
+            organization_id__in=owners,
+            starts_at__gt=starts_at,
+            starts_at__lte=starts_at + timedelta(hours=CONTIGUOUS_HOURS_MAX),
+        ).values_list("organization_id", "grade", "starts_at")
+    }
+    for organization, symbol in models.Position.objects.filter(
+        organization_id__in=owners, net_lots__gt=0
+    ).values_list("organization_id", "symbol"):
+        bought = contract.parse_symbol(symbol)
+        if bought is not None and bought.product is contract.Product.HOUR:
+            held.add((organization, bought.grade, clock.to_datetime(bought.starts_at)))
+    found = {}
+    for holder, grade in holders:
+        hours = 1
+        while (
+            hours < CONTIGUOUS_HOURS_MAX
+            and (holder, grade, starts_at + timedelta(hours=hours)) in held
+        ):
+            hours += 1
+        found[holder, grade] = hours
+    return found
+
+
+def settlements(organization_id: int) -> QuerySet[models.IntervalSettlement]:
+    """Return settled intervals of an organization, as holder or seller, the latest first."""
+    return (
+        models.IntervalSettlement.objects.filter(
+            Q(allocation__holder=organization_id) | Q(allocation__seller=organization_id)
+        )
+        .select_related("allocation")
+        .order_by("-allocation__starts_at", "-interval", "-id")
+    )
+
+
+# Work
+
+
+def work_due_by(at: datetime) -> int:
+    """Return how much that is due by `at` is still to be done; zero when settlement is idle.
+
+    Counts instructions the engine has not taken, jobs that a demo's clock waits for, except where
+    a parked one is in their way, and hours whose next step has no job yet.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT (SELECT count(*) FROM settlement_instruction WHERE state = 'PENDING')
+                + (SELECT count(*) FROM settlement_job job
+                   WHERE state IN ('DUE', 'RUNNING') AND is_awaited AND due_at <= %(at)s
+                     AND NOT EXISTS (
+                        SELECT 1 FROM settlement_job first
+                        WHERE first.kind = job.after_kind AND first.slot = job.after_slot
+                          AND first.state = 'PARKED'))
+                + (SELECT count(*) FROM settlement_deliveryhour
+                   WHERE planned_steps < 14 AND %(at)s >=
+                       starts_at + interval '5 minutes' * least(planned_steps, 12)
+                       + CASE planned_steps WHEN 0 THEN interval '-5 minutes'
+                         ELSE interval '1 minute' END)
+                + (SELECT count(*) FROM settlement_entitlement
+                   WHERE id > (SELECT coalesce(max(last_entitlement), 0)
+                               FROM settlement_deliveryhour))
+            """,
+            {"at": at},
+        )
+        return int(cursor.fetchone()[0])

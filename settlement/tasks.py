@@ -1,0 +1,99 @@
+"""Settlement's background work, and the two messages that wake it.
+
+A message names a queue and nothing else; what there is to do stands in `Job` rows. Both tasks may
+run twice, at once or never: the next sweep finds what is due.
+"""
+
+from celery import shared_task
+
+from marketplace import clock, contract
+from settlement import audit, jobs, kinds, operations, seals, slots
+from settlement.kinds import Kind
+
+SEAL_EVERY = contract.INTERVAL
+RECONCILE_EVERY = contract.HOUR
+RECONCILE_WINDOW = 3 * contract.HOUR
+"""How far back an hourly reconciliation looks; the one at 02:00 looks at everything."""
+RECONCILE_FULL_HOUR = 2
+
+
+@shared_task(name="settlement.sweep", ignore_result=True)
+def sweep(**_: object) -> None:
+    """Plan what has become due and wake workers."""
+    jobs.sweep()
+
+
+@shared_task(name=jobs.DOORBELL, ignore_result=True)
+def work(*, queue: str = kinds.NORMAL, **_: object) -> None:
+    """Do the due jobs of a queue."""
+    kinds.load()
+    if queue in kinds.queues():
+        jobs.work(queue)
+
+
+def grant_capacity(slot: str, at: int) -> None:
+    """Issue what an hour's allocations entitle to."""
+    grade, hour_starts_at = slots.read_hour(slot)
+    operations.grant_capacity(grade=grade, hour_starts_at=hour_starts_at, at=at)
+
+
+def settle_interval(slot: str, _at: int) -> None:
+    """Instruct the machine to settle an interval that admission has reported on."""
+    grade, hour_starts_at, interval = slots.read_interval(slot)
+    operations.settle_interval(grade=grade, hour_starts_at=hour_starts_at, interval=interval)
+
+
+def expire_capacity(slot: str, at: int) -> None:
+    """Expire what nobody used of an hour."""
+    grade, hour_starts_at = slots.read_hour(slot)
+    operations.expire_capacity(grade=grade, hour_starts_at=hour_starts_at, at=at)
+
+
+def seal(_slot: str, at: int) -> None:
+    """Sign the heads of the chains."""
+    seals.seal(at)
+
+
+def reconcile(_slot: str, at: int) -> None:
+    """Audit the ledger; a violation parks the job, where it is seen."""
+    is_full = at % contract.DAY // contract.HOUR == RECONCILE_FULL_HOUR
+    since = None if is_full else clock.to_datetime(at - RECONCILE_WINDOW)
+    found = [finding for finding in audit.run(since=since) if finding.violations]
+    assert not found, "; ".join(str(finding) for finding in found)
+
+
+kinds.register(
+    Kind(
+        name="grant_capacity",
+        queue=kinds.URGENT,
+        schedule=kinds.AtGateClosure(),
+        handler=grant_capacity,
+    )
+)
+kinds.register(
+    Kind(
+        name="settle_interval",
+        queue=kinds.URGENT,
+        schedule=kinds.PerInterval(),
+        handler=settle_interval,
+        after=kinds.REPORT_INTERVAL,
+    )
+)
+kinds.register(
+    Kind(
+        name="expire_capacity",
+        queue=kinds.URGENT,
+        schedule=kinds.AfterHour(),
+        handler=expire_capacity,
+        after=kinds.REPORT_INTERVAL,
+    )
+)
+kinds.register(Kind(name="seal", schedule=kinds.Every(period=SEAL_EVERY), handler=seal))
+kinds.register(
+    Kind(
+        name="reconcile",
+        schedule=kinds.Every(period=RECONCILE_EVERY),
+        handler=reconcile,
+        is_awaited=False,
+    )
+)
