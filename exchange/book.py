@@ -11,29 +11,38 @@ key never collide, so one number names a level of the whole book.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from typing import Any
 
 
 class Order:
-    """An order and its place in the book. The book knows the first row, the machine the rest."""
+    """An order and its place in the book; what `__init__` does not set is the machine's."""
 
     __slots__ = (
-        "id", "side", "price", "remaining", "group", "level", "before", "after",
-        "lots", "account", "position", "time_in_force", "client_order_id", "fingerprint",
-        "sequence", "created_at", "updated_at", "value_ticks", "fee_points", "fee", "fee_reserve",
-        "status", "reason",
+        "account", "after", "before", "client_order_id", "created_at", "fee", "fee_points",
+        "fee_reserve", "fingerprint", "group", "id", "level", "lots", "position", "price", "reason",
+        "remaining", "sequence", "side", "status", "time_in_force", "updated_at", "value_ticks",
     )  # fmt: skip
 
-    id: int
-    side: int
-    price: int
-    remaining: int
-    group: int
     level: "Level | None"
     before: "Order | None"
     after: "Order | None"
+    account: Any
+    position: Any
+    client_order_id: str
+    fingerprint: bytes
+    time_in_force: str
+    sequence: int
+    created_at: int
+    updated_at: int
+    value_ticks: int
+    fee_points: int
+    fee: int
+    fee_reserve: int
+    status: str
+    reason: str
 
-    def __init__(self, id: int, side: int, price: int, lots: int, group: int) -> None:
-        self.id = id
+    def __init__(self, number: int, side: int, price: int, lots: int, group: int) -> None:
+        self.id = number
         self.side = side
         self.price = price
         self.lots = lots

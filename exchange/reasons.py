@@ -1,7 +1,7 @@
 """Why an order is refused, why one leaves the book, why an instruction is refused.
 
-Each is a closed enumeration. `Reject` is listed in order of precedence: an order that breaks several
-rules is answered with the first. The values are the public codes of `docs/errors.md`.
+Each is a closed enumeration. `Reject` is listed in order of precedence: an order that breaks
+several rules is answered with the first. The values are the public codes of `docs/errors.md`.
 """
 
 from enum import StrEnum

@@ -14,14 +14,14 @@ class Instruction(msgspec.Struct, frozen=True, tag_field="kind", kw_only=True):
     """Base of every instruction; the tag names its kind in the stored body."""
 
 
-class OpenAccount(Instruction, tag="open_account"):
+class OpenAccount(Instruction, frozen=True, tag="open_account"):
     """Make an organization known to the machine; `group` is its beneficial-owner group."""
 
     account: int
     group: int
 
 
-class DefineGrade(Instruction, tag="define_grade"):
+class DefineGrade(Instruction, frozen=True, tag="define_grade"):
     """List a grade, or change its terms from now on; hours are listed from its first day on."""
 
     grade: str
@@ -31,21 +31,21 @@ class DefineGrade(Instruction, tag="define_grade"):
     band_percent: int = 15
 
 
-class Deposit(Instruction, tag="deposit"):
+class Deposit(Instruction, frozen=True, tag="deposit"):
     """Credit cash that has arrived."""
 
     account: int
     amount_micros: int
 
 
-class Withdraw(Instruction, tag="withdraw"):
+class Withdraw(Instruction, frozen=True, tag="withdraw"):
     """Pay out cash; refused beyond what is withdrawable."""
 
     account: int
     amount_micros: int
 
 
-class Certify(Instruction, tag="certify"):
+class Certify(Instruction, frozen=True, tag="certify"):
     """Set the certified rate of a cluster, effective at once; zero withdraws it."""
 
     cluster: int
@@ -64,7 +64,7 @@ class DeliveryLine(msgspec.Struct, frozen=True, array_like=True):
     delivered_mntu: int
 
 
-class SettleInterval(Instruction, tag="settle_interval"):
+class SettleInterval(Instruction, frozen=True, tag="settle_interval"):
     """Settle one five-minute interval of a grade; `suspended` returns the escrow."""
 
     grade: str
@@ -74,7 +74,7 @@ class SettleInterval(Instruction, tag="settle_interval"):
     suspended: bool = False
 
 
-class ReserveUsage(Instruction, tag="reserve_usage"):
+class ReserveUsage(Instruction, frozen=True, tag="reserve_usage"):
     """Hold cash for pay-as-you-go tokens of one organization, grade and hour."""
 
     account: int
@@ -83,7 +83,7 @@ class ReserveUsage(Instruction, tag="reserve_usage"):
     amount_micros: int
 
 
-class ChargeUsage(Instruction, tag="charge_usage"):
+class ChargeUsage(Instruction, frozen=True, tag="charge_usage"):
     """Post pay-as-you-go tokens of a finished interval from the hold, to the cluster's owner.
 
     The last charge of an hour has `release` set: what is left of the hold is given back.
@@ -98,7 +98,7 @@ class ChargeUsage(Instruction, tag="charge_usage"):
     release: bool = False
 
 
-class Halt(Instruction, tag="halt"):
+class Halt(Instruction, frozen=True, tag="halt"):
     """Stop trading of an instrument, a grade or everything."""
 
     instrument: str = ""
@@ -106,14 +106,14 @@ class Halt(Instruction, tag="halt"):
     reason: str = ""
 
 
-class Resume(Instruction, tag="resume"):
+class Resume(Instruction, frozen=True, tag="resume"):
     """Let trading go on."""
 
     instrument: str = ""
     grade: str = ""
 
 
-class KillSwitch(Instruction, tag="kill_switch"):
+class KillSwitch(Instruction, frozen=True, tag="kill_switch"):
     """Cancel all orders of an organization and refuse new ones, or lift that."""
 
     account: int
@@ -150,4 +150,4 @@ def decode(body: bytes) -> AnyInstruction:
     return _decoder.decode(body)
 
 
-_decoder = msgspec.json.Decoder(AnyInstruction)
+_decoder: msgspec.json.Decoder[AnyInstruction] = msgspec.json.Decoder(AnyInstruction)

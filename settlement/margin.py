@@ -12,9 +12,9 @@ which is 60c for a long, and for a short the greater of 5 % and 5 % plus the los
 
 Resting orders reserve what their fill would require, in the worst case over every subset of them
 that could fill. R is a maximum of linear functions, so the worst case is a maximum of four sums
-that are kept as orders come and go (`Resting`): no order is charged for what another offsets, a sale
-out of a long needs nothing, and a fill never asks for more than was reserved. Fees not charged yet
-are part of it.
+that are kept as orders come and go (`Resting`): no order is charged for what another offsets, a
+sale out of a long needs nothing, and a fill never asks for more than was reserved. Fees not charged
+yet are part of it.
 """
 
 from typing import NamedTuple

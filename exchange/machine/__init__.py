@@ -146,6 +146,10 @@ class Machine:
         """Return what changed since the last drain, and forget it."""
         return self.state.drain_touched()
 
+    def forget_touched(self) -> None:
+        """Forget what changed without looking at it: a replay writes no rows."""
+        self.state.forget_touched()
+
     def check(self) -> None:
         """Assert every invariant of the state; slow, for tests and audits."""
         checks.check(self.state)

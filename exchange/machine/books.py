@@ -18,16 +18,21 @@ def flush(state: State) -> None:
     """Emit the levels that changed, book by book in order of id."""
     if not state.dirty:
         return
-    for id in sorted(state.dirty):
-        instrument = state.dirty[id]
-        book = instrument.book
-        levels = tuple(
-            (1 if key > 0 else -1, abs(key), book.lots_at(key)) for key in sorted(instrument.dirty)
-        )
+    for number in sorted(state.dirty):
+        instrument = state.dirty[number]
+        bids = instrument.book.bids.levels
+        asks = instrument.book.asks.levels
+        levels = []
+        for key in sorted(instrument.dirty):
+            level = (bids if key > 0 else asks).get(key)
+            lots = level.lots if level is not None else 0
+            levels.append((1, key, lots) if key > 0 else (-1, -key, lots))
         instrument.dirty.clear()
         instrument.book_sequence += 1
         state.touched_instruments.add(instrument)
-        state.events.append(events.BookChanged(instrument.symbol, instrument.book_sequence, levels))
+        state.events.append(
+            events.BookChanged(instrument.symbol, instrument.book_sequence, tuple(levels))
+        )
         if instrument.mid_since:
             advance_mid(instrument, state.at)
     state.dirty.clear()

@@ -1,9 +1,9 @@
 """What time does: listing, opening, marks, the change of day, the end of trading.
 
-Entries are `(due at, kind, id)` on a heap and are performed in that order, each with its due instant
-as its time, before the command that found them due. At one instant trading ends first, then come
-marks, the new day's bands, listings and openings (RULEBOOK 2.6). An entry that recurs enters its
-next occurrence itself, so after a downtime the calendar catches up in order.
+Entries are `(due at, kind, id)` on a heap and are performed in that order, each with its due
+instant as its time, before the command that found them due. At one instant trading ends first, then
+come marks, the new day's bands, listings and openings (RULEBOOK 2.6). An entry that recurs enters
+its next occurrence itself, so after a downtime the calendar catches up in order.
 
 Marks (RULEBOOK 3.4): at every full hour each open book is marked. Buyers have paid in full and
 sellers are covered, so a mark moves no cash yet: it moves what shorts and orders reserve, and the
@@ -44,36 +44,36 @@ def advance(state: State, at: int) -> None:
     """Perform everything that is due at or before an instant."""
     calendar = state.calendar
     while calendar and calendar[0][0] <= at:
-        due_at, kind, id = heappop(calendar)
+        due_at, kind, number = heappop(calendar)
         state.at = due_at
-        _perform(state, due_at, Entry(kind), id)
+        _perform(state, due_at, Entry(kind), number)
         books.flush(state)
 
 
-def _perform(state: State, at: int, kind: Entry, id: int) -> None:
+def _perform(state: State, at: int, kind: Entry, number: int) -> None:
     """Perform one entry and enter its next occurrence."""
     match kind:
         case Entry.TRADING_ENDS:
-            delivery.end_trading(state, state.by_id[id])
+            delivery.end_trading(state, state.by_id[number])
         case Entry.MARK:
             _mark_all(state)
-            state.schedule(at + HOUR, kind, id)
+            state.schedule(at + HOUR, kind, number)
         case Entry.NEW_DAY:
             _start_day(state)
-            state.schedule(at + DAY, kind, id)
+            state.schedule(at + DAY, kind, number)
         case Entry.LIST:
-            _list_day(state, _grade(state, id), contract.day_start(at) + DAY)
-            state.schedule(at + DAY, kind, id)
+            _list_day(state, _grade(state, number), contract.day_start(at) + DAY)
+            state.schedule(at + DAY, kind, number)
         case Entry.OPEN:
-            _open_day(state, _grade(state, id), contract.day_start(at) + DAY)
-            state.schedule(at + DAY, kind, id)
+            _open_day(state, _grade(state, number), contract.day_start(at) + DAY)
+            state.schedule(at + DAY, kind, number)
         case Entry.WATCH_MID:
-            state.by_id[id].mid_since = at
-            books.advance_mid(state.by_id[id], at)
+            state.by_id[number].mid_since = at
+            books.advance_mid(state.by_id[number], at)
 
 
-def _grade(state: State, id: int) -> Grade:
-    return next(grade for grade in state.grades.values() if grade.id == id)
+def _grade(state: State, number: int) -> Grade:
+    return next(grade for grade in state.grades.values() if grade.id == number)
 
 
 def start_grade(state: State, grade: Grade) -> None:
@@ -161,9 +161,9 @@ def _open_day(state: State, grade: Grade, day: int) -> None:
 def _trading(state: State) -> list[Instrument]:
     """Return the instruments whose trading has not ended, in order of id."""
     return [
-        state.by_id[id]
-        for id in sorted(state.by_id)
-        if state.by_id[id].phase in (InstrumentState.SCHEDULED, InstrumentState.CONTINUOUS)
+        state.by_id[number]
+        for number in sorted(state.by_id)
+        if state.by_id[number].phase in (InstrumentState.SCHEDULED, InstrumentState.CONTINUOUS)
     ]
 
 
@@ -177,8 +177,8 @@ def _mark_all(state: State) -> None:
             state.events.append(events.Marked(instrument.symbol, price, method, state.at))
             moved = True
     if moved:
-        for id in sorted(state.accounts):
-            orders.withdraw_unfunded(state, state.accounts[id])
+        for number in sorted(state.accounts):
+            orders.withdraw_unfunded(state, state.accounts[number])
 
 
 def _mark_price(instrument: Instrument, at: int) -> tuple[int, str]:

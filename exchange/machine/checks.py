@@ -123,6 +123,8 @@ def _check_account(state: State, account: Account) -> None:
         if entitlement.account == account.id
     )
     assert account.escrow == escrow, "escrow adds up"
+    clusters = {c.id for c in state.clusters.values() if c.account == account.id}
+    assert clusters == set(account.clusters), "an account knows its clusters"
     assert not account.killed or not account.orders, "a killed account has no orders"
 
 
@@ -151,8 +153,8 @@ def _check_coverage(state: State) -> None:
         for position in instrument.positions.values():
             if not position.sell_lots:
                 continue
-            certified = state.certified_lots(
-                position.account.id, instrument.grade.code, instrument.contract.ends_at
+            certified = position.account.certified_lots(
+                instrument.grade.code, instrument.contract.ends_at
             )
             beyond = margin.uncovered_lots(
                 net_lots=position.net,

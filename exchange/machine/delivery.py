@@ -38,7 +38,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
     state.announce(instrument)
     for order in sorted(instrument.book, key=lambda order: order.id):
         orders.withdraw(state, order, Close.EXPIRED)
-    positions = [instrument.positions[id] for id in sorted(instrument.positions)]
+    positions = [instrument.positions[number] for number in sorted(instrument.positions)]
     price = _publish_index(state, instrument, positions)
     instrument.mark = price
     state.events.append(events.Marked(instrument.symbol, price, "index", state.at))
@@ -142,9 +142,9 @@ def _deliver(state: State, instrument: Instrument, positions: list[Position], pr
             shares += _oblige(state, hour, position, instrument.contract.ends_at)
     holders = {entitlement.account: entitlement.lots for entitlement in hour.entitlements.values()}
     for chosen in delivery.assign(holders, shares, _served_before(state, grade, starts_at)):
-        id = state.number("allocation")
+        number = state.number("allocation")
         allocation = Allocation(
-            id,
+            number,
             by_holder[chosen.holder],
             chosen.obligation,
             chosen.holder,
@@ -152,10 +152,10 @@ def _deliver(state: State, instrument: Instrument, positions: list[Position], pr
             chosen.cluster,
             chosen.lots,
         )
-        hour.allocations[id] = allocation
+        hour.allocations[number] = allocation
         state.events.append(
             events.Allocated(
-                id,
+                number,
                 allocation.entitlement,
                 allocation.obligation,
                 allocation.holder,
@@ -170,40 +170,40 @@ def _deliver(state: State, instrument: Instrument, positions: list[Position], pr
 
 
 def _grant(state: State, hour: Hour, position: Position) -> int:
-    """Put a buyer's price into escrow and entitle it; return the entitlement's id."""
+    """Put a buyer's price into escrow and entitle it; return the entitlement's number."""
     account = position.account
-    id = state.number("entitlement")
+    number = state.number("entitlement")
     escrow = contract.notional_micros(price_ticks=hour.price, lots=position.net)
-    cause = f"entitlement:{id}"
+    cause = f"entitlement:{number}"
     state.lend_up_to(account, escrow, cause)
     state.transfer((account.id, Kind.CASH), (account.id, Kind.ESCROW), escrow, Code.ESCROW, cause)
-    hour.entitlements[id] = Entitlement(id, account.id, position.net, escrow)
+    hour.entitlements[number] = Entitlement(number, account.id, position.net, escrow)
     state.events.append(
         events.EntitlementGranted(
-            id, account.id, hour.grade, hour.starts_at, position.net, hour.price, escrow
+            number, account.id, hour.grade, hour.starts_at, position.net, hour.price, escrow
         )
     )
-    return id
+    return number
 
 
 def _oblige(state: State, hour: Hour, position: Position, ends_at: int) -> list[delivery.Share]:
     """Oblige a seller, keep its margin, and split its lots over its clusters."""
     account = position.account
-    id = state.number("obligation")
+    number = state.number("obligation")
     lots = -position.net
     shares = delivery.split_obligation(
-        obligation=id,
+        obligation=number,
         lots=lots,
-        certified_lots=state.certified_lots(account.id, hour.grade, ends_at),
+        certified_lots=account.certified_lots(hour.grade, ends_at),
     )
     failed = sum(share.lots for share in shares if share.cluster == delivery.NO_CLUSTER)
     margin = delivery.delivery_margin(price=hour.price, lots=lots)
     account.delivery_margin += margin
     account.required += margin
-    hour.obligations[id] = Obligation(id, account.id, lots, failed, margin)
+    hour.obligations[number] = Obligation(number, account.id, lots, failed, margin)
     state.events.append(
         events.ObligationIncurred(
-            id, account.id, hour.grade, hour.starts_at, lots, failed, hour.price
+            number, account.id, hour.grade, hour.starts_at, lots, failed, hour.price
         )
     )
     return shares
@@ -271,8 +271,8 @@ def _refuse_report(
     """Return what is wrong with a report; failed lots need no line."""
     if len(lines) != len(order.lines) or not lines.keys() <= hour.allocations.keys():
         return Refuse.INVALID_REPORT
-    for id, allocation in hour.allocations.items():
-        line = lines.get(id)
+    for number, allocation in hour.allocations.items():
+        line = lines.get(number)
         if line is None:
             if allocation.cluster != delivery.NO_CLUSTER:
                 return Refuse.INCOMPLETE_REPORT
@@ -296,12 +296,12 @@ def _pay_interval(
         price=hour.price, next_mark=_next_mark(state, hour.grade)
     )
     settled: list[tuple[Allocation, instructions.DeliveryLine, delivery.Legs]] = []
-    for id in sorted(hour.allocations):
-        allocation = hour.allocations[id]
-        line = lines.get(id, instructions.DeliveryLine(id, 0, 0, 0))
+    for number in sorted(hour.allocations):
+        allocation = hour.allocations[number]
+        line = lines.get(number, instructions.DeliveryLine(number, 0, 0, 0))
         if allocation.cluster == delivery.NO_CLUSTER or order.suspended:
             short = 0 if order.suspended else line.short_mntu
-            line = instructions.DeliveryLine(id, 0, short, line.delivered_mntu)
+            line = instructions.DeliveryLine(number, 0, short, line.delivered_mntu)
         legs = delivery.interval_legs(
             price=hour.price,
             lots=allocation.lots,
@@ -312,7 +312,7 @@ def _pay_interval(
         seller, holder = state.accounts[allocation.seller], state.accounts[allocation.holder]
         if seller.group == holder.group:
             legs = legs._replace(compensation_due=0)
-        cause = f"interval:{id}:{order.interval}"
+        cause = f"interval:{number}:{order.interval}"
         escrow = (holder.id, Kind.ESCROW)
         state.transfer(escrow, (seller.id, Kind.CASH), legs.released, Code.RELEASE, cause)
         state.transfer(escrow, (holder.id, Kind.CASH), legs.refunded, Code.REFUND, cause)

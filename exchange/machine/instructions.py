@@ -1,7 +1,7 @@
 """Everything that is not a single order: instructions, mass cancels, quarantine, upgrade.
 
-An instruction either changes the state and ends with `InstructionApplied`, or breaks a rule, changes
-nothing and ends with `InstructionRefused`. Each handler therefore checks first and acts after.
+An instruction either changes the state and ends with `InstructionApplied`, or breaks a rule,
+changes nothing and ends with `InstructionRefused`: each handler checks first and acts after.
 """
 
 import msgspec
@@ -183,9 +183,8 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
     known = state.clusters.get(order.cluster)
     if known is not None and known.account != order.account:
         return Refuse.CLUSTER_OF_ANOTHER
-    state.clusters[order.cluster] = Cluster(
-        order.cluster, order.account, order.grade, order.lots, order.valid_until
-    )
+    cluster = Cluster(order.cluster, order.account, order.grade, order.lots, order.valid_until)
+    state.clusters[cluster.id] = account.clusters[cluster.id] = cluster
     state.events.append(
         events.CertificationChanged(
             order.cluster, order.account, order.grade, order.lots, order.valid_until, state.at

@@ -114,9 +114,7 @@ def _judge(
     if increase > 0 and increase > account.cash - account.required:
         return Reject.INSUFFICIENT_FUNDS
     if side < 0 and position.sell_lots + lots > position.net:
-        certified = state.certified_lots(
-            account.id, instrument.grade.code, instrument.contract.ends_at
-        )
+        certified = account.certified_lots(instrument.grade.code, instrument.contract.ends_at)
         if margin.uncovered_lots(
             net_lots=position.net,
             sell_lots=position.sell_lots + lots,
@@ -440,9 +438,7 @@ def withdraw_uncovered(state: State, account: Account, grade: str) -> None:
         if not position.sell_lots:
             continue
         instrument = position.instrument
-        certified = sum(
-            state.certified_lots(account.id, grade, instrument.contract.ends_at).values()
-        )
+        certified = sum(account.certified_lots(grade, instrument.contract.ends_at).values())
         sales = [o for o in account.orders.values() if o.position is position and o.side < 0]
         for order in sorted(sales, key=lambda order: -order.id):
             if not margin.uncovered_lots(

@@ -2,8 +2,9 @@
 
 Everything is written in the order of an id and nothing that can be derived is written, so equal
 states give equal bytes however they came about; a restored machine continues exactly as the one
-that was written. The few mappings inside are filled in ascending order of key. Resting orders follow their book's order, which carries time priority. What the
-engine drains after a batch (events, touched rows) is not state.
+that was written. The few mappings inside are filled in ascending order of key. Resting orders
+follow their book's order, which carries time priority. What the engine drains after a batch
+(events, touched rows) is not state.
 
 `FORMAT` changes with the shape of these bytes, `rules` with what the machine does with them.
 """
@@ -112,10 +113,10 @@ def dump(state: State) -> bytes:
             sorted(state.counters.items()),
             sorted((int(kind), amount) for kind, amount in state.exchange.items()),
             sorted(state.calendar),
-            [_dump_account(state.accounts[id]) for id in sorted(state.accounts)],
+            [_dump_account(state.accounts[number]) for number in sorted(state.accounts)],
             [state.grades[code] for code in sorted(state.grades)],
-            [state.clusters[id] for id in sorted(state.clusters)],
-            [_dump_instrument(state.by_id[id]) for id in sorted(state.by_id)],
+            [state.clusters[number] for number in sorted(state.clusters)],
+            [_dump_instrument(state.by_id[number]) for number in sorted(state.by_id)],
             [state.hours[key] for key in sorted(state.hours)],
             [(*key, state.holds[key]) for key in sorted(state.holds)],
         )
@@ -158,8 +159,8 @@ def _dump_instrument(instrument: Instrument) -> _Instrument:
         ),
         instrument.trades,
         [
-            (id, instrument.positions[id].net, instrument.positions[id].cost)
-            for id in sorted(instrument.positions)
+            (number, instrument.positions[number].net, instrument.positions[number].cost)
+            for number in sorted(instrument.positions)
         ],
         [_dump_order(order) for order in instrument.book],
     )
@@ -212,7 +213,8 @@ def load(data: bytes) -> State:
         account.debt = row.debt
         account.killed = row.killed
     state.grades = {grade.code: grade for grade in written.grades}
-    state.clusters = {cluster.id: cluster for cluster in written.clusters}
+    for cluster in written.clusters:
+        state.clusters[cluster.id] = state.accounts[cluster.account].clusters[cluster.id] = cluster
     for terms in written.instruments:
         _load_instrument(state, terms)
     for hour in written.hours:
@@ -252,8 +254,8 @@ def _load_instrument(state: State, row: _Instrument) -> None:
         instrument.mid_time,
     ) = row.mid
     instrument.trades = row.trades
-    for id, net, cost in row.positions:
-        position = state.position(state.accounts[id], instrument)
+    for number, net, cost in row.positions:
+        position = state.position(state.accounts[number], instrument)
         position.net = net
         position.cost = cost
         instrument.open_interest += max(0, net)

@@ -26,12 +26,12 @@ class Account:
     """An organization: its cash, what is reserved of it, its live orders and positions."""
 
     __slots__ = (
-        "cash", "debt", "delivery_margin", "escrow", "group", "id", "killed", "orders",
+        "cash", "clusters", "debt", "delivery_margin", "escrow", "group", "id", "killed", "orders",
         "positions", "required", "usage_hold",
     )  # fmt: skip
 
-    def __init__(self, id: int, group: int) -> None:
-        self.id = id
+    def __init__(self, number: int, group: int) -> None:
+        self.id = number
         self.group = group
         self.cash = 0
         self.escrow = 0
@@ -44,6 +44,15 @@ class Account:
         self.orders: dict[str, Order] = {}
         """Live orders by client order id."""
         self.positions: dict[str, Position] = {}
+        self.clusters: dict[int, Cluster] = {}
+
+    def certified_lots(self, grade: str, hour_ends_at: int) -> dict[int, int]:
+        """Return certified lots by cluster that hold to the end of an hour."""
+        return {
+            cluster.id: cluster.lots
+            for cluster in self.clusters.values()
+            if cluster.grade == grade and cluster.valid_until >= hour_ends_at
+        }
 
     @property
     def available(self) -> int:
@@ -62,9 +71,9 @@ class Instrument:
     )  # fmt: skip
 
     def __init__(
-        self, id: int, terms: contract.Contract, grade: "Grade", orders: dict[int, Order]
+        self, number: int, terms: contract.Contract, grade: "Grade", orders: dict[int, Order]
     ) -> None:
-        self.id = id
+        self.id = number
         self.contract = terms
         self.symbol = terms.symbol
         self.grade = grade
@@ -336,20 +345,10 @@ class State:
         self.counters[counter] += 1
         return self.counters[counter]
 
-    def schedule(self, due_at: int, kind: int, id: int) -> None:
+    def schedule(self, due_at: int, kind: int, number: int) -> None:
         """Enter something into the calendar."""
         assert due_at >= self.at, "the calendar holds what is to come"
-        heappush(self.calendar, (due_at, kind, id))
-
-    def certified_lots(self, account: int, grade: str, hour_ends_at: int) -> dict[int, int]:
-        """Return certified lots by cluster of an account that hold to the end of an hour."""
-        return {
-            cluster.id: cluster.lots
-            for cluster in self.clusters.values()
-            if cluster.account == account
-            and cluster.grade == grade
-            and cluster.valid_until >= hour_ends_at
-        }
+        heappush(self.calendar, (due_at, kind, number))
 
     def position(self, account: Account, instrument: Instrument) -> Position:
         """Return the position of an account, a flat new one where there is none."""
@@ -495,18 +494,23 @@ class State:
             accounts=tuple(self.account_view(account) for account in accounts),
             positions=tuple(self._position_view(position) for position in positions),
             orders=tuple(
-                self.order_view(self.touched_orders[id]) for id in sorted(self.touched_orders)
+                self.order_view(self.touched_orders[number])
+                for number in sorted(self.touched_orders)
             ),
             instruments=tuple(
                 self.instrument_view(instrument)
                 for instrument in sorted(self.touched_instruments, key=lambda i: i.id)
             ),
         )
+        self.forget_touched()
+        return touched
+
+    def forget_touched(self) -> None:
+        """Start a new set of changes."""
         self.touched_accounts.clear()
         self.touched_positions.clear()
         self.touched_orders.clear()
         self.touched_instruments.clear()
-        return touched
 
 
 COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation")

@@ -46,7 +46,7 @@ class PositionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderView:
-    """An order as it is, or as it ended. `value_ticks` is the sum of lots x price over its fills."""
+    """An order as it is, or as it ended; `value_ticks` sums lots x price over its fills."""
 
     order: int
     account: int
