@@ -23,7 +23,7 @@ closes the gate and settles intervals, `usage` charges pay-as-you-go, `instructi
 import hashlib
 
 from exchange import commands, events
-from exchange.machine import calendar, checks, instructions, orders, snapshot
+from exchange.machine import calendar, checks, instructions, orders, snapshot, views
 from exchange.machine.state import State
 from exchange.machine.views import AccountView, InstrumentView, OrderView, PositionView, Touched
 
@@ -103,26 +103,30 @@ class Machine:
         """Return the resting order with this id, if there is one."""
         holder = self.state.accounts.get(account)
         order = holder.orders.get(client_order_id) if holder is not None else None
-        return self.state.order_view(order) if order is not None else None
+        return views.of_order(order) if order is not None else None
 
     def order_view(self, order_id: int) -> OrderView | None:
         """Return a resting order, or one that closed since the last drain."""
         order = self.state.orders.get(order_id) or self.state.touched_orders.get(order_id)
-        return self.state.order_view(order) if order is not None else None
+        return views.of_order(order) if order is not None else None
 
     def account_view(self, account: int) -> AccountView | None:
         """Return the account, or None when it is unknown."""
         holder = self.state.accounts.get(account)
-        return self.state.account_view(holder) if holder is not None else None
+        return views.of_account(holder) if holder is not None else None
 
     def position(self, account: int, symbol: str) -> PositionView:
         """Return the position; flat where there never was one."""
-        return self.state.position_view(account, symbol)
+        holder = self.state.accounts.get(account)
+        position = holder.positions.get(symbol) if holder is not None else None
+        if position is None:
+            return views.flat_position(account, symbol)
+        return views.of_position(position)
 
     def instrument_view(self, symbol: str) -> InstrumentView | None:
         """Return a listed instrument, or None when it is unknown or settled."""
         instrument = self.state.instruments.get(symbol)
-        return self.state.instrument_view(instrument) if instrument is not None else None
+        return views.of_instrument(self.state, instrument) if instrument is not None else None
 
     def symbols(self) -> list[str]:
         """Return the symbols of every instrument in the state, in order of id."""
@@ -144,7 +148,7 @@ class Machine:
 
     def drain_touched(self) -> Touched:
         """Return what changed since the last drain, and forget it."""
-        return self.state.drain_touched()
+        return views.drain(self.state)
 
     def forget_touched(self) -> None:
         """Forget what changed without looking at it: a replay writes no rows."""

@@ -14,8 +14,6 @@ import msgspec
 
 from exchange import events
 from exchange.book import Book, Order
-from exchange.machine.views import AccountView, InstrumentView, OrderView, PositionView, Touched
-from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import ledger, margin
@@ -381,129 +379,7 @@ class State:
             )
         )
 
-    # What is shown
-
-    def account_view(self, account: Account) -> AccountView:
-        """Return an account as it is."""
-        initial = account.delivery_margin + sum(
-            position.initial_margin for position in account.positions.values()
-        )
-        available = account.available
-        return AccountView(
-            account=account.id,
-            group=account.group,
-            cash=account.cash,
-            available=available,
-            order_margin=account.required - initial,
-            initial_margin=initial,
-            maintenance_margin=margin.maintenance(initial),
-            withdrawable=max(0, available) if not account.debt else 0,
-            escrow=account.escrow,
-            usage_hold=account.usage_hold,
-            debt=account.debt,
-            killed=account.killed,
-        )
-
-    def position_view(self, account: int, symbol: str) -> PositionView:
-        """Return a position as it is; flat where there is none."""
-        holder = self.accounts.get(account)
-        position = holder.positions.get(symbol) if holder is not None else None
-        if position is None:
-            return PositionView(
-                account=account,
-                symbol=symbol,
-                net_lots=0,
-                cost_ticks=0,
-                resting_buy_lots=0,
-                resting_sell_lots=0,
-                initial_margin=0,
-                order_margin=0,
-            )
-        return self._position_view(position)
-
-    def _position_view(self, position: Position) -> PositionView:
-        initial = position.initial_margin
-        return PositionView(
-            account=position.account.id,
-            symbol=position.instrument.symbol,
-            net_lots=position.net,
-            cost_ticks=position.cost,
-            resting_buy_lots=position.buy_lots,
-            resting_sell_lots=position.sell_lots,
-            initial_margin=initial,
-            order_margin=position.required - initial,
-        )
-
-    def order_view(self, order: Order) -> OrderView:
-        """Return an order as it is."""
-        status = order.status
-        if status == OrderStatus.OPEN and order.remaining < order.lots:
-            status = OrderStatus.PARTIALLY_FILLED
-        return OrderView(
-            order=order.id,
-            account=order.account.id,
-            symbol=order.position.instrument.symbol,
-            side=order.side,
-            price=order.price,
-            lots=order.lots,
-            remaining=order.remaining,
-            filled=order.lots - order.remaining,
-            value_ticks=order.value_ticks,
-            fee=order.fee,
-            time_in_force=order.time_in_force,
-            client_order_id=order.client_order_id,
-            fingerprint=order.fingerprint,
-            status=str(status),
-            reason=order.reason,
-            sequence=order.sequence,
-            created_at=order.created_at,
-            updated_at=order.updated_at,
-        )
-
-    def instrument_view(self, instrument: Instrument) -> InstrumentView:
-        """Return an instrument as it is."""
-        bid, ask = instrument.book.best()
-        return InstrumentView(
-            id=instrument.id,
-            symbol=instrument.symbol,
-            grade=instrument.grade.code,
-            starts_at=instrument.contract.starts_at,
-            ends_at=instrument.contract.ends_at,
-            trading_ends_at=instrument.contract.trading_ends_at,
-            state=str(self.state_of(instrument)),
-            reference_price=instrument.reference,
-            band_low=instrument.band_low,
-            band_high=instrument.band_high,
-            mark=instrument.mark,
-            last=instrument.last,
-            best_bid=bid,
-            best_ask=ask,
-            volume=instrument.volume,
-            open_interest=instrument.open_interest,
-            book_sequence=instrument.book_sequence,
-        )
-
-    def drain_touched(self) -> Touched:
-        """Return what changed since the last drain, and forget it."""
-        accounts = sorted(
-            self.touched_accounts | {position.account for position in self.touched_positions},
-            key=lambda account: account.id,
-        )
-        positions = sorted(self.touched_positions, key=lambda p: (p.account.id, p.instrument.id))
-        touched = Touched(
-            accounts=tuple(self.account_view(account) for account in accounts),
-            positions=tuple(self._position_view(position) for position in positions),
-            orders=tuple(
-                self.order_view(self.touched_orders[number])
-                for number in sorted(self.touched_orders)
-            ),
-            instruments=tuple(
-                self.instrument_view(instrument)
-                for instrument in sorted(self.touched_instruments, key=lambda i: i.id)
-            ),
-        )
-        self.forget_touched()
-        return touched
+    # What the engine has not seen yet
 
     def forget_touched(self) -> None:
         """Start a new set of changes."""

@@ -6,6 +6,11 @@ instants microseconds since the epoch.
 
 from dataclasses import dataclass
 
+from exchange.book import Order
+from exchange.machine.state import Account, Instrument, Position, State
+from exchange.reasons import OrderStatus
+from settlement import margin
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountView:
@@ -99,3 +104,122 @@ class Touched:
     positions: tuple[PositionView, ...]
     orders: tuple[OrderView, ...]
     instruments: tuple[InstrumentView, ...]
+
+
+def of_account(account: Account) -> AccountView:
+    """Return an account as it is."""
+    initial = account.delivery_margin + sum(
+        position.initial_margin for position in account.positions.values()
+    )
+    available = account.available
+    return AccountView(
+        account=account.id,
+        group=account.group,
+        cash=account.cash,
+        available=available,
+        order_margin=account.required - initial,
+        initial_margin=initial,
+        maintenance_margin=margin.maintenance(initial),
+        withdrawable=max(0, available) if not account.debt else 0,
+        escrow=account.escrow,
+        usage_hold=account.usage_hold,
+        debt=account.debt,
+        killed=account.killed,
+    )
+
+
+def of_position(position: Position) -> PositionView:
+    """Return a position as it is."""
+    initial = position.initial_margin
+    return PositionView(
+        account=position.account.id,
+        symbol=position.instrument.symbol,
+        net_lots=position.net,
+        cost_ticks=position.cost,
+        resting_buy_lots=position.buy_lots,
+        resting_sell_lots=position.sell_lots,
+        initial_margin=initial,
+        order_margin=position.required - initial,
+    )
+
+
+def flat_position(account: int, symbol: str) -> PositionView:
+    """Return what stands where there never was a position."""
+    return PositionView(
+        account=account,
+        symbol=symbol,
+        net_lots=0,
+        cost_ticks=0,
+        resting_buy_lots=0,
+        resting_sell_lots=0,
+        initial_margin=0,
+        order_margin=0,
+    )
+
+
+def of_order(order: Order) -> OrderView:
+    """Return an order as it is."""
+    status = order.status
+    if status == OrderStatus.OPEN and order.remaining < order.lots:
+        status = OrderStatus.PARTIALLY_FILLED
+    return OrderView(
+        order=order.id,
+        account=order.account.id,
+        symbol=order.position.instrument.symbol,
+        side=order.side,
+        price=order.price,
+        lots=order.lots,
+        remaining=order.remaining,
+        filled=order.lots - order.remaining,
+        value_ticks=order.value_ticks,
+        fee=order.fee,
+        time_in_force=order.time_in_force,
+        client_order_id=order.client_order_id,
+        fingerprint=order.fingerprint,
+        status=str(status),
+        reason=order.reason,
+        sequence=order.sequence,
+        created_at=order.created_at,
+        updated_at=order.updated_at,
+    )
+
+
+def of_instrument(state: State, instrument: Instrument) -> InstrumentView:
+    """Return an instrument as it is."""
+    bid, ask = instrument.book.best()
+    return InstrumentView(
+        id=instrument.id,
+        symbol=instrument.symbol,
+        grade=instrument.grade.code,
+        starts_at=instrument.contract.starts_at,
+        ends_at=instrument.contract.ends_at,
+        trading_ends_at=instrument.contract.trading_ends_at,
+        state=str(state.state_of(instrument)),
+        reference_price=instrument.reference,
+        band_low=instrument.band_low,
+        band_high=instrument.band_high,
+        mark=instrument.mark,
+        last=instrument.last,
+        best_bid=bid,
+        best_ask=ask,
+        volume=instrument.volume,
+        open_interest=instrument.open_interest,
+        book_sequence=instrument.book_sequence,
+    )
+
+
+def drain(state: State) -> Touched:
+    """Return what changed since the last drain, and forget it."""
+    holders = {position.account for position in state.touched_positions}
+    accounts = sorted(state.touched_accounts | holders, key=lambda account: account.id)
+    positions = sorted(state.touched_positions, key=lambda p: (p.account.id, p.instrument.id))
+    orders = state.touched_orders
+    instruments = sorted(state.touched_instruments, key=lambda instrument: instrument.id)
+    touched = Touched(
+        accounts=tuple(of_account(account) for account in accounts),
+        positions=tuple(of_position(position) for position in positions),
+        orders=tuple(of_order(orders[number]) for number in sorted(orders)),
+        instruments=tuple(of_instrument(state, instrument) for instrument in instruments),
+    )
+    state.forget_touched()
+    return touched
