@@ -75,6 +75,22 @@ def pytest_configure(config: pytest.Config) -> None:
     import django
 
     django.setup()
+    _let_tests_empty_tables()
+
+
+def _let_tests_empty_tables() -> None:
+    """Have the flush after a transactional test pass the triggers that forbid it to everybody."""
+    from django.db import connections, transaction
+    from django.db.backends.postgresql.operations import DatabaseOperations
+
+    def execute_sql_flush(operations: DatabaseOperations, statements: list[str]) -> None:
+        alias = operations.connection.alias
+        with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+            cursor.execute("SET LOCAL session_replication_role = replica")
+            for statement in statements:
+                cursor.execute(statement)
+
+    DatabaseOperations.execute_sql_flush = execute_sql_flush  # type: ignore[method-assign]
 
 
 def pytest_unconfigure() -> None:
