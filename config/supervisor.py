@@ -32,7 +32,7 @@ LAUNCH_S_MAX = 2.0
 COLOURS = ("36", "33", "32", "35", "34", "31", "96")
 
 
-class SteadyPrinter(Printer):
+class SteadyPrinter(Printer):  # type: ignore[misc]
     """Goes on when nobody reads any more; what runs does not depend on its audience."""
 
     def write(self, message: Message) -> None:
