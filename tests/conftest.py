@@ -143,10 +143,8 @@ def valkey(valkey_server: str) -> Iterator[valkey_client.Valkey]:
     client.close()
 
 
-class TestClock:
+class MovedClock:
     """Market time in the hands of a test: it stands still until it is moved."""
-
-    __test__ = False
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -169,9 +167,9 @@ def instant(text: str) -> int:
 
 
 @pytest.fixture
-def clock() -> Iterator[TestClock]:
+def clock() -> Iterator[MovedClock]:
     """This process's market time, frozen at 09:00 UTC on December 1, 2026."""
-    yield TestClock(instant("2026-12-01T09:00Z"))
+    yield MovedClock(instant("2026-12-01T09:00Z"))
     market_clock.freeze(None)
 
 

@@ -1,4 +1,4 @@
-"""The embedded servers, really started: found again, started anew after a kill, gone when erased."""
+"""The embedded servers, really started: found again, started anew after a kill, erased."""
 
 import json
 import os
