@@ -154,6 +154,32 @@ class Replica:
         self.begin()
         return self.complete()
 
+    def coast(self, budget_us: int) -> int:
+        """Run iterations that do nothing but decode while they end within a budget.
+
+        Return how long they took. It stops before an iteration in which a sequence ends, and does
+        nothing while a prompt is read or waits: exactly what `step` would have done, faster.
+        """
+        decoding = len(self._decoding)
+        if not decoding or self._waiting or self._prefilling:
+            return 0
+        steps = min(self._ends) - self.iterations - 1
+        steps = min(steps, (self.cluster.kv_tokens - self.kv_used) // decoding)
+        iteration_us = self._timing.iteration_us
+        elapsed, done, context = 0, 0, self._context
+        while done < steps:
+            duration = iteration_us(0, 0.0, decoding, context)
+            if elapsed + duration > budget_us:
+                break
+            elapsed += duration
+            context += decoding
+            done += 1
+        self._context = context
+        self.kv_used += done * decoding
+        self.iterations += done
+        self.generated_total += done * decoding
+        return elapsed
+
     def begin(self) -> int:
         """Plan the next iteration and return how many microseconds it takes."""
         assert self._plan is None, "one iteration at a time"

@@ -176,6 +176,12 @@ class Scheduler:
         else:
             self._unqueue(ticket, at)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests are in a line."""
+        lines = sum(len(tier) for tier in self._tiers.values())
+        return lines + sum(len(flow.waiting) for flow in self._waiting_flows.values())
+
     def next_wake(self, at: int) -> int | None:
         """Return when `dispatch` is due again if nothing else happens, or None."""
         wake = self._first_deadline()
@@ -213,6 +219,16 @@ class Scheduler:
                 for replica in self._replicas
             ),
         )
+
+    def flow(
+        self, organization: int, *, at: int, service_class: ServiceClass = ServiceClass.P2
+    ) -> FlowReport | None:
+        """Return the state of one flow, or None when the organization has none."""
+        flow = self._flows.get((organization, service_class))
+        if flow is None:
+            return None
+        flow.level.refill(at)
+        return self._flow_report(flow, at)
 
     def _flow_report(self, flow: Flow, at: int) -> FlowReport:
         entitled = self._tiers[Place.ENTITLED].waiting(flow.organization)
