@@ -14,19 +14,27 @@ _MEMBER_SCOPES = {
 }
 
 
-def membership(*, user: models.User) -> models.Membership | None:
-    """Return the user's first membership, with its organization."""
+def memberships(*, user: models.User) -> QuerySet[models.Membership]:
+    """Return the user's memberships with their organizations, oldest first."""
     return (
         models.Membership.objects.filter(user=user)
         .select_related("organization")
         .order_by("id")
-        .first()
     )
 
 
-def member_key(*, user: models.User) -> keys.Key | None:
+def membership(
+    *, user: models.User, organization_id: int | None = None
+) -> models.Membership | None:
+    """Return the membership in the organization a session has chosen, else the user's first."""
+    found = list(memberships(user=user))
+    chosen = (one for one in found if one.organization_id == organization_id)
+    return next(chosen, found[0] if found else None)
+
+
+def member_key(*, user: models.User, organization_id: int | None = None) -> keys.Key | None:
     """Return what a member may do in a session, as a key would say it."""
-    found = membership(user=user)
+    found = membership(user=user, organization_id=organization_id)
     if found is None:
         return None
     organization = found.organization
