@@ -1,0 +1,91 @@
+"""The two price ladders: what they keep, and that random abuse never confuses them."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exchange.book import Book, Order
+from exchange.matching import match, submit
+
+
+def rest(book: Book, number: int, side: int, price: int, lots: int = 5) -> Order:
+    order = Order(number, side, price, lots, number)
+    book.rest(order)
+    return order
+
+
+def test_levels_add_up_and_the_best_stands_first() -> None:
+    book = Book()
+    for number, price in enumerate((101, 99, 100, 99), start=1):
+        rest(book, number, 1, price, number)
+
+    assert book.bids.depth(10) == [(101, 1), (100, 3), (99, 6)]
+    assert book.bids.depth(1) == [(101, 1)]
+    assert book.bids.depth(0) == []
+    assert book.best() == (101, 0)
+
+
+def test_asks_are_best_when_lowest() -> None:
+    book = Book()
+    for number, price in enumerate((103, 101, 102), start=1):
+        rest(book, number, -1, price)
+
+    assert [price for price, _ in book.asks.depth(10)] == [101, 102, 103]
+
+
+def test_an_order_leaves_from_the_front_the_middle_and_the_back() -> None:
+    book = Book()
+    for number in (1, 2, 3):
+        rest(book, number, 1, 100)
+
+    for gone, left in ((2, [1, 3]), (1, [3]), (3, [])):
+        assert book.cancel(gone) is not None
+        book.check()
+        assert [order.id for order in book.bids] == left
+    assert book.bids.keys == []
+
+
+def test_canceling_what_does_not_rest_does_nothing() -> None:
+    assert Book().cancel(7) is None
+
+
+def test_an_order_of_the_same_group_stops_the_arriving_one() -> None:
+    book = Book()
+    for number, group in ((1, 5), (2, 9), (3, 5)):
+        book.rest(Order(number, -1, 100, 2, group))
+    arriving = Order(4, 1, 100, 10, 9)
+
+    fills, stopped = match(book, arriving)
+
+    assert [(maker.id, lots) for maker, lots in fills] == [(1, 2)]
+    assert stopped
+    assert arriving.remaining == 8
+    book.check()
+    assert book.asks.depth(5) == [(100, 4)]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from((1, -1)),
+        st.integers(95, 105),
+        st.integers(1, 9),
+        st.integers(1, 4),
+        st.integers(0, 40),
+    ),
+    max_size=120,
+)
+
+
+@given(STEPS)
+def test_random_orders_and_cancels_keep_every_invariant(steps) -> None:
+    book = Book()
+    entered = traded = canceled = 0
+    for number, (side, price, lots, group, victim) in enumerate(steps, start=1):
+        order = Order(number, side, price, lots, group)
+        entered += lots
+        traded += 2 * sum(lots for _, lots in submit(book, order))
+        if order.remaining and order.level is None:
+            canceled += order.remaining
+        gone = book.cancel(victim)
+        canceled += gone.remaining if gone is not None else 0
+        book.check()
+    assert entered == traded + canceled + sum(order.remaining for order in book)
