@@ -39,7 +39,7 @@ def ring(group: str = GROUP) -> bool:
     try:
         connection = _connection()
         epoch = connection.get(engine_key(group))
-        if epoch is None:
+        if not isinstance(epoch, bytes):
             return False
         # Without NOMKSTREAM a bell for an engine that has just left would found a stream
         # that nobody reads.

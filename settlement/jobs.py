@@ -120,7 +120,8 @@ def _claim(names: Sequence[str], at: int, limit: int, *, is_new: bool) -> list[C
                     attempts = attempts + CASE job.state WHEN 'RUNNING' THEN 1 ELSE 0 END,
                     state = 'RUNNING', lease_epoch = lease_epoch + 1,
                     leased_until = clock_timestamp() + lease.seconds * interval '1 second'
-                FROM chosen, unnest(%(names)s, %(seconds)s::float8[]) AS lease (kind, seconds)
+                FROM chosen,
+                    unnest(%(names)s::text[], %(seconds)s::float8[]) AS lease (kind, seconds)
                 WHERE job.id = chosen.id AND lease.kind = job.kind
                 RETURNING job.id, job.kind, job.slot, job.lease_epoch, job.attempts, job.due_at
             )

@@ -44,8 +44,8 @@ class ReportMissing(Exception):
 
 def instruct(
     *,
-    id: str,
-    command: instructions.AnyInstruction,  # noqa: A002 - the row's own name for it
+    id: str,  # noqa: A002 - the row's own name for it
+    command: instructions.AnyInstruction,
 ) -> models.Instruction:
     """Write an instruction in the caller's transaction and ring for the engine after commit.
 

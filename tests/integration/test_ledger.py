@@ -148,9 +148,12 @@ def test_the_applications_role_may_only_read_the_ledger_and_call_its_function(
         cursor.execute("SET LOCAL ROLE baseload_app")
     post(move(OUTSIDE, cash(7), 500))
     assert balance(7) == 500
-    with pytest.raises(Error, match="permission denied"), transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
+    with (
+        pytest.raises(Error, match="permission denied"),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(statement)
 
 
 def test_no_column_of_the_clearing_house_can_hold_what_is_not_an_integer() -> None:
