@@ -89,6 +89,8 @@ class Order(models.Model):
     fingerprint = models.BinaryField(max_length=32)
     sequence = models.BigIntegerField()
     """Sequence of the command that last changed it."""
+    placed_sequence = models.BigIntegerField()
+    """Sequence of the command that entered it: where the journal holds its first answer."""
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
 

@@ -6,7 +6,7 @@ inserted once. Amounts are micro-USD, prices ticks, tokens mNTU.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 
@@ -122,53 +122,6 @@ _INTERVALS = rowset.Table(
 )
 
 
-class Account(Protocol):
-    """What the machine shows of an account."""
-
-    @property
-    def account(self) -> int: ...
-    @property
-    def cash(self) -> int: ...
-    @property
-    def available(self) -> int: ...
-    @property
-    def order_margin(self) -> int: ...
-    @property
-    def initial_margin(self) -> int: ...
-    @property
-    def maintenance_margin(self) -> int: ...
-    @property
-    def withdrawable(self) -> int: ...
-    @property
-    def escrow(self) -> int: ...
-    @property
-    def debt(self) -> int: ...
-
-
-class Position(Protocol):
-    """What the machine shows of a position."""
-
-    @property
-    def account(self) -> int: ...
-    @property
-    def symbol(self) -> str: ...
-    @property
-    def net_lots(self) -> int: ...
-    @property
-    def cost_ticks(self) -> int: ...
-
-
-class Outcome(Protocol):
-    """An instruction that was carried out or refused."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def at(self) -> int: ...
-
-
 class OutcomeLost(Exception):
     """An instruction was applied whose row is not pending: another engine has applied it."""
 
@@ -183,10 +136,8 @@ def pending_instructions(cursor: psycopg.Cursor[Any]) -> list[tuple[str, bytes]]
     return [(row[0], bytes(row[1])) for row in cursor.fetchall()]
 
 
-def write_outcomes(
-    cursor: psycopg.Cursor[Any], outcomes: Sequence[tuple[Outcome, str, str]]
-) -> None:
-    """Mark instructions with (outcome, state, reason), all of which must be pending.
+def write_outcomes(cursor: psycopg.Cursor[Any], outcomes: Sequence[tuple[Any, str, str]]) -> None:
+    """Mark instructions with (event, state, reason), all of which must be pending.
 
     :raises OutcomeLost: when one is not.
     """
@@ -213,9 +164,9 @@ def write_outcomes(
 
 
 def write_accounts(
-    cursor: psycopg.Cursor[Any], accounts: Sequence[Account], *, sequence: int, at: int
+    cursor: psycopg.Cursor[Any], accounts: Sequence[Any], *, sequence: int, at: int
 ) -> None:
-    """Replace what is known of accounts."""
+    """Replace what is known of accounts (`exchange.machine.views.AccountView`)."""
     moment = clock.to_datetime(at)
     rows = [
         (
@@ -236,8 +187,8 @@ def write_accounts(
     _MARGIN_ACCOUNTS.upsert(cursor, rows)
 
 
-def write_positions(cursor: psycopg.Cursor[Any], positions: Sequence[Position], *, at: int) -> None:
-    """Replace positions; one that is flat again stays, with zero lots."""
+def write_positions(cursor: psycopg.Cursor[Any], positions: Sequence[Any], *, at: int) -> None:
+    """Replace positions (`PositionView`); one that is flat again stays, with zero lots."""
     moment = clock.to_datetime(at)
     _POSITIONS.upsert(
         cursor,

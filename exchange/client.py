@@ -1,0 +1,407 @@
+"""How a process sends commands to the engine and learns what became of them.
+
+A command goes into the stream of the present epoch by one script, which adds it only while that
+epoch's engine shows life and its backlog is within `COMMAND_BACKLOG_MAX`: an order that cannot be
+served now is refused now (503) and is not placed later. What a process has to send at one moment
+goes in one entry, and the replies of a batch come back in one message.
+
+A reply can be lost: the engine was killed between its commit and its reply, or Valkey was. After
+`REPLY_TIMEOUT_S`, or at once when a new epoch is announced, the sender reads the epoch and then
+looks the command up in the database: found, that is the outcome; absent and the epoch moved, it
+never happened and never will, because no epoch reads an older one's stream; absent and the epoch
+did not move, nobody knows yet (`outcome_unknown`), and the caller asks again with the same id.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import valkey
+import valkey.asyncio
+from django.conf import settings
+
+from exchange import commands, envelope, queries
+from marketplace import clock, errors
+from settlement import channels, doorbell
+
+logger = logging.getLogger(__name__)
+
+REPLY_TIMEOUT_S = 5.0
+COMMAND_BACKLOG_MAX = 1_000
+"""Stream entries that may wait for the engine; an entry holds what one process sent at once."""
+ENTRY_COMMANDS_MAX = 500
+CONNECT_TIMEOUT_S = 1.0
+LISTEN_RETRY_S = 0.2
+SEND_ATTEMPTS_MAX = 3
+
+_SEND = """
+local epoch = redis.call('GET', KEYS[1])
+if not epoch then return {'down', ''} end
+if epoch ~= ARGV[1] then return {'moved', epoch} end
+if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[2]) then return {'full', ''} end
+local entry = redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', ARGV[3], ARGV[4])
+if not entry then return {'down', ''} end
+return {'sent', entry}
+"""
+
+
+class EngineDown(errors.Unavailable):
+    """No engine serves the clearing group; the command was not placed and will not be."""
+
+    code = "engine_unavailable"
+
+
+class Backlogged(errors.Unavailable):
+    """Too many commands wait; this one was not placed and will not be."""
+
+    code = "engine_overloaded"
+
+
+class NeverPlaced(errors.Unavailable):
+    """The engine was replaced before it took the command, which will not be placed."""
+
+    code = "never_placed"
+
+
+class ClockSkew(errors.Unavailable):
+    """The engine's clock and the database's are apart: nothing is taken until they agree."""
+
+    code = "clock_skew"
+
+
+class InternalError(errors.Refusal):
+    """The command broke an invariant and was set aside; it changed nothing."""
+
+    code, status, title = "internal_error", 500, "Internal error"
+
+
+Outcome = envelope.Reply | errors.Refusal
+
+
+class _Moved(Exception):
+    """The epoch of an outstanding command is over."""
+
+
+@dataclass(slots=True)
+class _Outstanding:
+    """A command that was sent and has no reply yet."""
+
+    command: commands.Command
+    future: "asyncio.Future[envelope.Reply]"
+    epoch: str = ""
+
+
+class Client:
+    """Sends the commands of one asyncio process."""
+
+    def __init__(
+        self,
+        *,
+        url: str = "",
+        group: str = doorbell.GROUP,
+        reply_timeout_s: float = REPLY_TIMEOUT_S,
+    ) -> None:
+        self.group = group
+        self.reply_timeout_s = reply_timeout_s
+        self._url = url or settings.VALKEY_URL
+        self._reply_to = f"replies:{secrets.token_hex(8)}"
+        self._epoch = ""
+        self._correlation = 0
+        self._outstanding: dict[int, _Outstanding] = {}
+        self._unsent: list[int] = []
+        self._sender: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._pool: Any = None
+
+    async def start(self) -> None:
+        """Connect and listen for replies; call it in the loop that will send."""
+        self._pool = valkey.asyncio.ConnectionPool.from_url(
+            self._url, socket_connect_timeout=CONNECT_TIMEOUT_S
+        )
+        subscribed = asyncio.Event()
+        self._listener = asyncio.create_task(self._listen(subscribed))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(subscribed.wait(), CONNECT_TIMEOUT_S)
+
+    async def stop(self) -> None:
+        """Stop listening and disconnect; outstanding commands get no reply any more."""
+        for task in (self._listener, self._sender):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self._pool is not None:
+            await self._pool.disconnect()
+        self._listener = self._sender = self._pool = None
+
+    async def submit(self, command: commands.Command) -> envelope.Reply:
+        """Send a command and return its reply once it is durable.
+
+        :raises EngineDown: when there is no engine; nothing was placed.
+        :raises Backlogged: when too many wait; nothing was placed.
+        :raises NeverPlaced: when the engine was replaced before it took the command.
+        :raises KeyReuse: when the id stands for another order.
+        :raises OutcomeUnknown: when the outcome could not be learned.
+        """
+        correlation, waiting = self._enqueue(command)
+        try:
+            async with asyncio.timeout(self.reply_timeout_s):
+                reply = await waiting.future
+        except (TimeoutError, _Moved):
+            reply = await asyncio.to_thread(resolve, command, waiting.epoch, self.group)
+        finally:
+            self._outstanding.pop(correlation, None)
+        return accepted(reply)
+
+    async def submit_many(self, wanted: Sequence[commands.Command]) -> list[Outcome]:
+        """Send commands together and return the outcome of each: a reply, or its refusal."""
+        results = await asyncio.gather(
+            *(self.submit(command) for command in wanted), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, errors.Refusal):
+                raise result
+        return results  # type: ignore[return-value]
+
+    def _enqueue(self, command: commands.Command) -> tuple[int, _Outstanding]:
+        """Put a command among what is sent next, and see to it that something sends."""
+        self._correlation += 1
+        waiting = _Outstanding(command, asyncio.get_running_loop().create_future())
+        self._outstanding[self._correlation] = waiting
+        self._unsent.append(self._correlation)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+        return self._correlation, waiting
+
+    async def _send(self) -> None:
+        """Send what waits, all of it at once, until nothing does."""
+        while self._unsent:
+            taken = self._unsent[:ENTRY_COMMANDS_MAX]
+            del self._unsent[:ENTRY_COMMANDS_MAX]
+            batch = [(each, self._outstanding[each]) for each in taken if each in self._outstanding]
+            try:
+                await self._send_entry(batch)
+            except errors.Refusal as refusal:
+                for _, waiting in batch:
+                    if not waiting.future.done():
+                        waiting.future.set_exception(refusal)
+
+    async def _send_entry(self, batch: list[tuple[int, _Outstanding]]) -> None:
+        """Add one entry to the present epoch's stream.
+
+        :raises Unavailable: when it was not added.
+        """
+        assert self._pool is not None, "the client was started"
+        items = [(correlation, waiting.command) for correlation, waiting in batch]
+        data = envelope.encode_request(envelope.Request(self._reply_to, items))
+        for _ in range(SEND_ATTEMPTS_MAX):
+            for _, waiting in batch:
+                waiting.epoch = self._epoch
+            try:
+                connection = await self._pool.get_connection("EVAL")
+            except (valkey.ValkeyError, OSError) as error:
+                raise EngineDown("the way to the engine is closed") from error
+            try:
+                await connection.send_command(*_send_arguments(self.group, self._epoch, data))
+                answer, detail = await connection.read_response()
+            except (valkey.ValkeyError, OSError):
+                # Sent or not: nobody knows. The commands wait for a reply, then are looked up.
+                await connection.disconnect()
+                logger.warning("the way to the engine broke while sending")
+                return
+            finally:
+                await self._pool.release(connection)
+            if answer == b"sent":
+                return
+            if answer != b"moved":
+                raise refused_by(answer)
+            self._epoch = detail.decode()
+        raise EngineDown("epochs change too quickly")
+
+    async def _listen(self, subscribed: asyncio.Event) -> None:
+        """Hand replies to those who wait, for as long as the client lives."""
+        client = valkey.asyncio.Valkey.from_url(self._url, socket_connect_timeout=CONNECT_TIMEOUT_S)
+        epochs = channels.epoch_channel(self.group).encode()
+        while True:
+            try:
+                async with client.pubsub() as pubsub:
+                    await pubsub.subscribe(self._reply_to, epochs)
+                    async for message in pubsub.listen():
+                        if message["type"] != "message":
+                            subscribed.set()
+                        elif message["channel"] == epochs:
+                            self._move(message["data"].decode())
+                        else:
+                            self._take(message["data"])
+            except (valkey.ValkeyError, OSError):
+                await asyncio.sleep(LISTEN_RETRY_S)
+
+    def _take(self, data: bytes) -> None:
+        """Hand out the replies of one message."""
+        for reply in envelope.decode_replies(data):
+            waiting = self._outstanding.get(reply.correlation)
+            if waiting is not None and not waiting.future.done():
+                waiting.future.set_result(reply)
+
+    def _move(self, epoch: str) -> None:
+        """Let commands of older epochs be looked up at once: nobody will reply to them."""
+        if int(epoch) > int(self._epoch or 0):
+            self._epoch = epoch
+        for waiting in self._outstanding.values():
+            is_over = waiting.epoch and int(waiting.epoch) < int(epoch)
+            if is_over and not waiting.future.done():
+                waiting.future.set_exception(_Moved())
+
+
+class SyncClient:
+    """Sends commands from code that is not asyncio: pages, tasks, the market-maker. One thread."""
+
+    def __init__(
+        self,
+        *,
+        url: str = "",
+        group: str = doorbell.GROUP,
+        reply_timeout_s: float = REPLY_TIMEOUT_S,
+    ) -> None:
+        self.group = group
+        self.reply_timeout_s = reply_timeout_s
+        self._reply_to = f"replies:{secrets.token_hex(8)}"
+        self._epoch = ""
+        self._correlation = 0
+        self._client: Any = valkey.Valkey.from_url(
+            url or settings.VALKEY_URL, socket_connect_timeout=CONNECT_TIMEOUT_S
+        )
+        self._pubsub: Any = None
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._pubsub is not None:
+            self._pubsub.close()
+        self._client.close()
+
+    def submit_many(self, wanted: Sequence[commands.Command]) -> list[Outcome]:
+        """Send commands in one entry and return the outcome of each: a reply, or its refusal."""
+        outcomes: list[Outcome] = []
+        for start in range(0, len(wanted), ENTRY_COMMANDS_MAX):
+            outcomes += self._submit(wanted[start : start + ENTRY_COMMANDS_MAX])
+        return outcomes
+
+    def _submit(self, wanted: Sequence[commands.Command]) -> list[Outcome]:
+        try:
+            self._subscribe()
+        except (valkey.ValkeyError, OSError):
+            self._pubsub = None
+            return [EngineDown("the way to the engine is closed") for _ in wanted]
+        first = self._correlation + 1
+        self._correlation += len(wanted)
+        replies: dict[int, envelope.Reply] = {}
+        try:
+            self._send(envelope.Request(self._reply_to, list(enumerate(wanted, first))))
+            self._wait(replies, range(first, first + len(wanted)))
+        except errors.Refusal as refusal:
+            return [refusal for _ in wanted]
+        except (valkey.ValkeyError, OSError):
+            self._pubsub = None
+        outcomes: list[Outcome] = []
+        for correlation, command in enumerate(wanted, first):
+            try:
+                reply = replies.get(correlation) or resolve(command, self._epoch, self.group)
+                outcomes.append(accepted(reply))
+            except errors.Refusal as refusal:
+                outcomes.append(refusal)
+        return outcomes
+
+    def _subscribe(self) -> None:
+        """Listen for replies before anything is sent."""
+        if self._pubsub is None:
+            self._pubsub = self._client.pubsub()
+            self._pubsub.subscribe(self._reply_to, channels.epoch_channel(self.group))
+            for _ in range(2):
+                self._pubsub.get_message(timeout=CONNECT_TIMEOUT_S)
+
+    def _send(self, request: envelope.Request) -> None:
+        """:raises Unavailable: when the entry was not added."""
+        data = envelope.encode_request(request)
+        for _ in range(SEND_ATTEMPTS_MAX):
+            answer, detail = self._client.execute_command(
+                *_send_arguments(self.group, self._epoch, data)
+            )
+            if answer == b"sent":
+                return
+            if answer != b"moved":
+                raise refused_by(answer)
+            self._epoch = detail.decode()
+        raise EngineDown("epochs change too quickly")
+
+    def _wait(self, replies: dict[int, envelope.Reply], wanted: range) -> None:
+        """Gather replies until all are here, the time is up or the epoch is over."""
+        deadline_ns = clock.monotonic_ns() + int(self.reply_timeout_s * 1e9)
+        while any(each not in replies for each in wanted):
+            left_s = (deadline_ns - clock.monotonic_ns()) / 1e9
+            if left_s <= 0:
+                return
+            message = self._pubsub.get_message(timeout=left_s)
+            if message is None or message["type"] != "message":
+                continue
+            if message["channel"] == self._reply_to.encode():
+                for reply in envelope.decode_replies(message["data"]):
+                    replies[reply.correlation] = reply
+            elif int(message["data"]) > int(self._epoch):
+                return
+
+
+def refused_by(answer: bytes) -> errors.Refusal:
+    """Return the refusal that the sending script's answer stands for."""
+    if answer == b"full":
+        return Backlogged("too many commands wait for the engine", retry_after_s=1)
+    return EngineDown("the engine does not run; nothing was placed", retry_after_s=1)
+
+
+def accepted(reply: envelope.Reply) -> envelope.Reply:
+    """Return a reply that is an outcome, applied or replayed.
+
+    :raises Refusal: what any other reply stands for.
+    """
+    if reply.result == envelope.KEY_REUSE:
+        raise errors.KeyReuse("client_order_id was used with another order")
+    if reply.result == envelope.CLOCK_SKEW:
+        raise ClockSkew()
+    if reply.result == envelope.INTERNAL_ERROR:
+        raise InternalError()
+    return reply
+
+
+def resolve(command: commands.Command, epoch: str, group: str) -> envelope.Reply:
+    """Return the outcome of a command that was sent in an epoch and never answered.
+
+    :raises NeverPlaced: when it did not happen and never will.
+    :raises OutcomeUnknown: when that is not known yet.
+    """
+    # The epoch first: what is absent after it moved stays absent.
+    has_moved = queries.epoch(group) != int(epoch or 0)
+    reply = queries.outcome(command, group)
+    if reply is not None:
+        return reply
+    if has_moved and isinstance(command, commands.PlaceOrder | commands.CancelOrder):
+        raise NeverPlaced("the engine was replaced before it took the command")
+    raise errors.OutcomeUnknown("ask again with the same id", retry_after_s=1)
+
+
+def _send_arguments(group: str, epoch: str, data: bytes) -> tuple[Any, ...]:
+    """Return the words of the sending script's call."""
+    stream = doorbell.stream_key(int(epoch or 0), group)
+    return (
+        "EVAL",
+        _SEND,
+        2,
+        doorbell.engine_key(group),
+        stream,
+        epoch,
+        COMMAND_BACKLOG_MAX,
+        channels.REQUEST_FIELD,
+        data,
+    )

@@ -1,0 +1,554 @@
+"""The single writer of a clearing group: sequence, apply, store in one transaction, release.
+
+The engine holds the group's advisory lock on the one direct session it writes with. Taking over, it
+raises the epoch, rebuilds the machine from the journal and opens a command stream of its own that
+no other epoch ever reads. Then, batch by batch: everything that arrived while the last batch was
+being committed gets its sequence numbers and a timestamp, is applied, and is written with all that
+follows from it (journal, orders, trades, transfers, positions, instructions) in one transaction
+that first moves the head. Replies and market data leave only after the commit.
+
+What can go wrong, and what then holds:
+
+- A commit fails or its outcome is unknown: the process ends; the head says what was committed.
+- Another engine took over: the head is not where this one left it (`store.Fenced`); it ends.
+- A command breaks an invariant, in the machine or in the database's law: the machine is rebuilt
+  from the journal and the batch applied one by one, each in a transaction of its own; the culprit
+  is journaled as quarantined, its caller gets `internal_error` and its instrument halts.
+- The stream is missing or went back (a Valkey that lost its memory): a new epoch.
+- The system's clock and the database's are apart: orders and instructions are refused a place
+  until they agree (`clock_skew`).
+
+Deciding and waiting are apart: `run_batch` does one batch of what it is given, `exchange.loop`
+waits for entries and rings. A seed or a test drives `execute` in process, at the clock's time, frozen or
+not.
+"""
+
+import dataclasses
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import valkey
+
+from exchange import commands, envelope, events, feed, journal, machine, recovery, store
+from exchange.machine import views
+from marketplace import clock
+from marketplace import projection as catalog
+from settlement import channels, doorbell, posting, projection
+
+logger = logging.getLogger(__name__)
+
+SKEW_MAX = clock.SECOND
+"""How far the system's clock may be from the database's."""
+
+_FATAL = (
+    store.Fenced,
+    projection.OutcomeLost,
+    posting.ChainMoved,
+    recovery.Diverged,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    MemoryError,
+)
+"""What ends the engine, because it says nothing about a command: the head is not ours any more, or
+the outcome of a commit is unknown. Everything else that goes wrong in a batch is a broken invariant
+of the machine or of the database's law, the same on every attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A command, and who waits for its reply; nobody does where `reply_to` is empty."""
+
+    command: commands.Command
+    reply_to: str = ""
+    correlation: int = 0
+
+
+@dataclass(slots=True)
+class Work:
+    """A command that gets a place in the journal, and what became of it."""
+
+    incoming: Incoming
+    retries: list[Incoming] = field(default_factory=list)
+    item: commands.Sequenced | None = None
+    happened: list[events.Event] = field(default_factory=list)
+    result: str = envelope.APPLIED
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply that is ready, once the batch is durable."""
+
+    incoming: Incoming
+    result: str
+    sequence: int = 0
+    happened: list[events.Event] = field(default_factory=list)
+
+
+class Engine:
+    """One epoch after another of a clearing group's only writer."""
+
+    def __init__(
+        self,
+        *,
+        connection: store.Connection,
+        client: "valkey.Valkey | None",
+        group: str = doorbell.GROUP,
+        machine_type: recovery.MachineType = machine.Machine,
+    ) -> None:
+        self.connection = connection
+        self.client = client
+        self.group = group
+        self.machine_type = machine_type
+        self.machine = machine_type()
+        self.head = store.Head(
+            group=group, epoch=0, sequence=0, hash=journal.GENESIS_HASH, at=0, released_sequence=0
+        )
+        self.feed = feed.Feed()
+        self.stream_entry = "0-0"
+        self.is_skewed = False
+        self._cash_sequence = 0
+        self._marked_sequence = 0
+        self._failpoint = os.environ.get("BASELOAD_FAILPOINT", "")
+
+    # Taking over
+
+    def take_over(self) -> None:
+        """Begin an epoch: raise it, rebuild the machine, open the stream, release what is due.
+
+        The caller holds the group's lock (`store.try_lock`).
+
+        :raises Diverged: when the journal does not prove its own state.
+        """
+        self.head = store.raise_epoch(self.connection, self.group)
+        self._marked_sequence = self.head.released_sequence
+        self._rebuild()
+        if self.machine.at > clock.now_micros() and clock.can_advance():
+            clock.advance_to(self.machine.at)
+        self.feed = feed.Feed()
+        self.open_stream()
+        self.release_again()
+        logger.info("epoch %d of %s from %d", self.head.epoch, self.group, self.head.sequence)
+
+    def open_stream(self) -> None:
+        """Open this epoch's stream, drop older ones and tell everybody; nothing without Valkey."""
+        self.stream_entry = "0-0"
+        if self.client is None:
+            return
+        name = doorbell.stream_key(self.head.epoch, self.group)
+        pipe: Any = self.client.pipeline(transaction=True)
+        pipe.delete(name)
+        self.stream_entry = "1-0"
+        pipe.xadd(name, {doorbell.FIELD: b""}, id=self.stream_entry)
+        if self.head.epoch > 1:
+            pipe.delete(doorbell.stream_key(self.head.epoch - 1, self.group))
+        pipe.delete(doorbell.engine_key(self.group))
+        pipe.execute()
+
+    def _rebuild(self) -> None:
+        """Make the machine anew from what is durable.
+
+        :raises Diverged: when the journal does not prove its own state.
+        """
+        recovered = recovery.rebuild(
+            self.connection, self.group, up_to=self.head.sequence, machine_type=self.machine_type
+        )
+        if recovered.hash != self.head.hash:
+            raise recovery.Diverged(self.head.sequence, "the head has another hash")
+        self.machine = recovered.machine
+        with self.connection.cursor() as cursor, self.connection.transaction():
+            self._cash_sequence = posting.lock_chain(cursor, posting.CASH)
+
+    def release_again(self) -> None:
+        """Release the news of every batch that may not have been; replies are looked up instead."""
+        if self.head.released_sequence >= self.head.sequence:
+            return
+        happened: list[events.Event] = []
+        for batch in store.tail(self.connection, self.group, after=self.head.released_sequence):
+            happened += events.decode_batch(batch.events)
+        touched = _touched_by(happened, self.machine)
+        self._publish([], self._news(happened, touched), happened)
+        self.mark_released()
+
+    def mark_released(self) -> None:
+        """Note in the database what is released, when it is idle; a batch's head does it otherwise.
+
+        :raises Fenced: when the epoch is over.
+        """
+        if self._marked_sequence != self.head.released_sequence:
+            store.mark_released(self.connection, self.head)
+            self._marked_sequence = self.head.released_sequence
+
+    # A batch
+
+    def execute(self, wanted: Sequence[commands.Command]) -> list[list[events.Event]]:
+        """Journal commands as one batch and return each one's outcome; for callers in process.
+
+        An order that was entered before gives the events of its first time.
+
+        :raises Fenced: when another engine has taken over.
+        """
+        answers = self.run_batch([Incoming(command) for command in wanted])
+        by_command = {id(answer.incoming.command): answer.happened for answer in answers}
+        return [by_command[id(command)] for command in wanted]
+
+    def take_instructions(self) -> list[Incoming]:
+        """Return the instructions that wait, as commands, in order of arrival."""
+        with self.connection.cursor() as cursor:
+            pending = projection.pending_instructions(cursor)
+        return [Incoming(commands.Instruct(id=name, body=body)) for name, body in pending]
+
+    def run_batch(self, incoming: Sequence[Incoming]) -> list[Answer]:
+        """Carry out, store and release one batch; return what was answered, in no fixed order.
+
+        :raises Fenced: when another engine has taken over.
+        :raises psycopg.Error: when the commit failed or is unknown; the caller ends.
+        """
+        if self.is_skewed:
+            answers = [Answer(each, envelope.CLOCK_SKEW) for each in incoming]
+            self._publish(answers, [], [])
+            return answers
+        works, ready = self._recall(incoming)
+        try:
+            self._apply(works)
+            touched = self._store(works)
+        except _FATAL:
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place that may: it quarantines
+            self._publish(ready, [], [])
+            return ready + self._isolate(works, error)
+        return ready + self._release(works, ready, touched)
+
+    def is_due(self) -> bool:
+        """Whether the calendar has something to do."""
+        due = self.machine.next_due()
+        return due is not None and due <= clock.now_micros()
+
+    def check_clock(self) -> bool:
+        """Compare the system's clock with the database's; return whether the engine may go on."""
+        before = clock.system_micros()
+        database = store.database_clock(self.connection)
+        after = clock.system_micros()
+        apart = max(before - database, database - after, 0)
+        if (apart > SKEW_MAX) != self.is_skewed:
+            self.is_skewed = not self.is_skewed
+            logger.error("clock_skew: %s, %d us apart", self.is_skewed, apart)
+        return not self.is_skewed
+
+    def _recall(self, incoming: Sequence[Incoming]) -> tuple[list[Work], list[Answer]]:
+        """Part what is new from what came before, in this batch or ever."""
+        known = store.remembered(
+            self.connection,
+            [
+                (each.command.account, each.command.client_order_id)
+                for each in incoming
+                if isinstance(each.command, commands.PlaceOrder)
+            ],
+        )
+        works: list[Work] = []
+        answers: list[Answer] = []
+        replays: list[tuple[Incoming, store.Remembered]] = []
+        first: dict[tuple[int, str], Work] = {}
+        for each in incoming:
+            command = each.command
+            if not isinstance(command, commands.PlaceOrder):
+                works.append(Work(each))
+                continue
+            key = command.account, command.client_order_id
+            before = known.get(key)
+            if before is not None:
+                if before.fingerprint == command.fingerprint:
+                    replays.append((each, before))
+                else:
+                    answers.append(Answer(each, envelope.KEY_REUSE))
+            elif key in first:
+                first[key].retries.append(each)
+            else:
+                first[key] = Work(each)
+                works.append(first[key])
+        if replays:
+            answers += self._replayed(replays)
+        return works, answers
+
+    def _replayed(self, replays: list[tuple[Incoming, store.Remembered]]) -> list[Answer]:
+        """Return the first answers of orders that were entered before, out of the journal."""
+        stored = store.events_of(
+            self.connection, self.group, [before.placed_sequence for _, before in replays]
+        )
+        return [
+            Answer(
+                each,
+                envelope.REPLAYED,
+                before.placed_sequence,
+                envelope.of_order(
+                    before.order,
+                    before.placed_sequence,
+                    events.decode_batch(stored[before.placed_sequence]),
+                ),
+            )
+            for each, before in replays
+        ]
+
+    def _apply(self, works: Sequence[Work]) -> None:
+        """Give every command its place and let the machine carry it out."""
+        state = self.machine
+        at = max(state.at, clock.now_micros())
+        sequence = self.head.sequence
+        for work in works:
+            sequence += 1
+            work.item = commands.Sequenced(sequence, at, work.incoming.command)
+            work.happened = state.apply(work.incoming.command, sequence, at)
+
+    def _store(self, works: Sequence[Work]) -> views.Touched:
+        """Write the batch and all that follows from it, in one transaction."""
+        touched = self.machine.drain_touched()
+        if not works:
+            return touched
+        items = [work.item for work in works if work.item is not None]
+        happened = [event for work in works for event in work.happened]
+        body, facts = commands.encode_batch(items), events.encode_batch(happened)
+        batch = store.Batch(
+            first_sequence=items[0].sequence,
+            sequence=items[-1].sequence,
+            at=items[-1].at,
+            format=store.JOURNAL_FORMAT,
+            rules=self.machine.rules,
+            commands=body,
+            events=facts,
+            previous_hash=self.head.hash,
+            hash=journal.batch_hash(self.head.hash, body, facts),
+        )
+        self._fail_at("before_commit", works)
+        with self.connection.cursor() as cursor, self.connection.transaction():
+            store.advance_head(cursor, self.head, batch, stream_entry=self.stream_entry)
+            cash_sequence = self._project(cursor, works, happened, touched, batch)
+        self._fail_at("after_commit", works)
+        self._cash_sequence = cash_sequence
+        self._marked_sequence = self.head.released_sequence
+        self.head = dataclasses.replace(
+            self.head, sequence=batch.sequence, hash=batch.hash, at=batch.at
+        )
+        return touched
+
+    def _project(
+        self,
+        cursor: store.Cursor,
+        works: Sequence[Work],
+        happened: list[events.Event],
+        touched: views.Touched,
+        batch: store.Batch,
+    ) -> int:
+        """Write every table that follows from a batch; return the cash chain's new sequence."""
+        store.write_orders(cursor, touched.orders, happened)
+        store.write_trades(cursor, happened)
+        by_type: dict[type[Any], list[Any]] = {}
+        for event in happened:
+            by_type.setdefault(type(event), []).append(event)
+        cash_sequence = posting.post_cash(
+            cursor,
+            by_type.get(events.Transferred, []),
+            at=batch.at,
+            expected_sequence=self._cash_sequence,
+        )
+        projection.write_accounts(cursor, touched.accounts, sequence=batch.sequence, at=batch.at)
+        projection.write_positions(cursor, touched.positions, at=batch.at)
+        catalog.write_instruments(
+            cursor,
+            touched.instruments,
+            listed_at={
+                event.symbol: event.at for event in by_type.get(events.InstrumentListed, [])
+            },
+            at=batch.at,
+        )
+        catalog.write_certifications(cursor, by_type.get(events.CertificationChanged, []))
+        projection.write_marks(cursor, by_type.get(events.Marked, []))
+        projection.write_index_values(cursor, by_type.get(events.IndexPublished, []))
+        projection.write_delivery(
+            cursor,
+            obligations=by_type.get(events.ObligationIncurred, []),
+            entitlements=by_type.get(events.EntitlementGranted, []),
+            allocations=by_type.get(events.Allocated, []),
+        )
+        projection.write_intervals(cursor, by_type.get(events.IntervalSettled, []))
+        projection.write_outcomes(cursor, _outcomes(works, happened))
+        return cash_sequence
+
+    # After the commit
+
+    def _release(
+        self, works: Sequence[Work], ready: Sequence[Answer], touched: views.Touched
+    ) -> list[Answer]:
+        """Send replies and news of a batch that is durable; return the answers of its commands."""
+        answers = [answer for work in works for answer in _answers(work)]
+        happened = [event for work in works for event in work.happened]
+        self._publish([*ready, *answers], self._news(happened, touched), happened)
+        return answers
+
+    def _news(self, happened: Sequence[events.Event], touched: views.Touched) -> list[feed.Item]:
+        """Return the news of a batch; what cannot be told must not stop what is durable."""
+        try:
+            return self.feed.compose(happened, touched, self.machine)
+        except Exception:
+            logger.critical("the news of %d is lost", self.head.sequence, exc_info=True)
+            return []
+
+    def _publish(
+        self,
+        answers: Sequence[Answer],
+        items: list[feed.Item],
+        happened: Sequence[events.Event],
+    ) -> None:
+        """Publish replies by process, news in one message, and outcomes of instructions.
+
+        A Valkey that is away costs nobody anything: callers look their outcome up, and the news is
+        released again, because the head does not say that it was.
+        """
+        if self.client is None:
+            self.head = dataclasses.replace(self.head, released_sequence=self.head.sequence)
+            return
+        mail: dict[str, list[envelope.Reply]] = {}
+        for answer in answers:
+            each = answer.incoming
+            if each.reply_to:
+                sequence = answer.sequence or self.head.sequence
+                reply = envelope.Reply(
+                    each.correlation, answer.result, sequence, self.machine.at, answer.happened
+                )
+                mail.setdefault(each.reply_to, []).append(reply)
+        pipe: Any = self.client.pipeline(transaction=False)
+        for reply_to, replies in mail.items():
+            pipe.publish(reply_to, envelope.encode_replies(replies))
+        for event in happened:
+            if isinstance(event, events.InstructionApplied):
+                pipe.publish(channels.instruction_channel(event.id), b"APPLIED")
+            elif isinstance(event, events.InstructionRefused):
+                pipe.publish(channels.instruction_channel(event.id), b"REFUSED")
+        if items:
+            release = envelope.Release(self.head.sequence, items)
+            pipe.publish(channels.feed_channel(self.group), envelope.encode_release(release))
+        try:
+            pipe.execute()
+        except valkey.ValkeyError:
+            logger.warning("released nothing: Valkey is away")
+        else:
+            self.head = dataclasses.replace(self.head, released_sequence=self.head.sequence)
+
+    # Poison
+
+    def _isolate(self, works: Sequence[Work], error: Exception) -> list[Answer]:
+        """Do a batch again one by one, each in its own transaction, and set the culprit aside."""
+        logger.critical("a batch broke an invariant: %s", error, exc_info=error)
+        self._rebuild()
+        answers: list[Answer] = []
+        for work in works:
+            try:
+                self._apply([work])
+                touched = self._store([work])
+            except _FATAL:
+                raise
+            except Exception as culprit:  # noqa: BLE001 - as in `run_batch`
+                self._rebuild()
+                touched = self._quarantine(work, culprit)
+            answers += self._release([work], [], touched)
+        return answers
+
+    def _quarantine(self, work: Work, error: Exception) -> views.Touched:
+        """Journal a command as set aside instead of applying it."""
+        command = work.incoming.command
+        symbol = command.instrument if isinstance(command, commands.PlaceOrder) else ""
+        if isinstance(command, commands.CancelOrder):
+            view = self.machine.order_view(command.order)
+            symbol = view.symbol if view is not None else ""
+        logger.critical("quarantined at %d: %s", self.head.sequence + 1, error)
+        aside = commands.Quarantine(
+            command=commands.encode(command),
+            assertion=f"{type(error).__name__}: {error}"[:500],
+            instrument=symbol,
+        )
+        sequence, at = self.head.sequence + 1, max(self.machine.at, clock.now_micros())
+        work.item = commands.Sequenced(sequence, at, aside)
+        work.happened = self.machine.apply(aside, sequence, at)
+        work.result = envelope.INTERNAL_ERROR
+        return self._store([work])
+
+    def _fail_at(self, point: str, works: Sequence[Work]) -> None:
+        """Die here when a test of recovery asks for it, on the first batch that holds an order.
+
+        `BASELOAD_FAILPOINT` is `before_commit` or `after_commit`.
+        """
+        if self._failpoint == point and any(work.incoming.reply_to for work in works):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _answers(work: Work) -> list[Answer]:
+    """Return the answer of a command, and of every retry of it in the same batch."""
+    assert work.item is not None, "a stored command has its place"
+    command = work.incoming.command
+    own = (
+        envelope.caused_by(command, work.item.sequence, work.happened)
+        if work.result == envelope.APPLIED
+        else []
+    )
+    answers = [Answer(work.incoming, work.result, work.item.sequence, own)]
+    for retry in work.retries:
+        assert isinstance(command, commands.PlaceOrder), "only orders are retried"
+        assert isinstance(retry.command, commands.PlaceOrder), "only orders are retried"
+        same = retry.command.fingerprint == command.fingerprint
+        if work.result != envelope.APPLIED:
+            answers.append(Answer(retry, work.result, work.item.sequence))
+        elif same:
+            answers.append(Answer(retry, envelope.REPLAYED, work.item.sequence, own))
+        else:
+            answers.append(Answer(retry, envelope.KEY_REUSE))
+    return answers
+
+
+def _outcomes(
+    works: Sequence[Work], happened: Sequence[events.Event]
+) -> list[tuple[Any, str, str]]:
+    """Return what became of the batch's instructions, those set aside among them."""
+    found: list[tuple[Any, str, str]] = []
+    for event in happened:
+        if isinstance(event, events.InstructionApplied):
+            found.append((event, "APPLIED", ""))
+        elif isinstance(event, events.InstructionRefused):
+            found.append((event, "REFUSED", event.reason))
+    for work in works:
+        command = work.incoming.command
+        if work.result == envelope.INTERNAL_ERROR and isinstance(command, commands.Instruct):
+            assert work.item is not None, "a stored command has its place"
+            outcome = events.InstructionRefused(
+                command.id, envelope.INTERNAL_ERROR, work.item.sequence, work.item.at
+            )
+            found.append((outcome, "REFUSED", envelope.INTERNAL_ERROR))
+    return found
+
+
+def _touched_by(happened: Sequence[events.Event], state: machine.Machine) -> views.Touched:
+    """Return the rows that events name, as the machine shows them now; for a second release."""
+    accounts: set[int] = set()
+    orders: set[int] = set()
+    symbols: set[str] = set()
+    for event in happened:
+        if isinstance(event, events.Traded):
+            accounts |= {event.maker, event.taker}
+            orders |= {event.maker_order, event.taker_order}
+            symbols.add(event.instrument)
+        elif isinstance(event, events.OrderPlaced | events.OrderClosed):
+            accounts.add(event.account)
+            orders.add(event.order)
+        elif isinstance(event, events.BookChanged):
+            symbols.add(event.instrument)
+    order_views = [state.order_view(order) for order in sorted(orders)]
+    account_views = [state.account_view(account) for account in sorted(accounts)]
+    instrument_views = [state.instrument_view(symbol) for symbol in sorted(symbols)]
+    return views.Touched(
+        accounts=tuple(view for view in account_views if view is not None),
+        positions=(),
+        orders=tuple(view for view in order_views if view is not None),
+        instruments=tuple(view for view in instrument_views if view is not None),
+    )

@@ -1,0 +1,363 @@
+"""What can be read of the exchange: orders, fills, books, the tape, candles, the engine's state.
+
+Reads go to the projections, which hold everything that was ever acknowledged: a reply is sent after
+the commit, so whoever reads after its reply reads its own write. Instants come in as microseconds
+and go out as the database's aware datetimes; every list has an order with a unique last key.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import valkey
+from django.conf import settings
+from django.db import connection
+from django.db.models import Q, QuerySet
+
+from exchange import commands, envelope, events, models, wire
+from marketplace import clock
+from marketplace.models import Instrument
+from settlement import channels, doorbell
+
+BOOK_DEPTH_MAX = 500
+BOOK_DEPTH_DEFAULT = 50
+CANDLES_MAX = 1_000
+CANDLE_INTERVALS = {
+    "1m": "1 minute",
+    "5m": "5 minutes",
+    "15m": "15 minutes",
+    "1h": "1 hour",
+    "1d": "1 day",
+}
+LIVE = (models.Order.Status.OPEN, models.Order.Status.PARTIALLY_FILLED)
+
+
+# Orders and fills
+
+
+def order(*, organization: int, order_id: int) -> wire.OrderOut | None:
+    """Return an order of the organization with its fills, or None when it has no such order."""
+    row = models.Order.objects.filter(organization_id=organization, id=order_id).first()
+    return None if row is None else with_fills([row])[0]
+
+
+def order_by_client_id(*, organization: int, client_order_id: str) -> wire.OrderOut | None:
+    """Return the order that a client order id stands for, or None."""
+    row = models.Order.objects.filter(
+        organization_id=organization, client_order_id=client_order_id
+    ).first()
+    return None if row is None else with_fills([row])[0]
+
+
+def orders(
+    *,
+    organization: int,
+    limit: int,
+    before: int | None = None,
+    symbol: str = "",
+    status: str = "",
+    side: int = 0,
+) -> list[models.Order]:
+    """Return up to `limit` orders of the organization, newest first, with ids below `before`.
+
+    `status` is one of the statuses in lower case, or `live` for those that rest in a book.
+    """
+    found = models.Order.objects.filter(organization_id=organization)
+    if before is not None:
+        found = found.filter(id__lt=before)
+    if symbol:
+        found = found.filter(symbol=symbol)
+    if side:
+        found = found.filter(side=side)
+    if status == "live":
+        found = found.filter(status__in=LIVE)
+    elif status:
+        found = found.filter(status=status.upper())
+    return list(found.order_by("-id")[:limit])
+
+
+def with_fills(rows: Sequence[models.Order]) -> list[wire.OrderOut]:
+    """Return orders as callers see them, each with its fills, oldest first."""
+    ids = [row.id for row in rows]
+    fills: dict[int, list[models.Trade]] = {row.id: [] for row in rows}
+    found = models.Trade.objects.filter(Q(maker_order__in=ids) | Q(taker_order__in=ids))
+    for trade in found.order_by("id"):
+        for own in (trade.maker_order, trade.taker_order):
+            if own in fills:
+                fills[own].append(trade)
+    return [wire.order_row(row, fills[row.id]) for row in rows]
+
+
+def fills(
+    *, organization: int, limit: int, before: int | None = None, symbol: str = ""
+) -> list[wire.OwnFill]:
+    """Return up to `limit` fills of the organization, newest first, of trades below `before`."""
+    found = models.Trade.objects.filter(Q(maker=organization) | Q(taker=organization))
+    if before is not None:
+        found = found.filter(id__lt=before)
+    if symbol:
+        found = found.filter(symbol=symbol)
+    trades = list(found.order_by("-id")[:limit])
+    own = [
+        trade.maker_order if trade.maker == organization else trade.taker_order for trade in trades
+    ]
+    names = dict(models.Order.objects.filter(id__in=own).values_list("id", "client_order_id"))
+    return [
+        wire.fill_row(trade, order=order, client_order_id=names[order])
+        for trade, order in zip(trades, own, strict=True)
+    ]
+
+
+# Market data
+
+
+def book(*, symbol: str, depth: int = BOOK_DEPTH_DEFAULT) -> wire.Book | None:
+    """Return a book with its sequence, both of one instant, or None for an unknown instrument."""
+    levels = max(depth, wire.CHECKSUM_LEVELS)
+    with connection.cursor() as cursor:
+        # One statement is one snapshot: the sequence is that of exactly these levels.
+        cursor.execute(
+            """
+            SELECT instrument.book_sequence, level.side, level.price_ticks, level.lots
+            FROM marketplace_instrument instrument
+            LEFT JOIN LATERAL (
+                (SELECT side, price_ticks, sum(lots - filled_lots)::bigint AS lots
+                 FROM exchange_order
+                 WHERE symbol = instrument.symbol AND side = 1
+                   AND status IN ('OPEN', 'PARTIALLY_FILLED')
+                 GROUP BY side, price_ticks ORDER BY price_ticks DESC LIMIT %s)
+                UNION ALL
+                (SELECT side, price_ticks, sum(lots - filled_lots)::bigint
+                 FROM exchange_order
+                 WHERE symbol = instrument.symbol AND side = -1
+                   AND status IN ('OPEN', 'PARTIALLY_FILLED')
+                 GROUP BY side, price_ticks ORDER BY price_ticks LIMIT %s)
+            ) AS level ON true
+            WHERE instrument.symbol = %s
+            """,
+            [levels, levels, symbol],
+        )
+        rows = cursor.fetchall()
+    if not rows:
+        return None
+    bids = sorted(((price, lots) for _, side, price, lots in rows if side == 1), reverse=True)
+    asks = sorted((price, lots) for _, side, price, lots in rows if side == -1)
+    return wire.book_out(symbol, rows[0][0], bids, asks, depth=depth)
+
+
+def trades(*, symbol: str, limit: int, before: int | None = None) -> list[models.Trade]:
+    """Return up to `limit` trades of an instrument, newest first, with ids below `before`."""
+    found = models.Trade.objects.filter(symbol=symbol)
+    if before is not None:
+        found = found.filter(id__lt=before)
+    return list(found.order_by("-at", "-id")[:limit])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candle:
+    """Prices of an interval in ticks; an interval without trades has no candle."""
+
+    starts_at: datetime
+    open: int
+    high: int
+    low: int
+    close: int
+    lots: int
+    trades: int
+
+
+def candles(
+    *, symbol: str, interval: str, limit: int = CANDLES_MAX, before: datetime | None = None
+) -> list[Candle]:
+    """Return up to `limit` candles, newest first, that start before an instant.
+
+    Intervals are aligned to the epoch in UTC. One without trades is left out, not filled in.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT date_bin(%s::interval, at, timestamptz 'epoch') AS starts_at,
+                   (array_agg(price_ticks ORDER BY at, id))[1],
+                   max(price_ticks), min(price_ticks),
+                   (array_agg(price_ticks ORDER BY at DESC, id DESC))[1],
+                   sum(lots)::bigint, count(*)
+            FROM exchange_trade
+            WHERE symbol = %s AND (%s::timestamptz IS NULL OR at < %s)
+            GROUP BY 1 ORDER BY 1 DESC LIMIT %s
+            """,
+            [CANDLE_INTERVALS[interval], symbol, before, before, limit],
+        )
+        return [
+            Candle(
+                starts_at=row[0],
+                open=row[1],
+                high=row[2],
+                low=row[3],
+                close=row[4],
+                lots=row[5],
+                trades=row[6],
+            )
+            for row in cursor.fetchall()
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quoted:
+    """An instrument with the best prices of its book in ticks, None where a side is empty."""
+
+    instrument: Instrument
+    best_bid: int | None
+    best_ask: int | None
+
+
+def instruments(
+    *,
+    grade: str = "",
+    product: str = "",
+    state: str = "",
+    after: int | None = None,
+    limit: int = 1_000,
+) -> list[Quoted]:
+    """Return up to `limit` instruments in order of id, with ids above `after`.
+
+    `state` is one of the states, or `live` for those that are not closed or settled.
+    """
+    found = Instrument.objects.all()
+    if grade:
+        found = found.filter(grade_id=grade)
+    if product:
+        found = found.filter(product=product.upper())
+    if state == "live":
+        found = found.exclude(state__in=(Instrument.State.CLOSED, Instrument.State.SETTLED))
+    elif state:
+        found = found.filter(state=state.upper())
+    if after is not None:
+        found = found.filter(id__gt=after)
+    return quoted(found.order_by("id")[:limit])
+
+
+def instrument(*, symbol: str) -> Quoted | None:
+    """Return one instrument, or None when it is unknown."""
+    found = quoted(Instrument.objects.filter(symbol=symbol))
+    return found[0] if found else None
+
+
+def quoted(found: "QuerySet[Instrument]") -> list[Quoted]:
+    """Return instruments with the best prices of their books."""
+    rows = list(found)
+    bests = best_prices([row.symbol for row in rows])
+    return [
+        Quoted(instrument=row, best_bid=bid, best_ask=ask)
+        for row in rows
+        for bid, ask in [bests.get(row.symbol, (None, None))]
+    ]
+
+
+def best_prices(symbols: Sequence[str]) -> dict[str, tuple[int | None, int | None]]:
+    """Return best bid and best ask in ticks of books that have any."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT symbol, max(price_ticks) FILTER (WHERE side = 1),
+                   min(price_ticks) FILTER (WHERE side = -1)
+            FROM exchange_order
+            WHERE status IN ('OPEN', 'PARTIALLY_FILLED') AND symbol = ANY(%s)
+            GROUP BY symbol
+            """,
+            [list(symbols)],
+        )
+        return {row[0]: (row[1], row[2]) for row in cursor.fetchall()}
+
+
+# The engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """What the engine says of itself; `state` is running, clock_skew or down."""
+
+    epoch: int
+    sequence: int
+    at: datetime
+    state: str
+
+
+def status(group: str = doorbell.GROUP) -> EngineStatus:
+    """Return the engine's state, and where the journal ends."""
+    head = models.Head.objects.filter(group=group).first()
+    state = "down"
+    try:
+        with valkey.Valkey.from_url(settings.VALKEY_URL, socket_timeout=1.0) as client:
+            data: Any = client.get(channels.status_key(group))
+        if data is not None:
+            state = json.loads(data)["state"]
+    except (valkey.ValkeyError, OSError):
+        state = "down"
+    if head is None:
+        return EngineStatus(epoch=0, sequence=0, at=clock.EPOCH, state=state)
+    return EngineStatus(epoch=head.epoch, sequence=head.sequence, at=head.at, state=state)
+
+
+def epoch(group: str = doorbell.GROUP) -> int:
+    """Return the present epoch of a clearing group; 0 before the first."""
+    found = models.Head.objects.filter(group=group).values_list("epoch", flat=True).first()
+    return found or 0
+
+
+def first_answer(
+    *, organization: int, client_order_id: str, group: str = doorbell.GROUP
+) -> tuple[bytes, int, list[events.Event]] | None:
+    """Return fingerprint, sequence and events of the command that entered an order, or None.
+
+    These are the events its first answer was made of, whatever became of the order since.
+    """
+    row = models.Order.objects.filter(
+        organization_id=organization, client_order_id=client_order_id
+    ).first()
+    if row is None:
+        return None
+    batch = (
+        models.JournalBatch.objects.filter(group=group, sequence__gte=row.placed_sequence)
+        .order_by("sequence")
+        .first()
+    )
+    assert batch is not None, "an order stands in the journal"
+    happened = events.decode_batch(bytes(batch.events))
+    own = envelope.of_order(row.id, row.placed_sequence, happened)
+    return bytes(row.fingerprint), row.placed_sequence, own
+
+
+def outcome(command: commands.Command, group: str = doorbell.GROUP) -> envelope.Reply | None:
+    """Return what became of a command whose reply was lost, or None when nothing is known of it.
+
+    A cancel counts as done when its order has left the book, whatever took it out.
+    """
+    if isinstance(command, commands.PlaceOrder):
+        found = first_answer(
+            organization=command.account, client_order_id=command.client_order_id, group=group
+        )
+        if found is None:
+            return None
+        fingerprint, sequence, happened = found
+        result = envelope.APPLIED if fingerprint == command.fingerprint else envelope.KEY_REUSE
+        return envelope.Reply(0, result, sequence, 0, happened)
+    if isinstance(command, commands.CancelOrder):
+        row = (
+            models.Order.objects.filter(organization_id=command.account, id=command.order)
+            .exclude(status__in=LIVE)
+            .first()
+        )
+        if row is None:
+            return None
+        closed = events.OrderClosed(
+            row.id,
+            row.organization_id,
+            row.status.lower(),
+            row.reason,
+            row.sequence,
+            clock.to_micros(row.updated_at),
+        )
+        return envelope.Reply(0, envelope.APPLIED, row.sequence, closed.at, [closed])
+    return None

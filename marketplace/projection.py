@@ -1,0 +1,118 @@
+"""What the machine says of instruments and clusters, as rows of the catalog.
+
+The engine calls this inside the transaction of its batch; nobody else writes these columns.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from marketplace import clock, contract, rowset
+
+_INSTRUMENTS = rowset.Table(
+    "marketplace_instrument",
+    {
+        "id": "bigint",
+        "symbol": "text",
+        "grade_id": "text",
+        "product": "text",
+        "service_class": "text",
+        "starts_at": "timestamptz",
+        "ends_at": "timestamptz",
+        "trading_ends_at": "timestamptz",
+        "state": "text",
+        "reference_price_ticks": "bigint",
+        "band_low_ticks": "bigint",
+        "band_high_ticks": "bigint",
+        "last_price_ticks": "bigint",
+        "mark_price_ticks": "bigint",
+        "volume_lots": "bigint",
+        "open_interest_lots": "bigint",
+        "book_sequence": "bigint",
+        "listed_at": "timestamptz",
+    },
+    key=["id"],
+)
+
+_CHANGES = rowset.Table(
+    "marketplace_instrument",
+    {
+        "id": "bigint",
+        "state": "text",
+        "reference_price_ticks": "bigint",
+        "band_low_ticks": "bigint",
+        "band_high_ticks": "bigint",
+        "last_price_ticks": "bigint",
+        "mark_price_ticks": "bigint",
+        "volume_lots": "bigint",
+        "open_interest_lots": "bigint",
+        "book_sequence": "bigint",
+    },
+    key=["id"],
+)
+
+_CERTIFY = """
+    UPDATE marketplace_cluster AS c
+    SET certified_lots = v.lots, certified_until = v.until,
+        state = CASE WHEN c.state IN ('REGISTERED', 'CERTIFIED')
+                     THEN CASE WHEN v.lots > 0 THEN 'CERTIFIED' ELSE 'REGISTERED' END
+                     ELSE c.state END
+    FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[]) AS v(id, lots, until)
+    WHERE c.id = v.id
+"""
+
+
+def write_instruments(
+    cursor: psycopg.Cursor[Any],
+    instruments: Sequence[Any],
+    *,
+    listed_at: dict[str, int],
+    at: int,
+) -> None:
+    """Store instruments as they stand (`InstrumentView`); `listed_at` has the instants of those that are new."""
+    rows = []
+    for view in instruments:
+        terms = contract.parse_symbol(view.symbol)
+        assert terms is not None, "the machine lists only symbols of the contract"
+        rows.append(
+            (
+                view.id,
+                view.symbol,
+                terms.grade,
+                terms.product.value,
+                "",
+                clock.to_datetime(terms.starts_at),
+                clock.to_datetime(terms.ends_at),
+                clock.to_datetime(terms.trading_ends_at),
+                view.state,
+                view.reference_price,
+                view.band_low,
+                view.band_high,
+                view.last or None,
+                view.mark or None,
+                view.volume,
+                view.open_interest,
+                view.book_sequence,
+                clock.to_datetime(listed_at.get(view.symbol, at)),
+            )
+        )
+    # The instant of listing is written once: an update must not move it.
+    new = [row for row in rows if row[1] in listed_at]
+    known = [row for row in rows if row[1] not in listed_at]
+    _INSTRUMENTS.insert(cursor, new)
+    _CHANGES.update(cursor, [(row[0], *row[8:17]) for row in known])
+
+
+def write_certifications(cursor: psycopg.Cursor[Any], changes: Sequence[Any]) -> None:
+    """Store what clusters may sell; of several changes to one cluster the last counts."""
+    last = {change.cluster: change for change in changes}
+    if last:
+        cursor.execute(
+            _CERTIFY,
+            [
+                list(last),
+                [change.lots for change in last.values()],
+                [clock.to_datetime(change.valid_until) for change in last.values()],
+            ],
+        )
