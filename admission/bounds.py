@@ -40,9 +40,7 @@ def bound_of(
     )
 
 
-def hold(
-    claim: Usage, *, before: Usage, bound: Bound, streamed_bytes: int
-) -> tuple[Usage, bool]:
+def hold(claim: Usage, *, before: Usage, bound: Bound, streamed_bytes: int) -> tuple[Usage, bool]:
     """Return a claim held to what can be true, and whether it had to be."""
     prompt = _between(before.prompt, claim.prompt, bound.prompt_tokens_max)
     cached = _between(before.cached, claim.cached, prompt)

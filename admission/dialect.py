@@ -172,9 +172,7 @@ def _refuse_uncountable(fields: Mapping[str, Any]) -> None:
     """Refuse what would cost more than can be counted, or is not a caller's to set."""
     for name in ("prompt_logprobs", "echo", "kv_transfer_params", "use_beam_search"):
         if fields.get(name):
-            raise Refused(
-                f"{name} is not supported.", code="unsupported_parameter", param=name
-            )
+            raise Refused(f"{name} is not supported.", code="unsupported_parameter", param=name)
     best_of = fields.get("best_of")
     if best_of is not None and best_of not in (1, fields.get("n", 1)):
         raise Refused("best_of is not supported.", code="unsupported_parameter", param="best_of")
@@ -268,4 +266,6 @@ def _integer(fields: Mapping[str, Any], name: str, *, low: int, high: int, defau
 
 
 def _invalid(param: str, expected: str) -> Refused:
-    return Refused(f"Invalid value for {param}: expected {expected}.", code="invalid_value", param=param)
+    return Refused(
+        f"Invalid value for {param}: expected {expected}.", code="invalid_value", param=param
+    )

@@ -1,15 +1,15 @@
 """The durable record of what a gateway admitted and what was used: one writer, group commit.
 
-A request is written before it is dispatched; while it streams, its running totals are written every
-`CHECKPOINT_TOKENS` or `CHECKPOINT_US`; its end is written before the caller is given the final chunk.
-So a gateway that is killed has recorded every request it completed, and of an open stream it loses
-at most the tail since the last checkpoint. Totals are running and keyed by (request, sequence): a
-write whose outcome is unknown is simply made again.
+A request is written before it is dispatched; while it streams, its running totals are written
+every `CHECKPOINT_TOKENS` or `CHECKPOINT_US`; its end is written before the caller is given the
+final chunk. So a gateway that is killed has recorded every request it completed, and of an open
+stream it loses at most the tail since the last checkpoint. Totals are running and keyed by
+(request, sequence): a write whose outcome is unknown is simply made again.
 
-All requests of the process share one connection and one writer task. A batch is what arrived while
-the last one was being committed, one statement and one commit; nobody waits for a timer. When
-PostgreSQL is away, admissions fail at once and nothing is dispatched; usage that was already spent
-is kept, bounded, and written when it is back.
+All requests of the process share one connection and one writer task. A batch is what arrived
+while the last one was being committed, one statement and one commit; nobody waits for a timer.
+When PostgreSQL is away, admissions fail at once and nothing is dispatched; usage that was
+already spent is kept, bounded, and written when it is back.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ FROM json_to_recordset(%s::json) AS e(
     output_tokens bigint, reasoning_tokens bigint, mntu bigint, state text, is_estimated boolean,
     is_bounded boolean, first_token_ms integer, per_token_us integer, at bigint)
 ON CONFLICT DO NOTHING
-"""
+"""  # noqa: S608 - constants of this module
 
 
 def connection_parameters() -> dict[str, Any]:
@@ -207,9 +207,7 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._rows or not self.available:
-                batch = [
-                    self._rows.popleft() for _ in range(min(len(self._rows), BATCH_ROWS_MAX))
-                ]
+                batch = [self._rows.popleft() for _ in range(min(len(self._rows), BATCH_ROWS_MAX))]
                 try:
                     await self._write([row for row, _ in batch])
                 except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:

@@ -1,13 +1,13 @@
 """The only code that talks to a cluster.
 
-One pooled client, made for streaming: the answer is read as it arrives and no faster than the caller
-takes it, because nothing is read ahead of what was passed on. Every wait has a name. When a caller
-hangs up, the sending half of the connection is closed: the server sees that nobody listens and stops
-generating, and what it had already sent is still read, so that it is counted.
+One pooled client, made for streaming: the answer is read as it arrives and no faster than the
+caller takes it, because nothing is read ahead of what was passed on. Every wait has a name. When
+a caller hangs up, the sending half of the connection is closed: the server sees that nobody
+listens and stops generating, and what it had already sent is still read, so that it is counted.
 
-An endpoint a provider names must be allowed: https to a public address, or a host or network that
-the deployment lists in `UPSTREAM_ALLOW`. Names are resolved and judged again at every connection, so
-that an address cannot be swapped after it was registered.
+An endpoint a provider names must be allowed: https to a public address, or a host or network
+that the deployment lists in `UPSTREAM_ALLOW`. Names are resolved and judged again at every
+connection, so that an address cannot be swapped after it was registered.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
@@ -30,11 +31,11 @@ GAP_TIMEOUT_S = 30.0
 """How long it may stay silent in the middle of a stream."""
 ANSWER_TIMEOUT_S = 900.0
 """How long one answer may take in all."""
-DRAIN_TIMEOUT_S = 0.5
-"""How long what was sent before a hang-up is still read."""
+ABORT_TIMEOUT_S = 0.5
 CONNECTIONS_MAX = 2_048
 READ_BUFFER_BYTES = 65_536
 ERROR_BYTES_MAX = 65_536
+MESSAGE_LENGTH_MAX = 500
 
 
 class EndpointRefused(errors.Refusal):
@@ -166,29 +167,19 @@ class Answer:
         except (aiohttp.ClientError, OSError):
             raise UpstreamFailed("broken_off") from None
 
-    async def drain(self) -> list[bytes]:
-        """Tell the upstream that nobody listens, and return what it had already sent."""
+    def stop(self) -> None:
+        """Tell the upstream that nobody listens; what it had already sent can still be read."""
         connection = self._response.connection
         transport = connection.transport if connection is not None else None
-        packets: list[bytes] = []
-        if transport is None or not transport.can_write_eof():
-            return packets
-        try:
+        if transport is not None and transport.can_write_eof():
             transport.write_eof()
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                while data := await self._response.content.readany():
-                    packets.append(data)
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            pass
-        return packets
 
     def close(self) -> None:
-        """Give the connection up: an answer not read to its end cannot be followed by another."""
-        self._response.close()
-
-    def release(self) -> None:
-        """Give the connection back for the next request."""
-        self._response.release()
+        """Give the connection back when the answer was read to its end, and up when it was not."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
 
 
 class Client:
@@ -246,6 +237,35 @@ class Client:
         except (TimeoutError, aiohttp.ClientError, OSError):
             error = b""
         response.close()
-        if response.status in (400, 404, 413, 422):
+        if response.status in (400, 413, 422):
             raise UpstreamRefused(response.status, error)
         raise UpstreamFailed(f"status_{response.status}")
+
+    async def abort(self, endpoint: str, request_id: str) -> bool:
+        """Ask a modelled cluster to end a request where it is; return whether it ran there.
+
+        :raises UpstreamFailed: when it did not answer.
+        """
+        assert self._session is not None, "the client was started"
+        url = f"{endpoint.removesuffix('/v1')}/abort_requests"
+        try:
+            async with asyncio.timeout(ABORT_TIMEOUT_S):
+                async with self._session.post(url, json={"request_ids": [request_id]}) as response:
+                    answer = await response.json()
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            raise UpstreamFailed("unreachable") from None
+        return isinstance(answer, dict) and request_id in answer.get("aborted", ())
+
+
+def message_of(body: bytes) -> str:
+    """Return the message of an error body, as OpenAI-compatible servers have it; empty if none."""
+    try:
+        error = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    if isinstance(error, dict):
+        inner = error.get("error", error)
+        message = inner.get("message") if isinstance(inner, dict) else None
+        if isinstance(message, str):
+            return message[:MESSAGE_LENGTH_MAX]
+    return ""

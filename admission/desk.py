@@ -1,0 +1,362 @@
+"""Takes a request in, has it decided, recorded and flown, and says what came of it.
+
+Everything a caller can be told no for is said here, in one order: what the request itself lacks,
+the limits of its key, its holder's level, its cash, the record, the upstream. A failure of an
+upstream before its first byte is recorded against it and tried once elsewhere: on another
+cluster of the holder, or for pay-as-you-go on any other of the grade.
+"""
+
+import uuid
+from collections import OrderedDict
+
+from admission import dialect, metering, upstream
+from admission.decisions import Decision, Outcome, Overflow, Reason, Request, ServiceClass
+from admission.flight import Ask, Flight, Out
+from admission.pools import Pool, Pools
+from admission.reserves import Hold, InsufficientQuota, Reserves
+from marketplace import clock, contract, errors
+
+ATTEMPTS_MAX = 2
+BYTES_PER_TOKEN = 4
+"""Assumed of an organization that has not finished a request yet."""
+ORGANIZATIONS_KEPT = 10_000
+RETRY_AFTER_S = 1
+RETRY_AFTER_NO_ENTITLEMENT_S = 60
+MICRO = 1_000_000
+_CAPACITY = frozenset({Reason.NO_CAPACITY, Reason.QUEUE_FULL})
+
+
+class NoCapacity(dialect.Refused):
+    """No cluster can serve the request now."""
+
+    def __init__(self, detail: str, retry_after_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(
+            detail, code="no_capacity", status=503, kind="server_error", retry_after_s=retry_after_s
+        )
+
+
+class PromptLengths:
+    """How many bytes of its prompts an organization's tokens have, learned as it goes."""
+
+    def __init__(self) -> None:
+        self._sums: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()
+
+    def estimate(self, organization: int, grade: str, prompt_bytes: int) -> int:
+        """Return how many tokens a prompt will probably have."""
+        seen_bytes, seen_tokens = self._sums.get((organization, grade), (BYTES_PER_TOKEN, 1))
+        return max(1, -(-prompt_bytes * seen_tokens // seen_bytes))
+
+    def learn(self, organization: int, grade: str, prompt_bytes: int, tokens: int) -> None:
+        """Take a prompt into account whose tokens were counted."""
+        if tokens <= 0:
+            return
+        key = organization, grade
+        seen_bytes, seen_tokens = self._sums.pop(key, (0, 0))
+        if seen_tokens > MICRO:
+            seen_bytes, seen_tokens = seen_bytes // 2, seen_tokens // 2
+        self._sums[key] = max(1, seen_bytes + prompt_bytes), seen_tokens + tokens
+        if len(self._sums) > ORGANIZATIONS_KEPT:
+            self._sums.popitem(last=False)
+
+
+class Desk:
+    """Where requests are taken in; one per gateway."""
+
+    def __init__(
+        self,
+        *,
+        pools: Pools,
+        reserves: Reserves,
+        writer: metering.Writer,
+        client: upstream.Client,
+        gateway: str,
+    ) -> None:
+        self.pools = pools
+        self.reserves = reserves
+        self.writer = writer
+        self.client = client
+        self.gateway = gateway
+        self.lengths = PromptLengths()
+
+    async def serve(self, ask: Ask, out: Out) -> None:
+        """Serve a request to its end.
+
+        :raises Refusal: in OpenAI's terms; nothing was sent to `out` then.
+        """
+        tried: set[int] = set()
+        while True:
+            pool = self._choose(ask, tried)
+            if pool is None:
+                await self._refuse_without_pool(ask, is_first=not tried)
+                pool = self._fallback(ask, tried)
+                if pool is None:
+                    raise NoCapacity("No cluster can serve this model at the moment.")
+            try:
+                await self._attempt(ask, pool, out)
+                return
+            except upstream.UpstreamFailed as failure:
+                tried.add(pool.cluster.id)
+                if failure.reason == "metering_unavailable":
+                    raise metering.MeteringUnavailable(retry_after_s=RETRY_AFTER_S) from None
+                if ask.only_pool or len(tried) >= ATTEMPTS_MAX or not self._choose(ask, tried):
+                    raise NoCapacity("The cluster did not answer.") from None
+
+    def _choose(self, ask: Ask, tried: set[int]) -> Pool | None:
+        """Return the pool that a request belongs to, or None."""
+        if ask.only_pool:
+            return None if tried else self.pools.pools.get(ask.only_pool)
+        if ask.service_class is not ServiceClass.P3:
+            pool = self.pools.entitled(ask.organization, ask.grade.code, without=tried)
+            if pool is not None or tried:
+                return pool
+            if self.pools.has_failed_lots(ask.organization, ask.grade.code, clock.now_micros()):
+                return None
+        return self.pools.shared(ask.grade.code, without=tried)
+
+    def _fallback(self, ask: Ask, tried: set[int]) -> Pool | None:
+        """Return where lots that no cluster is behind are served, if their holder wants that."""
+        if ask.only_pool or ask.overflow is not Overflow.SPILL:
+            return None
+        return self.pools.shared(ask.grade.code, without=tried)
+
+    async def _refuse_without_pool(self, ask: Ask, *, is_first: bool) -> None:
+        """Record that nothing serves a request: its holder's demand was missed."""
+        if is_first and ask.service_class is not ServiceClass.P3:
+            charge = (
+                ask.prompt_tokens * ask.grade.weights.uncached
+                + min(256, ask.output_tokens_max) * ask.grade.weights.output
+            )
+            row = self._row(
+                ask, _new_id(), 0, outcome="SHED", reason="NO_CAPACITY", charge_mntu=charge
+            )
+            await self.writer.admit(row)
+
+    async def _attempt(self, ask: Ask, pool: Pool, out: Out) -> None:
+        """Have a request decided by one pool, and fly it.
+
+        :raises UpstreamFailed: before the upstream's first byte; the failure is recorded.
+        :raises Refusal: in OpenAI's terms.
+        """
+        request_id = _new_id()
+        request = Request(
+            id=request_id,
+            organization=ask.organization,
+            service_class=ask.service_class,
+            prompt_tokens=ask.prompt_tokens,
+            output_tokens_max=ask.output_tokens_max * ask.call.choices,
+            overflow=ask.overflow,
+        )
+        try:
+            decision = await pool.decide(request)
+        except BaseException:
+            self.writer.record(
+                self._row(ask, request_id, pool.cluster.id, outcome="ABORTED", reason="HUNG_UP")
+            )
+            raise
+        if decision.outcome is Outcome.SHED:
+            await self.writer.admit(self._shed_row(ask, request_id, pool, decision))
+            raise _shed(decision)
+        hold: Hold | None = None
+        try:
+            if decision.class_served is ServiceClass.P3 and not ask.is_probe:
+                hold = await self._hold(ask, pool)
+            await self.writer.admit(self._admitted_row(ask, request_id, pool, decision))
+        except BaseException as failure:
+            pool.abort(request_id)
+            if hold is not None:
+                hold.end(0)
+            if isinstance(failure, InsufficientQuota):
+                row = self._row(
+                    ask,
+                    request_id,
+                    pool.cluster.id,
+                    outcome="REFUSED",
+                    reason="INSUFFICIENT_QUOTA",
+                )
+                self.writer.record(row)
+            raise
+        flight = Flight(
+            request_id=request_id,
+            ask=ask,
+            pool=pool,
+            decision=decision,
+            hold=hold,
+            writer=self.writer,
+            client=self.client,
+            out=out,
+            headers=self._headers(ask, pool, decision, request_id),
+        )
+        try:
+            await flight.run()
+        except upstream.UpstreamRefused as refused:
+            raise _passed_on(refused) from None
+        if flight.meter.has_claim:
+            self.lengths.learn(
+                ask.organization,
+                ask.grade.code,
+                ask.call.prompt_bytes,
+                flight.meter.usage.prompt,
+            )
+
+    async def _hold(self, ask: Ask, pool: Pool) -> Hold:
+        """Set aside the most a pay-as-you-go request may cost."""
+        bound = dialect.bound(ask.call, ask.output_tokens_max)
+        weights = ask.grade.weights
+        mntu_max = (
+            bound.prompt_tokens_max * weights.uncached + bound.output_tokens_max * weights.output
+        )
+        return await self.reserves.hold(
+            organization=ask.organization,
+            grade=ask.grade.code,
+            hour_starts_at=contract.hour_start(pool.now()),
+            usage_price_ticks=ask.grade.usage_price_ticks,
+            mntu_max=mntu_max,
+        )
+
+    # What is written down and said
+
+    def _row(
+        self,
+        ask: Ask,
+        request_id: str,
+        cluster: int,
+        *,
+        outcome: str,
+        reason: str,
+        charge_mntu: int = 0,
+        class_served: str = "",
+        queue_ms: int = 0,
+    ) -> metering.RequestRow:
+        return metering.RequestRow(
+            id=request_id,
+            organization_id=ask.organization,
+            key=ask.key,
+            grade=ask.grade.code,
+            cluster=cluster,
+            class_requested=ask.service_class.name,
+            class_served=class_served,
+            outcome=outcome,
+            reason=reason,
+            charge_mntu=charge_mntu,
+            body_digest=ask.body_digest,
+            is_probe=ask.is_probe,
+            arrived_at=ask.arrived_at,
+            queue_ms=queue_ms,
+            gateway=self.gateway,
+        )
+
+    def _admitted_row(
+        self, ask: Ask, request_id: str, pool: Pool, decision: Decision
+    ) -> metering.RequestRow:
+        return self._row(
+            ask,
+            request_id,
+            pool.cluster.id,
+            outcome="ADMITTED",
+            reason=decision.reason.value,
+            charge_mntu=decision.charge_mntu,
+            class_served=decision.class_served.name,
+            queue_ms=_queue_ms(decision),
+        )
+
+    def _shed_row(
+        self, ask: Ask, request_id: str, pool: Pool, decision: Decision
+    ) -> metering.RequestRow:
+        """Return the record of a refusal; one that the cluster is to blame for says so."""
+        reason = decision.reason
+        flow = pool.flow(ask.organization)
+        is_holder = ask.service_class is not ServiceClass.P3 and flow is not None and flow.lots > 0
+        is_late = (
+            reason is Reason.WAITED_TOO_LONG
+            and decision.class_served is not ServiceClass.P3
+            and ask.overflow is not Overflow.QUEUE
+        )
+        is_full = reason in _CAPACITY and flow is not None and flow.level_mntu > 0
+        if is_holder and (is_late or is_full):
+            reason = Reason.NO_CAPACITY
+        elif reason is Reason.NO_CAPACITY:
+            reason = Reason.OVERLOADED
+        return self._row(
+            ask,
+            request_id,
+            pool.cluster.id,
+            outcome="SHED",
+            reason=reason.value,
+            charge_mntu=decision.charge_mntu,
+            queue_ms=_queue_ms(decision),
+        )
+
+    def _headers(
+        self, ask: Ask, pool: Pool, decision: Decision, request_id: str
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the headers that say how a request is served."""
+        headers = [
+            (b"x-request-id", request_id.encode()),
+            (b"x-baseload-class-requested", ask.service_class.name.encode()),
+            (b"x-baseload-class-served", decision.class_served.name.encode()),
+            (b"x-baseload-queue-ms", b"%d" % _queue_ms(decision)),
+            (b"x-baseload-pool", pool.cluster.public_id.encode()),
+        ]
+        flow = pool.flow(ask.organization)
+        lots, remaining = 0, 0
+        if flow is not None and flow.lots:
+            at = pool.now()
+            left_us = contract.hour_start(at) + contract.HOUR - at
+            lots = flow.lots
+            remaining = max(0, flow.lots * left_us // 60 + flow.level_mntu) // 1_000
+            level_ntu = max(0, flow.level_mntu) // 1_000
+            reset_us = max(0, -flow.level_mntu * 60 // lots)
+            headers += [
+                (b"x-ratelimit-limit-tokens", b"%d" % (lots * contract.NTU_PER_LOT_MINUTE)),
+                (b"x-ratelimit-remaining-tokens", b"%d" % level_ntu),
+                (b"x-ratelimit-reset-tokens", b"%dms" % (reset_us // 1_000)),
+            ]
+        headers.append((b"x-baseload-entitlement-remaining-ntu", b"%d" % remaining))
+        return headers
+
+
+def _queue_ms(decision: Decision) -> int:
+    return min(decision.waited_us // 1_000, 1 << 30)
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _shed(decision: Decision) -> errors.Refusal:
+    """Return how a scheduler's refusal is said."""
+    retry_us = decision.retry_after_us
+    retry_after_s = None if retry_us is None else max(1, -(-retry_us // MICRO))
+    match decision.reason:
+        case Reason.CONTEXT_TOO_LONG:
+            return dialect.Refused(
+                "The prompt is longer than the model's context.",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        case Reason.NO_CAPACITY | Reason.OVERLOADED | Reason.WAITED_TOO_LONG | Reason.QUEUE_FULL:
+            return NoCapacity(
+                "The pool cannot take this request now.", retry_after_s or RETRY_AFTER_S
+            )
+        case Reason.NO_ENTITLEMENT:
+            return dialect.Refused(
+                "Your organization has no entitlement to this model in this hour.",
+                code="no_entitlement",
+                status=429,
+                kind="tokens",
+                retry_after_s=retry_after_s or RETRY_AFTER_NO_ENTITLEMENT_S,
+            )
+        case _:
+            return dialect.Refused(
+                "The entitlement's rate is used up for now.",
+                code="rate_limit_exceeded",
+                status=429,
+                kind="tokens",
+                retry_after_s=retry_after_s or RETRY_AFTER_S,
+            )
+
+
+def _passed_on(refused: upstream.UpstreamRefused) -> errors.Refusal:
+    """Return an upstream's refusal of the request itself, with its own words."""
+    message = upstream.message_of(refused.body) or "The model server refused the request."
+    return dialect.Refused(message, code="invalid_request", status=refused.status)

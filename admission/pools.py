@@ -1,0 +1,224 @@
+"""The clusters as a gateway sees them: one scheduler each, who waits in it, and how it is doing.
+
+A pool asks its scheduler at every arrival, end and due instant, and hands each final decision to
+the request that waits for it. Market time may be advanced but never goes back here, whatever the
+system's clock does. Which pool a request goes to: of those that serve its holder's lots, the one
+whose level is highest; for pay-as-you-go, the least loaded certified one of the grade. A pool
+whose upstream keeps failing is left out for a moment where there is another.
+"""
+
+import asyncio
+from collections.abc import Callable, Container
+
+from admission.decisions import Decision, Outcome, Request
+from admission.inspection import FlowReport
+from admission.levels import Window
+from admission.scheduler import Scheduler
+from admission.snapshot import Cluster, Snapshot
+from marketplace import clock
+
+FAILURES_MAX = 3
+"""Failures in a row after which a pool is left out."""
+EJECTED_NS = 2_000_000_000
+
+
+class Pool:
+    """One cluster, its scheduler and the requests that wait for a decision."""
+
+    def __init__(self, cluster: Cluster, at: int) -> None:
+        self.cluster = cluster
+        self.scheduler = Scheduler(cluster.terms)
+        self.holders: dict[int, tuple[Window, ...]] = {}
+        self.running = 0
+        self.arrivals = 0
+        self.failures = 0
+        self._ejected_until_ns = 0
+        self._at = at
+        self._waiting: dict[str, asyncio.Future[Decision]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def now(self) -> int:
+        """Return market time as this pool's scheduler has it: it never goes back."""
+        self._at = max(self._at, clock.now_micros())
+        return self._at
+
+    def change(self, cluster: Cluster, windows: dict[int, tuple[Window, ...]]) -> None:
+        """Take the cluster's present terms and its holders' hours."""
+        at = self.now()
+        if cluster != self.cluster:
+            if cluster.terms.replicas == self.cluster.terms.replicas:
+                self.scheduler.terms = cluster.terms
+            self.cluster = cluster
+        for holder in self.holders.keys() | windows.keys():
+            hours = windows.get(holder, ())
+            if hours != self.holders.get(holder, ()):
+                self.scheduler.set_flow(holder, windows=hours, at=at)
+        self.holders = windows
+        self.pump()
+
+    async def decide(self, request: Request) -> Decision:
+        """Return the final decision on a request, which may have to wait for it.
+
+        When the caller is canceled while it waits, the request leaves the queue, free of charge.
+        """
+        self.arrivals += 1
+        decision = self.scheduler.arrive(request, self.now())
+        if decision.final:
+            return decision
+        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._waiting[request.id] = future
+        self.pump()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._waiting.pop(request.id, None)
+            if future.done() and not future.cancelled() and _runs(future.result()):
+                self.running -= 1
+            self.scheduler.abort(request.id, at=self.now())
+            self.pump()
+            raise
+
+    def pump(self) -> None:
+        """Carry out what the scheduler decides now, and be called again when it is due."""
+        at = self.now()
+        for decision in self.scheduler.dispatch(at):
+            future = self._waiting.pop(decision.request_id, None)
+            if future is None or future.done():
+                self.scheduler.abort(decision.request_id, at=at)
+                continue
+            if _runs(decision):
+                self.running += 1
+            future.set_result(decision)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake = self.scheduler.next_wake(at)
+        if wake is not None and self._waiting:
+            delay_s = max(wake - at, 1_000) / 1_000_000
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
+
+    def first_token(self, request_id: str) -> None:
+        """Note that a prompt was read."""
+        self.scheduler.first_token(request_id, self.now())
+        self.pump()
+
+    def charged(self, request_id: str, mntu: int) -> None:
+        """Note what a request used so far."""
+        self.scheduler.charged(request_id, mntu=mntu, at=self.now())
+
+    def finish(self, request_id: str, *, mntu: int, output_tokens: int) -> None:
+        """End a request that ran to its end."""
+        self.running -= 1
+        self.scheduler.finish(
+            request_id, actual_mntu=mntu, output_tokens=output_tokens, at=self.now()
+        )
+        self.pump()
+
+    def abort(self, request_id: str, *, mntu: int = 0) -> None:
+        """End a request that ran and did not come to its end."""
+        self.running -= 1
+        self.scheduler.abort(request_id, at=self.now(), actual_mntu=mntu)
+        self.pump()
+
+    def succeeded(self) -> None:
+        """Note that the upstream answered."""
+        self.failures = 0
+        self._ejected_until_ns = 0
+
+    def failed(self) -> None:
+        """Note that the upstream failed; too often in a row leaves the pool out for a moment."""
+        self.failures += 1
+        if self.failures >= FAILURES_MAX:
+            self._ejected_until_ns = clock.monotonic_ns() + EJECTED_NS
+
+    @property
+    def is_ejected(self) -> bool:
+        """Whether the upstream failed too often just now."""
+        return clock.monotonic_ns() < self._ejected_until_ns
+
+    def flow(self, holder: int) -> FlowReport | None:
+        """Return the state of a holder's flow, or None when it has none here."""
+        if holder not in self.holders:
+            return None
+        return self.scheduler.flow(holder, at=self.now())
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class Pools:
+    """Every pool of a gateway, as the last snapshot has them."""
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot(at=0)
+        self.pools: dict[int, Pool] = {}
+        self._synthetic: Callable[[Cluster], dict[int, tuple[Window, ...]]] = lambda _: {}
+
+    def add_synthetic(self, windows: Callable[[Cluster], dict[int, tuple[Window, ...]]]) -> None:
+        """Have hours of the gateway's own added to every cluster: those of its probes."""
+        self._synthetic = windows
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Replace the state of the market."""
+        self.snapshot = snapshot
+        holders: dict[int, dict[int, tuple[Window, ...]]] = {}
+        for (cluster, holder), hours in snapshot.windows.items():
+            holders.setdefault(cluster, {})[holder] = hours
+        for cluster in snapshot.clusters.values():
+            pool = self.pools.get(cluster.id)
+            if pool is None:
+                pool = self.pools[cluster.id] = Pool(cluster, snapshot.at)
+            pool.change(cluster, holders.get(cluster.id, {}) | self._synthetic(cluster))
+        for gone in self.pools.keys() - snapshot.clusters.keys():
+            self.pools[gone].change(self.pools[gone].cluster, {})
+
+    def entitled(self, holder: int, grade: str, *, without: Container[int] = ()) -> Pool | None:
+        """Return the pool that serves a holder's lots now: the one whose level is highest."""
+        best: Pool | None = None
+        best_level = (False, 0)
+        for pool in self.pools.values():
+            if pool.cluster.grade != grade or pool.cluster.id in without:
+                continue
+            flow = pool.flow(holder)
+            if flow is None or not flow.lots:
+                continue
+            level = (not pool.is_ejected, flow.level_mntu)
+            if best is None or level > best_level:
+                best, best_level = pool, level
+        return best
+
+    def shared(self, grade: str, *, without: Container[int] = ()) -> Pool | None:
+        """Return the least loaded certified pool of a grade."""
+        candidates = [
+            pool
+            for pool in self.pools.values()
+            if pool.cluster.grade == grade
+            and pool.cluster.is_certified
+            and pool.cluster.id not in without
+        ]
+        if not candidates:
+            return None
+        return min(
+            candidates,
+            key=lambda pool: (
+                pool.is_ejected,
+                pool.running / max(1, pool.cluster.terms.certified_lots),
+                pool.cluster.id,
+            ),
+        )
+
+    def has_failed_lots(self, holder: int, grade: str, at: int) -> bool:
+        """Whether a holder has lots now that no cluster is behind."""
+        hours = self.snapshot.failed.get((grade, holder), ())
+        return any(window.starts_at <= at < window.ends_at for window in hours)
+
+    def close(self) -> None:
+        """Stop every timer."""
+        for pool in self.pools.values():
+            pool.close()
+
+
+def _runs(decision: Decision) -> bool:
+    return decision.outcome in (Outcome.ADMIT, Outcome.SPILL)

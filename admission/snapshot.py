@@ -1,0 +1,94 @@
+"""What a gateway has to know to decide: grades, clusters, who is entitled to what, prices.
+
+It is read whole, about once a second and after every jump of the clock, and never changed: a
+decision sees one state of the market or the next, not a mixture. Nothing on the path of a request
+asks the database.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from admission import cluster as physics
+from admission.decisions import ClusterTerms
+from admission.levels import Window
+from marketplace import contract
+
+LIVE_KV_TOKENS = 1 << 40
+"""A live upstream keeps its own books of memory; the scheduler does not limit it by KV tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """A grade's terms, as far as requests are concerned."""
+
+    code: str
+    context_tokens_max: int
+    output_tokens_max: int
+    weights: contract.WeightSchedule
+    usage_price_ticks: int
+    """What P3 pays in this hour, per million NTU (RULEBOOK 6.10)."""
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A cluster that can be called; `seller` owns it."""
+
+    id: int
+    public_id: str
+    grade: str
+    seller: int
+    endpoint: str
+    is_modelled: bool
+    is_certified: bool
+    terms: ClusterTerms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One state of the market."""
+
+    at: int
+    grades: Mapping[str, Grade] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Names of models, the grades' own codes among them, to grades."""
+    clusters: Mapping[int, Cluster] = field(default_factory=dict)
+    windows: Mapping[tuple[int, int], tuple[Window, ...]] = field(default_factory=dict)
+    """Hours by (cluster, holder)."""
+    failed: Mapping[tuple[str, int], tuple[Window, ...]] = field(default_factory=dict)
+    """Hours by (grade, holder) of lots that no cluster is behind."""
+
+    def grade(self, model: str) -> Grade | None:
+        """Return the grade a model's name stands for."""
+        code = self.aliases.get(model)
+        return None if code is None else self.grades[code]
+
+
+def cluster_terms(
+    *,
+    accelerator: str,
+    model_shape: str,
+    precision: str,
+    tensor_parallel: int,
+    replicas: int,
+    certified_lots: int,
+    is_modelled: bool,
+    weights: contract.WeightSchedule,
+) -> ClusterTerms:
+    """Return what a cluster can take, by the model of its hardware."""
+    hardware = physics.Cluster(
+        accelerator=accelerator,
+        model=model_shape,
+        precision=precision,
+        tensor_parallel=tensor_parallel,
+        replicas=replicas,
+    )
+    is_known = physics.problem(hardware) is None
+    return ClusterTerms(
+        replicas=replicas,
+        chunk_tokens=hardware.chunk_tokens,
+        sequences_max=hardware.sequences_max,
+        kv_tokens=hardware.kv_tokens if is_known and is_modelled else LIVE_KV_TOKENS,
+        certified_lots=certified_lots,
+        weights=weights,
+    )
