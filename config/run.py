@@ -232,9 +232,11 @@ def _start_servers(run: Run) -> None:
 def _prepare_database(run: Run) -> None:
     """Migrate, and seed a market that never had a command."""
     unfinished = run.var / "seeding"
-    if unfinished.exists() and not os.environ.get("DATABASE_URL"):
+    if unfinished.exists():
+        if os.environ.get("DATABASE_URL") or os.environ.get("VALKEY_URL"):
+            raise Ended(f"the seed was cut short: empty the database, then remove {unfinished}")
         _print("the first run's seed was cut short: it begins again")
-        servers.drop_database(run.var)
+        servers.begin_again(run.var)
         unfinished.unlink()
     _print("bringing the database up to date")
     _manage(run, run.environment, "migrate", "--verbosity", "0")

@@ -88,9 +88,15 @@ def erase(var: Path) -> None:
     shutil.rmtree(var, ignore_errors=True)
 
 
-def drop_database(var: Path) -> None:
-    """Drop the embedded database of `var` and create it empty; the server must be running."""
+def begin_again(var: Path) -> Addresses:
+    """Empty the embedded database of `var`, and Valkey with it, and return their addresses.
+
+    :raises StartFailed: a server did not come up.
+    """
+    valkey_server.stop(var)
+    addresses = start(var)
     postgres_server.drop_database(places.place(var))
+    return addresses
 
 
 @contextlib.contextmanager
