@@ -13,14 +13,14 @@ has to be written down before the next command; what is left at the end is an er
 """
 
 from exchange import commands, events
-from tests import market
+from tests import floor
 
 
 class _Play:
     """The state of one table."""
 
     def __init__(self) -> None:
-        self.market = market.Market(reference=100)
+        self.floor = floor.Floor(reference=100)
         self.orders: dict[str, tuple[int, int]] = {}
         """(account, order) by name"""
         self.names: dict[int, str] = {}
@@ -30,8 +30,8 @@ class _Play:
         name, side, lots, _, price, *options = words
         account = len(self.orders) + 1
         group = int(options[options.index("group") + 1]) + 1000 if "group" in options else account
-        self.market.account(account, group=group, certified=100_000)
-        order = self.market.place(
+        self.floor.account(account, group=group, certified=100_000)
+        order = self.floor.place(
             account,
             1 if side == "buy" else -1,
             int(lots),
@@ -44,7 +44,7 @@ class _Play:
         self._note()
 
     def _note(self) -> None:
-        for event in self.market.last:
+        for event in self.floor.last:
             match event:
                 case events.Traded():
                     taker, maker = self.names[event.taker_order], self.names[event.maker_order]
@@ -55,7 +55,7 @@ class _Play:
                     self.pending.append(f"reject {self.names[event.order]} {event.reason}")
 
     def book(self, side: str, expected: str) -> None:
-        levels = self.market.machine.book_levels(market.symbol("20"), 1000)
+        levels = self.floor.machine.book_levels(floor.symbol("20"), 1000)
         shown = levels[0] if side == "buy" else levels[1]
         text = ", ".join(f"{lots} @ {price}" for price, lots in shown)
         assert text == expected, f"the book's {side} side is {text!r}"
@@ -72,23 +72,23 @@ class _Play:
                 self.place(words)
             case "cancel":
                 account, order = self.orders[words[0]]
-                self.market.apply(commands.CancelOrder(account, order))
+                self.floor.apply(commands.CancelOrder(account, order))
                 self._note()
             case "book":
                 self.book(words[0], " ".join(words[1:]))
             case "at":
-                self.market.to(words[0])
+                self.floor.to(words[0])
                 self._note()
             case _:
                 raise AssertionError(f"unknown line: {text}")
 
 
-def play(table: str) -> market.Market:
-    """Run a table and return the market it leaves."""
+def play(table: str) -> floor.Floor:
+    """Run a table and return the floor it leaves."""
     run = _Play()
     for line in table.splitlines():
         text = line.partition("#")[0].strip()
         if text:
             run.line(text)
     assert not run.pending, f"not written down: {run.pending}"
-    return run.market
+    return run.floor

@@ -1,7 +1,7 @@
 """Slow and obvious: a book, and the ledger and positions of a history, to compare against.
 
-Nothing here is shared with the code it checks but the vocabulary of events. The book looks through a
-plain list for every fill; the accounts are added up from the first event each time.
+Nothing here is shared with the code it checks but the vocabulary of events. The book looks through
+a plain list for every fill; the accounts are added up from the first event each time.
 """
 
 from collections import defaultdict
@@ -29,7 +29,9 @@ class SlowBook:
     trades: list[tuple[int, int, int, int]] = field(default_factory=list)
     """(taker, maker, lots, price)"""
 
-    def place(self, id: int, group: int, side: int, price: int, lots: int, *, rests: bool) -> None:
+    def place(
+        self, number: int, group: int, side: int, price: int, lots: int, *, rests: bool
+    ) -> None:
         """Trade an order against the best and earliest, one at a time, and rest what is left."""
         while lots:
             others = [o for o in self.orders if o.side == -side and (o.price - price) * side <= 0]
@@ -40,17 +42,17 @@ class SlowBook:
             if best.group == group:
                 return
             traded = min(lots, best.lots)
-            self.trades.append((id, best.id, traded, best.price))
+            self.trades.append((number, best.id, traded, best.price))
             lots -= traded
             best.lots -= traded
             if not best.lots:
                 self.orders.remove(best)
         if lots and rests:
-            self.orders.append(SlowOrder(id, group, side, price, lots))
+            self.orders.append(SlowOrder(number, group, side, price, lots))
 
-    def cancel(self, id: int) -> None:
+    def cancel(self, number: int) -> None:
         """Take an order out."""
-        self.orders = [o for o in self.orders if o.id != id]
+        self.orders = [o for o in self.orders if o.id != number]
 
     def levels(self, side: int) -> list[tuple[int, int]]:
         """Return (price, lots), best first."""

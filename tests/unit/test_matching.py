@@ -2,11 +2,10 @@
 
 import random
 
-from tests.market import GRADE, Market, symbol
+from exchange import commands, events
+from tests.floor import GRADE, Floor, symbol
 from tests.notation import play
 from tests.oracle import SlowBook
-
-from exchange import commands, events
 
 
 def test_better_prices_fill_first_then_earlier_orders() -> None:
@@ -131,31 +130,29 @@ def test_a_thousand_random_books_trade_as_the_slow_one_does() -> None:
 
 def _compare(chance: random.Random) -> int:
     """Run one random book through the machine and through the oracle; return its trades."""
-    market = Market(reference=100, checked=False)
+    floor = Floor(reference=100, checked=False)
     for account in range(1, 7):
-        market.account(account, group=(account + 1) // 2, certified=100_000)
+        floor.account(account, group=(account + 1) // 2, certified=100_000)
     slow = SlowBook()
     trades = []
     for _ in range(60):
         account = chance.randint(1, 6)
-        if market.machine.state.orders and chance.random() < 0.2:
-            order = chance.choice(sorted(market.machine.state.orders))
-            owner = market.machine.state.orders[order].account.id
-            market.apply(commands.CancelOrder(owner, order))
+        if floor.machine.state.orders and chance.random() < 0.2:
+            order = chance.choice(sorted(floor.machine.state.orders))
+            owner = floor.machine.state.orders[order].account.id
+            floor.apply(commands.CancelOrder(owner, order))
             slow.cancel(order)
             continue
         side, price = chance.choice((1, -1)), chance.randint(95, 105)
         lots, rests = chance.randint(1, 20), chance.random() < 0.8
-        order = market.place(account, side, lots, price, time_in_force="GTC" if rests else "IOC")
-        assert market.rejected() is None
+        order = floor.place(account, side, lots, price, time_in_force="GTC" if rests else "IOC")
+        assert floor.rejected() is None
         slow.place(order, (account + 1) // 2, side, price, lots, rests=rests)
-        trades += [
-            (e.taker_order, e.maker_order, e.lots, e.price) for e in market.of(events.Traded)
-        ]
+        trades += [(e.taker_order, e.maker_order, e.lots, e.price) for e in floor.of(events.Traded)]
     assert trades == slow.trades
-    bids, asks = market.machine.book_levels(symbol("20"), 1_000)
+    bids, asks = floor.machine.book_levels(symbol("20"), 1_000)
     assert bids == slow.levels(1)
     assert asks == slow.levels(-1)
-    assert market.machine.symbols()[0].startswith(GRADE)
-    market.machine.check()
+    assert floor.machine.symbols()[0].startswith(GRADE)
+    floor.machine.check()
     return len(trades)

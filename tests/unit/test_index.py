@@ -1,0 +1,120 @@
+"""The index by hand, its ladder rung by rung, and who cannot move it."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from settlement import index
+from settlement.index import Inputs, Method, Tape
+
+HOUR = 3_600_000_000
+SPREAD = [(20, 1000, 1, 2), (20, 1010, 3, 4), (20, 1020, 5, 6), (20, 1030, 7, 8), (20, 1040, 9, 10)]
+
+
+def inputs(trades=(), **more) -> Inputs:
+    return Inputs(
+        grade="LLAMA70B",
+        hour_starts_at=0,
+        trades=index.number_groups(list(trades)),
+        **({"mark": 900} | more),
+    )
+
+
+def test_spread_trades_count_in_full() -> None:
+    assert index.compute(inputs(SPREAD)) == (1020, Method.TRADES)
+
+
+def test_the_mean_rounds_half_up() -> None:
+    trades = [(10, 1000, 1, 2), (10, 1000, 3, 4), (10, 1001, 5, 6), (10, 1001, 7, 8)]
+    assert index.compute(inputs([*trades, (5, 1000, 9, 10), (5, 1001, 11, 12)])) == (
+        1001,
+        Method.TRADES,
+    )
+
+
+def test_a_group_with_most_of_the_volume_weighs_less() -> None:
+    """V is 100, group 9 has 50: its trade weighs floor(300000 x 100 / 50) = 600000 of 10^6."""
+    trades = [(50, 1100, 9, 10), (10, 1000, 1, 2), (10, 1000, 3, 4), (15, 1000, 5, 6)]
+    trades.append((15, 1000, 7, 8))
+    weighted = 50 * 600_000 * 1100 + 50 * 1_000_000 * 1000
+    total = 50 * 600_000 + 50 * 1_000_000
+    assert index.compute(inputs(trades)) == (index.half_up(weighted, total), Method.TRADES)
+
+
+@pytest.mark.parametrize(
+    "trades",
+    [
+        SPREAD[:4],
+        [(20, 1000, 1, 2)] * 3 + [(20, 1000, 1, 3)] * 2,
+        [(9, 1000 + n, 2 * n, 2 * n + 1) for n in range(5)],
+        [(100, 1000, 1, 2), (1, 1000, 3, 4), (1, 1000, 5, 6), (1, 1000, 7, 8), (1, 1000, 9, 10)],
+    ],
+    ids=["four trades", "three groups", "45 lots", "two groups with nearly all"],
+)
+def test_a_thin_or_narrow_tape_is_not_used(trades) -> None:
+    assert index.compute(inputs(trades)) == (900, Method.MARK)
+
+
+def test_the_volume_must_be_a_twentieth_of_the_obligations() -> None:
+    assert index.compute(inputs(SPREAD, obligation_lots=2_000))[1] is Method.TRADES
+    assert index.compute(inputs(SPREAD, obligation_lots=2_001))[1] is Method.MARK
+
+
+def test_the_value_is_held_to_thirty_percent_of_the_auction() -> None:
+    assert index.compute(inputs(SPREAD, auction=700)) == (910, Method.TRADES)
+    assert index.compute(inputs(SPREAD, auction=2_000)) == (1_400, Method.TRADES)
+
+
+def test_the_ladder_is_taken_rung_by_rung() -> None:
+    rungs = {
+        "auction": 800,
+        "mid_area": 2 * 810 * HOUR,
+        "mid_time": HOUR,
+        "parent": 820,
+        "last": 830,
+        "last_age": 6 * HOUR,
+    }
+    order = [
+        ((), (800, Method.AUCTION)),
+        (("auction",), (810, Method.MID)),
+        (("mid_area", "mid_time"), (820, Method.PARENT)),
+        (("parent",), (830, Method.LAST)),
+        (("last", "last_age"), (900, Method.MARK)),
+    ]
+    for gone, expected in order:
+        for name in gone:
+            del rungs[name]
+        assert index.compute(inputs(**rungs)) == expected
+
+
+def test_a_mid_of_less_than_half_the_window_does_not_count() -> None:
+    half = HOUR // 2
+    assert index.compute(inputs(mid_area=1620 * half, mid_time=half)) == (810, Method.MID)
+    assert index.compute(inputs(mid_area=1, mid_time=half - 1))[1] is Method.MARK
+
+
+def test_a_last_value_older_than_six_hours_does_not_count() -> None:
+    assert index.compute(inputs(last=830, last_age=6 * HOUR + 1))[1] is Method.MARK
+
+
+def test_published_inputs_give_the_same_value_and_name_nobody() -> None:
+    written = inputs(
+        [(lots, price, buyer + 77_000, seller) for lots, price, buyer, seller in SPREAD]
+    )
+    body = index.encode(written)
+    assert index.decode(body) == written
+    assert index.compute(index.decode(body)) == index.compute(written)
+    assert b"77" not in body
+    assert body == msgspec.json.format(body, indent=-1)
+    assert written.trades[0] == Tape(20, 1000, 1, 2)
+    assert index.digest(body) != index.digest(body + b" ")
+
+
+@given(st.integers(1, 10**6), st.integers(1, 3_000))
+def test_one_pair_of_groups_trading_with_itself_moves_the_index_by_little(lots, price) -> None:
+    """However much a pair trades, its weight is at most 0.3 of the volume, or the tape is void."""
+    pair = [(lots, price, 101, 102)]
+    value, method = index.compute(inputs([*SPREAD, *pair]))
+    if method is Method.TRADES:
+        assert abs(value - 1020) <= abs(price - 1020) * 6 // 10 + 1
