@@ -1,0 +1,311 @@
+"""What must be true across the apps: journal and ledger, trades and cash, meter and capacity.
+
+The command `audit_ledger` runs these beside `settlement.audit`. Like those they read rows only and
+share nothing with their writers: the journal's events are taken apart as plain arrays, and what a
+trade, a gate closure or a request must have moved is worked out again from its own terms.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from django.db import connection
+
+from settlement import audit
+from settlement.audit.findings import Check, Finding, from_list, from_sql
+
+BATCHES_PER_PAGE = 500
+TRANSFERRED = 7
+"""Tag of the event that a cash transfer is written from."""
+
+
+def run(*, since: datetime | None = None) -> list[Finding]:
+    """Carry out every check there is, settlement's first."""
+    return [*audit.run(since=since), *(check(since) for check in CHECKS)]
+
+
+def _journal(_since: datetime | None) -> Finding:
+    """The journal has no gap and every batch's hash binds its bytes and all before it."""
+    wrong: list[str] = []
+    checked = 0
+    last: dict[str, tuple[int, bytes]] = {}
+    for group, sequence, first, commands, events, previous, stored in _batches():
+        checked += 1
+        before = last.get(group, (0, bytes(32)))
+        if (first, previous) != (before[0] + 1, before[1]):
+            wrong.append(f"batch {first} of {group} does not follow {before[0]}")
+        digest = hashlib.sha256()
+        for field in (previous, commands, events):
+            digest.update(len(field).to_bytes(8, "big") + field)
+        if digest.digest() != stored:
+            wrong.append(f"batch {first} of {group} does not hash to what is stored")
+        last[group] = (sequence, stored)
+    with connection.cursor() as cursor:
+        cursor.execute('SELECT "group", sequence, hash FROM exchange_head')
+        heads = {row[0]: (row[1], bytes(row[2])) for row in cursor.fetchall()}
+    for group in sorted(heads.keys() | last.keys()):
+        end = last.get(group, (0, bytes(32)))
+        if heads.get(group, (0, bytes(32))) != end:
+            wrong.append(f"the head of {group} is not its last batch")
+    return from_list("the journal's hash chain verifies", checked, wrong)
+
+
+def _posted(_since: datetime | None) -> Finding:
+    """The cash chain is, transfer for transfer, what the journal's events say was moved."""
+    wrong: list[str] = []
+    checked = 0
+    posted = _cash_transfers()
+    for event in _transferred():
+        checked += 1
+        row = next(posted, None)
+        if row is None:
+            wrong.append(f"event {checked} ({event[-1]}) was never posted")
+        elif row[1:] != event:
+            wrong.append(f"cash {row[0]} is not what the journal says")
+    wrong += [f"cash {row[0]} is in no event" for row in posted]
+    return from_list("cash transfers are the journal's", checked, wrong)
+
+
+def _batches() -> Iterator[tuple[str, int, int, bytes, bytes, bytes, bytes]]:
+    """Yield the journal in order, a page at a time."""
+    with connection.cursor() as cursor:
+        cursor.execute('SELECT DISTINCT "group" FROM exchange_journalbatch ORDER BY 1')
+        groups = [row[0] for row in cursor.fetchall()]
+    for group in groups:
+        after = 0
+        while True:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT sequence, first_sequence, commands, events, previous_hash, hash"
+                    ' FROM exchange_journalbatch WHERE "group" = %s AND sequence > %s'
+                    " ORDER BY sequence LIMIT %s",
+                    [group, after, BATCHES_PER_PAGE],
+                )
+                rows = cursor.fetchall()
+            if not rows:
+                break
+            for sequence, first, *fields in rows:
+                commands, events, previous, stored = (bytes(field) for field in fields)
+                yield group, sequence, first, commands, events, previous, stored
+            after = rows[-1][0]
+
+
+def _transferred() -> Iterator[tuple[int, int, int, int, str]]:
+    """Yield (debit, credit, amount, code, cause) of every transfer in the journal's events."""
+    for _, _, _, _, events, _, _ in _batches():
+        for tag, *fields in msgspec.msgpack.decode(events):
+            if tag == TRANSFERRED:
+                debit_owner, debit_kind, credit_owner, credit_kind, *rest = fields
+                amount, code, cause = rest[:3]
+                debit = debit_owner * 64 + debit_kind
+                yield debit, credit_owner * 64 + credit_kind, amount, code, cause
+
+
+def _cash_transfers() -> Iterator[tuple[int, int, int, int, int, str]]:
+    """Yield (sequence, debit, credit, amount, code, cause) of the cash chain in order."""
+    after = 0
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT sequence, debit_account, credit_account, amount, code, cause"
+                " FROM settlement_transfer WHERE chain = 'cash' AND sequence > %s"
+                " ORDER BY sequence LIMIT %s",
+                [after, BATCHES_PER_PAGE * 10],
+            )
+            rows: list[Any] = cursor.fetchall()
+        if not rows:
+            return
+        yield from rows
+        after = rows[-1][0]
+
+
+def _trade_fees(since: datetime | None) -> Finding:
+    """Every trade has exactly its two fee transfers, and no fee is without a trade."""
+    return from_sql(
+        "trades have exactly their fees",
+        "SELECT count(*) FROM exchange_trade"
+        " WHERE %(since)s::timestamptz IS NULL OR at >= %(since)s",
+        """
+        WITH said AS (
+            SELECT 'trade:' || id AS cause, fee.*
+            FROM exchange_trade, LATERAL (VALUES
+                (maker * 64 + 1, maker_fee_micros), (taker * 64 + 1, taker_fee_micros)
+            ) AS fee (account, amount)
+            WHERE amount <> 0 AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+        ), done AS (
+            SELECT cause, debit_account AS account, amount, credit_account
+            FROM settlement_transfer
+            WHERE code = 3 AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+        )
+        SELECT cause FROM said FULL JOIN done USING (cause, account, amount)
+        GROUP BY cause, account, amount
+        HAVING count(said.*) <> 1 OR count(done.*) <> 1 OR min(credit_account) <> 11
+        """,
+        {"since": since},
+    )
+
+
+def _orders(since: datetime | None) -> Finding:
+    """Orders are filled by their trades, to the lot, the tick and the fee."""
+    return from_sql(
+        "orders are the sums of their fills",
+        "SELECT count(*) FROM exchange_order"
+        " WHERE %(since)s::timestamptz IS NULL OR updated_at >= %(since)s",
+        """
+        WITH fill AS (
+            SELECT maker_order AS id, lots, lots * price_ticks AS ticks, maker_fee_micros AS fee,
+                   maker AS organization, -taker_side AS side, symbol
+            FROM exchange_trade
+            UNION ALL
+            SELECT taker_order, lots, lots * price_ticks, taker_fee_micros, taker, taker_side,
+                   symbol
+            FROM exchange_trade
+        ), total AS (
+            SELECT id, sum(lots) AS lots, sum(ticks) AS ticks, sum(fee) AS fee,
+                   min(organization) AS organization, min(side) AS side, min(symbol) AS symbol
+            FROM fill GROUP BY id
+        )
+        SELECT 'order ' || coalesce(o.id, total.id)
+        FROM exchange_order o FULL JOIN total ON total.id = o.id
+        WHERE (%(since)s::timestamptz IS NULL OR o.updated_at >= %(since)s)
+          AND (o.id IS NULL
+            OR o.filled_lots <> coalesce(total.lots, 0)
+            OR o.notional_ticks <> coalesce(total.ticks, 0)
+            OR o.fee_micros <> coalesce(total.fee, 0)
+            OR total.id IS NOT NULL AND (total.organization <> o.organization_id
+                OR total.side <> o.side OR total.symbol <> o.symbol))
+        """,
+        {"since": since},
+    )
+
+
+_TRADED = """
+    leg AS (
+        SELECT symbol, maker AS organization, -taker_side * lots AS lots,
+               -taker_side * lots * price_ticks AS ticks
+        FROM exchange_trade
+        UNION ALL
+        SELECT symbol, taker, taker_side * lots, taker_side * lots * price_ticks
+        FROM exchange_trade
+    ), traded AS (
+        SELECT symbol, organization, sum(lots) AS lots, sum(ticks) AS ticks
+        FROM leg GROUP BY symbol, organization
+    ), hour AS (
+        SELECT symbol, grade_id AS grade, starts_at, state IN ('CLOSED', 'SETTLED') AS is_closed
+        FROM marketplace_instrument WHERE product = 'HOUR'
+    )
+"""
+
+
+def _netted(_since: datetime | None) -> Finding:
+    """Positions are the sums of trades; after gate closure they are entitlements, obligations."""
+    return from_sql(
+        "positions and what they became are the sums of trades",
+        "SELECT count(*) FROM settlement_position",
+        f"""
+        WITH {_TRADED}, became AS (
+            SELECT organization_id AS organization, grade, starts_at, lots
+            FROM settlement_entitlement
+            UNION ALL
+            SELECT organization_id, grade, starts_at, -lots FROM settlement_obligation
+        ), held AS (
+            SELECT hour.symbol, organization, sum(became.lots) AS lots
+            FROM became JOIN hour USING (grade, starts_at) WHERE is_closed
+            GROUP BY hour.symbol, organization
+            UNION ALL
+            SELECT symbol, organization_id, net_lots FROM settlement_position
+            JOIN hour USING (symbol) WHERE NOT is_closed
+        )
+        SELECT symbol || ' of organization ' || organization
+        FROM traded FULL JOIN held USING (symbol, organization)
+        WHERE coalesce(traded.lots, 0) <> coalesce(held.lots, 0)
+        """,  # noqa: S608 - a constant of this module
+    )
+
+
+def _variation(_since: datetime | None) -> Finding:
+    """At gate closure everyone was paid the way from what was traded to the delivery price."""
+    return from_sql(
+        "gate closures paid their variation",
+        "SELECT count(DISTINCT cause) FROM settlement_transfer WHERE code = 4",
+        f"""
+        WITH {_TRADED}, due AS (
+            SELECT symbol, organization, 60 * (index.price_ticks * lots - ticks) AS amount
+            FROM traded JOIN hour USING (symbol)
+            JOIN settlement_indexvalue index
+              ON index.grade = hour.grade AND index.hour_starts_at = hour.starts_at
+            WHERE is_closed
+        ), paid AS (
+            SELECT substr(cause, 6) AS symbol, owner AS organization,
+                   sum(CASE WHEN credit_account = account.id THEN amount ELSE -amount END) AS amount
+            FROM settlement_transfer
+            JOIN settlement_account account
+              ON account.id IN (debit_account, credit_account) AND account.kind = 1
+            WHERE code = 4 AND cause LIKE 'gate:%%' GROUP BY 1, 2
+        )
+        SELECT symbol || ' of organization ' || organization
+        FROM due FULL JOIN paid USING (symbol, organization)
+        WHERE coalesce(due.amount, 0) <> coalesce(paid.amount, 0)
+        """,  # noqa: S608 - a constant of this module
+    )
+
+
+def _metered(_since: datetime | None) -> Finding:
+    """What was metered of each organization and hour is what the capacity chain consumed."""
+    return from_sql(
+        "metered usage equals capacity consumed",
+        "SELECT count(*) FROM admission_meteredrequest",
+        """
+        WITH metered AS (
+            SELECT request.organization_id AS owner, 'mNTU:' || request.grade || ':'
+                    || to_char(hour_starts_at AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24"Z"') AS unit,
+                   sum(entitled_mntu) AS entitled, sum(overrun_mntu) AS overrun,
+                   sum(shared_mntu) AS shared
+            FROM admission_meteredrequest
+            JOIN admission_request request ON request.id = request_id
+            GROUP BY 1, 2
+        ), consumed AS (
+            SELECT owner, unit,
+                   coalesce(sum(credits - debits) FILTER (WHERE kind = 52), 0) AS entitled,
+                   coalesce(sum(credits - debits) FILTER (WHERE kind = 54), 0) AS overrun,
+                   coalesce(sum(credits - debits) FILTER (WHERE kind = 55), 0) AS shared
+            FROM settlement_account WHERE kind IN (52, 54, 55) GROUP BY 1, 2
+        )
+        SELECT unit || ' of organization ' || owner
+        FROM metered FULL JOIN consumed USING (owner, unit)
+        WHERE coalesce(metered.entitled, 0) <> coalesce(consumed.entitled, 0)
+           OR coalesce(metered.overrun, 0) <> coalesce(consumed.overrun, 0)
+           OR coalesce(metered.shared, 0) <> coalesce(consumed.shared, 0)
+        """,
+    )
+
+
+def _usage(_since: datetime | None) -> Finding:
+    """A request was metered for what its last event says, split without remainder."""
+    return from_sql(
+        "requests are metered to their last event",
+        "SELECT count(*) FROM admission_meteredrequest",
+        """
+        SELECT 'request ' || metered.request_id
+        FROM admission_meteredrequest metered
+        LEFT JOIN admission_usageevent event
+          ON event.request_id = metered.request_id AND event.sequence = metered.sequence
+        WHERE metered.mntu <> entitled_mntu + overrun_mntu + shared_mntu
+           OR event.mntu IS DISTINCT FROM metered.mntu
+           OR metered.is_final <> (event.state <> 'OPEN')
+        """,
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    _journal,
+    _posted,
+    _trade_fees,
+    _orders,
+    _netted,
+    _variation,
+    _metered,
+    _usage,
+)

@@ -1,0 +1,259 @@
+"""What must be true of positions, entitlements, escrow, intervals and capacity."""
+
+from datetime import datetime
+
+from settlement.audit.findings import Check, Finding, from_sql
+
+
+def _positions(_since: datetime | None) -> Finding:
+    """For every long lot of an instrument there is a short one, at the same cost."""
+    return from_sql(
+        "positions sum to zero",
+        "SELECT count(DISTINCT symbol) FROM settlement_position",
+        """
+        SELECT symbol || ' is off by ' || sum(net_lots) || ' lots, ' || sum(cost_ticks) || ' ticks'
+        FROM settlement_position
+        GROUP BY symbol HAVING sum(net_lots) <> 0 OR sum(cost_ticks) <> 0
+        """,
+    )
+
+
+def _margin_accounts(_since: datetime | None) -> Finding:
+    """What the machine says of an organization's money is what its ledger accounts hold."""
+    return from_sql(
+        "the machine's money is the ledger's",
+        "SELECT count(*) FROM settlement_marginaccount",
+        """
+        SELECT 'organization ' || organization_id
+        FROM settlement_marginaccount margin
+        LEFT JOIN settlement_account cash ON cash.id = organization_id * 64 + 1
+        LEFT JOIN settlement_account escrow ON escrow.id = organization_id * 64 + 2
+        WHERE cash_micros <> coalesce(cash.credits - cash.debits, 0)
+           OR escrow_micros <> coalesce(escrow.credits - escrow.debits, 0)
+        """,
+    )
+
+
+def _entitlements(since: datetime | None) -> Finding:
+    """Entitled, owed and allocated lots of an hour are equal, in total and one by one."""
+    return from_sql(
+        "entitlements equal obligations equal allocations",
+        "SELECT count(DISTINCT (grade, starts_at)) FROM settlement_entitlement"
+        " WHERE %(since)s::timestamptz IS NULL OR starts_at >= %(since)s",
+        """
+        WITH entitled AS (
+            SELECT grade, starts_at, sum(lots) AS lots, min(price_ticks) AS price,
+                   max(price_ticks) AS price_max
+            FROM settlement_entitlement GROUP BY 1, 2
+        ), owed AS (
+            SELECT grade, starts_at, sum(lots) AS lots, min(price_ticks) AS price,
+                   max(price_ticks) AS price_max
+            FROM settlement_obligation GROUP BY 1, 2
+        ), hour AS (
+            SELECT grade, starts_at, entitled.lots IS NOT DISTINCT FROM owed.lots
+                AND entitled.price = owed.price AND entitled.price = entitled.price_max
+                AND owed.price = owed.price_max AS is_right
+            FROM entitled FULL JOIN owed USING (grade, starts_at)
+        ), entitlement AS (
+            SELECT id, grade, starts_at, lots = (
+                SELECT coalesce(sum(lots), 0) FROM settlement_allocation allocation
+                WHERE entitlement_id = entitlement.id AND holder = entitlement.organization_id
+                  AND allocation.starts_at = entitlement.starts_at
+                  AND allocation.grade = entitlement.grade
+                  AND allocation.price_ticks = entitlement.price_ticks)
+                AND escrow_micros = price_ticks * 60 * lots AS is_right
+            FROM settlement_entitlement entitlement
+        ), obligation AS (
+            SELECT id, grade, starts_at, lots = (
+                SELECT coalesce(sum(lots), 0) FROM settlement_allocation allocation
+                WHERE obligation_id = obligation.id AND seller = obligation.organization_id
+                  AND allocation.starts_at = obligation.starts_at
+                  AND allocation.grade = obligation.grade)
+                AND failed_lots = (
+                SELECT coalesce(sum(lots), 0) FROM settlement_allocation
+                WHERE obligation_id = obligation.id AND cluster = 0) AS is_right
+            FROM settlement_obligation obligation
+        )
+        SELECT what FROM (
+            SELECT 'hour ' || grade || ' ' || starts_at AS what, starts_at, is_right FROM hour
+            UNION ALL SELECT 'entitlement ' || id, starts_at, is_right FROM entitlement
+            UNION ALL SELECT 'obligation ' || id, starts_at, is_right FROM obligation
+        ) AS everything
+        WHERE is_right IS NOT TRUE AND (%(since)s::timestamptz IS NULL OR starts_at >= %(since)s)
+        """,
+        {"since": since},
+    )
+
+
+def _intervals(since: datetime | None) -> Finding:
+    """A settled interval pays out exactly its part of the escrow, once, within its bounds."""
+    return from_sql(
+        "settled intervals pay out their escrow",
+        "SELECT count(*) FROM settlement_intervalsettlement"
+        " WHERE %(since)s::timestamptz IS NULL OR at >= %(since)s",
+        """
+        SELECT 'allocation ' || allocation_id || ', interval ' || settled.interval
+        FROM settlement_intervalsettlement settled
+        JOIN settlement_allocation allocation ON allocation.id = allocation_id
+        WHERE (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+          AND (released_micros + refunded_micros <> 5 * price_ticks * lots
+            OR released_micros < 0 OR refunded_micros < 0
+            OR compensated_micros < 0 OR compensated_micros > compensation_due_micros
+            OR available_mntu < 0 OR available_mntu > lots * 5000000 OR short_mntu < 0
+            OR settled.interval NOT BETWEEN 1 AND 12
+            OR released_micros > 5 * price_ticks * lots * available_mntu / (lots * 5000000) + 1)
+        """,
+        {"since": since},
+    )
+
+
+def _escrow(_since: datetime | None) -> Finding:
+    """Escrow holds what was paid for and is neither delivered nor returned, per holder."""
+    return from_sql(
+        "escrow equals undelivered paid value",
+        "SELECT count(*) FROM settlement_account WHERE kind = 2",
+        """
+        WITH open AS (
+            SELECT holder, sum(5 * price_ticks * lots * (12 - (
+                SELECT count(*) FROM settlement_intervalsettlement
+                WHERE allocation_id = allocation.id))) AS micros
+            FROM settlement_allocation allocation GROUP BY holder
+        )
+        SELECT 'organization ' || coalesce(account.owner, open.holder) || ' holds '
+            || coalesce(credits - debits, 0) || ', not ' || coalesce(micros, 0)
+        FROM (SELECT * FROM settlement_account WHERE kind = 2) account
+        FULL JOIN open ON open.holder = account.owner
+        WHERE coalesce(credits - debits, 0) <> coalesce(micros, 0)
+        """,
+    )
+
+
+def _granted(_since: datetime | None) -> Finding:
+    """What an hour granted is what its allocations entitle to, and is left, used or expired."""
+    return from_sql(
+        "granted capacity is left, used or expired",
+        "SELECT count(*) FROM settlement_deliveryhour WHERE granted_at IS NOT NULL",
+        """
+        WITH hour AS (
+            SELECT grade, starts_at, expired_at, 'mNTU:' || grade || ':'
+                || to_char(starts_at AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24"Z"') AS unit
+            FROM settlement_deliveryhour WHERE granted_at IS NOT NULL
+        ), granted AS (
+            SELECT hour.unit, hour.expired_at, entitlement.organization_id AS owner,
+                   entitlement.lots * 60000000 AS mntu, entitlement.delivered_mntu
+            FROM hour JOIN settlement_entitlement entitlement USING (grade, starts_at)
+        ), held AS (
+            SELECT unit, owner,
+                   coalesce(sum(credits - debits) FILTER (WHERE kind = 51), 0) AS entitled,
+                   coalesce(sum(credits - debits) FILTER (WHERE kind = 52), 0) AS consumed,
+                   coalesce(sum(credits - debits) FILTER (WHERE kind = 53), 0) AS expired
+            FROM settlement_account WHERE kind IN (51, 52, 53) GROUP BY unit, owner
+        )
+        SELECT coalesce(granted.unit, held.unit) || ' of organization '
+            || coalesce(granted.owner, held.owner)
+        FROM granted FULL JOIN held USING (unit, owner)
+        WHERE mntu IS DISTINCT FROM entitled + consumed + expired
+           OR delivered_mntu IS DISTINCT FROM consumed
+           OR expired_at IS NOT NULL AND entitled <> 0
+           OR expired_at IS NULL AND expired <> 0
+        """,
+    )
+
+
+def _moved_cash(since: datetime | None) -> Finding:
+    """Every deposit and withdrawal that was carried out moved its amount, once."""
+    return from_sql(
+        "deposits and withdrawals have exactly their transfers",
+        "SELECT count(*) FROM settlement_transfer WHERE code IN (1, 2)"
+        " AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)",
+        """
+        WITH asked AS (
+            SELECT CASE WHEN length(id) <= 80 THEN id ELSE 'command:' || sequence END AS cause,
+                   CASE body ->> 'kind' WHEN 'deposit' THEN 1 ELSE 2 END AS code,
+                   (body ->> 'account')::bigint * 64 + 1 AS account,
+                   (body ->> 'amount_micros')::bigint AS amount
+            FROM (SELECT id, sequence, convert_from(body, 'UTF8')::jsonb AS body
+                  FROM settlement_instruction
+                  WHERE state = 'APPLIED'
+                    AND (%(since)s::timestamptz IS NULL OR applied_at >= %(since)s)) applied
+            WHERE body ->> 'kind' IN ('deposit', 'withdraw')
+        ), done AS (
+            SELECT cause, code, amount,
+                   CASE code WHEN 1 THEN credit_account ELSE debit_account END AS account,
+                   CASE code WHEN 1 THEN debit_account ELSE credit_account END AS other
+            FROM settlement_transfer
+            WHERE code IN (1, 2) AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+        )
+        SELECT coalesce(cause, '') FROM asked FULL JOIN done USING (cause, code, account, amount)
+        GROUP BY cause, code, account, amount
+        HAVING count(asked.*) <> 1 OR count(done.*) <> 1 OR min(other) IS DISTINCT FROM 10
+        """,
+        {"since": since},
+    )
+
+
+def _interval_transfers(since: datetime | None) -> Finding:
+    """A settled interval moved exactly what its row says, between holder and seller."""
+    return from_sql(
+        "settled intervals have exactly their transfers",
+        "SELECT count(*) FROM settlement_transfer WHERE code IN (6, 7, 8)"
+        " AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)",
+        """
+        WITH said AS (
+            SELECT 'interval:' || allocation_id || ':' || settled.interval AS cause, leg.*
+            FROM settlement_intervalsettlement settled
+            JOIN settlement_allocation allocation ON allocation.id = allocation_id,
+            LATERAL (VALUES
+                (6, holder * 64 + 2, seller * 64 + 1, released_micros),
+                (7, holder * 64 + 2, holder * 64 + 1, refunded_micros),
+                (8, seller * 64 + 1, holder * 64 + 1, compensated_micros)
+            ) AS leg (code, debit_account, credit_account, amount)
+            WHERE amount <> 0 AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+        ), done AS (
+            SELECT cause, code, debit_account, credit_account, amount FROM settlement_transfer
+            WHERE code IN (6, 7, 8) AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+        )
+        SELECT cause || ', code ' || code
+        FROM said FULL JOIN done USING (cause, code, debit_account, credit_account, amount)
+        GROUP BY cause, code, debit_account, credit_account, amount
+        HAVING count(said.*) <> 1 OR count(done.*) <> 1
+        """,
+        {"since": since},
+    )
+
+
+def _escrow_transfers(since: datetime | None) -> Finding:
+    """Every entitlement put its price into escrow, once."""
+    return from_sql(
+        "entitlements have exactly their escrow",
+        "SELECT count(*) FROM settlement_transfer WHERE code = 5"
+        " AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)",
+        """
+        WITH said AS (
+            SELECT 'entitlement:' || id AS cause, organization_id * 64 + 1 AS debit_account,
+                   organization_id * 64 + 2 AS credit_account, escrow_micros AS amount
+            FROM settlement_entitlement
+            WHERE %(since)s::timestamptz IS NULL
+        ), done AS (
+            SELECT cause, debit_account, credit_account, amount FROM settlement_transfer
+            WHERE code = 5 AND %(since)s::timestamptz IS NULL
+        )
+        SELECT cause FROM said FULL JOIN done USING (cause, debit_account, credit_account, amount)
+        GROUP BY cause, debit_account, credit_account, amount
+        HAVING count(said.*) <> 1 OR count(done.*) <> 1
+        """,
+        {"since": since},
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    _positions,
+    _margin_accounts,
+    _moved_cash,
+    _entitlements,
+    _escrow_transfers,
+    _escrow,
+    _intervals,
+    _interval_transfers,
+    _granted,
+)

@@ -1,0 +1,251 @@
+"""The audit finds a sound clearing house sound, and every single corruption of it."""
+
+import json
+from io import StringIO
+from types import SimpleNamespace
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from marketplace import audit as whole_audit
+from marketplace import clock as market_clock
+from marketplace import contract
+from settlement import audit, instructions, models, operations, posting, seals
+from settlement.ledger import Code, Kind
+
+pytestmark = pytest.mark.django_db
+
+GRADE = "LLAMA70B"
+HOLDER, SELLER = 7, 8
+LOTS, PRICE = 40, 1250
+PER_INTERVAL = 5 * PRICE * LOTS
+
+
+def post(*moves: tuple[tuple[int, int], tuple[int, int], int, int, str]) -> None:
+    with connection.cursor() as cursor:
+        head = posting.lock_chain(cursor, "cash")
+        transfers = [
+            SimpleNamespace(
+                debit_owner=debit[0], debit_kind=debit[1], credit_owner=credit[0],
+                credit_kind=credit[1], amount=amount, code=code, cause=cause,
+            )
+            for debit, credit, amount, code, cause in moves
+        ]  # fmt: skip
+        operations.post_cash(cursor, transfers, at=AT, expected_sequence=head)
+
+
+AT = market_clock.to_micros(market_clock.to_datetime(1_796_115_600_000_000))
+HOUR = contract.hour_start(AT)
+OUTSIDE, FEES = (0, Kind.OUTSIDE), (0, Kind.FEES)
+HOLDER_CASH, HOLDER_ESCROW = (HOLDER, Kind.CASH), (HOLDER, Kind.ESCROW)
+SELLER_CASH = (SELLER, Kind.CASH)
+
+
+@pytest.fixture
+def sound(clock) -> None:
+    """One hour: a deposit, an escrow, one good and one bad interval, tokens used, heads sealed."""
+    clock.set(AT)
+    at = market_clock.to_datetime(AT)
+    starts_at = market_clock.to_datetime(HOUR)
+    escrow = 60 * PRICE * LOTS
+    for organization, amount in ((HOLDER, 10 * escrow), (SELLER, escrow)):
+        operations.instruct(
+            id=f"deposit:{organization}:1",
+            command=instructions.Deposit(account=organization, amount_micros=amount),
+        )
+        post(
+            (OUTSIDE, (organization, Kind.CASH), amount, Code.DEPOSIT, f"deposit:{organization}:1")
+        )
+    models.Instruction.objects.update(state="APPLIED", sequence=1, applied_at=at)
+    post((HOLDER_CASH, HOLDER_ESCROW, escrow, Code.ESCROW, "entitlement:1"))
+    models.Entitlement.objects.create(
+        id=1, organization_id=HOLDER, grade=GRADE, starts_at=starts_at, lots=LOTS,
+        price_ticks=PRICE, escrow_micros=escrow,
+    )  # fmt: skip
+    models.Obligation.objects.create(
+        id=2, organization_id=SELLER, grade=GRADE, starts_at=starts_at, lots=LOTS, failed_lots=0,
+        price_ticks=PRICE,
+    )  # fmt: skip
+    models.Allocation.objects.create(
+        id=3, entitlement_id=1, obligation_id=2, holder=HOLDER, seller=SELLER, cluster=5,
+        grade=GRADE, starts_at=starts_at, lots=LOTS, price_ticks=PRICE,
+    )  # fmt: skip
+    settle(1, released=PER_INTERVAL, refunded=0, compensated=0)
+    settle(2, released=0, refunded=PER_INTERVAL, compensated=700)
+    for organization, lots in ((HOLDER, 3), (SELLER, -3)):
+        models.Position.objects.create(
+            organization_id=organization, symbol="LLAMA70B.H.20261202T10Z", net_lots=lots,
+            cost_ticks=lots * PRICE, updated_at=at,
+        )  # fmt: skip
+    models.MarginAccount.objects.create(
+        organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700,
+        escrow_micros=escrow - 2 * PER_INTERVAL, updated_at=at,
+    )  # fmt: skip
+    used = operations.Consumption(
+        holder=HOLDER, seller=SELLER, grade=GRADE, hour_starts_at=HOUR, mntu=5_000, cause="r"
+    )
+    operations.consume(usages=[used], at=AT)
+    seals.seal(AT)
+
+
+def settle(interval: int, *, released: int, refunded: int, compensated: int) -> None:
+    cause = f"interval:3:{interval}"
+    moves = (
+        (HOLDER_ESCROW, SELLER_CASH, released, Code.RELEASE, cause),
+        (HOLDER_ESCROW, HOLDER_CASH, refunded, Code.REFUND, cause),
+        (SELLER_CASH, HOLDER_CASH, compensated, Code.COMPENSATION, cause),
+    )
+    post(*(move for move in moves if move[2]))
+    models.IntervalSettlement.objects.create(
+        allocation_id=3, interval=interval,
+        available_mntu=LOTS * contract.MNTU_PER_LOT_INTERVAL if released else 0, short_mntu=0,
+        delivered_mntu=0, released_micros=released, refunded_micros=refunded,
+        compensated_micros=compensated, compensation_due_micros=compensated,
+        at=market_clock.to_datetime(AT),
+    )  # fmt: skip
+
+
+def violated() -> set[str]:
+    return {finding.name for finding in audit.run() if finding.violations}
+
+
+def test_a_sound_house_has_no_violation_and_every_check_saw_something(sound) -> None:
+    findings = audit.run()
+    assert [str(finding) for finding in findings if finding.violations] == []
+    assert {finding.name for finding in findings if not finding.checked} == {
+        "clearing nets to zero"
+    }
+
+
+TRANSFER = "UPDATE settlement_transfer SET"
+CORRUPTIONS = {
+    "accounts are what they say": "UPDATE settlement_account SET owner = 9 WHERE id = 449",
+    "no account is overdrawn": (
+        "ALTER TABLE settlement_account DROP CONSTRAINT account_is_not_overdrawn;"
+        "UPDATE settlement_account SET debits = credits + 1 WHERE id = 449"
+    ),
+    "cash and capacity are conserved": (
+        "UPDATE settlement_account SET credits = credits + 1 WHERE id = 11 OR id = 449"
+    ),
+    "balances are the sums of transfers": (
+        "UPDATE settlement_account SET credits = credits + 5, debits = debits + 5 WHERE id = 449"
+    ),
+    "transfers keep their form": (
+        f"{TRANSFER} credit_account = (SELECT id FROM settlement_account WHERE kind = 51)"
+        " WHERE code = 1"
+    ),
+    "the ledger's hash chains verify": f"{TRANSFER} cause = 'deposit:9:1' WHERE code = 1",
+    "seals verify": "UPDATE settlement_seal SET signature = decode(repeat('00', 64), 'hex')",
+    "clearing nets to zero": (
+        "INSERT INTO settlement_account VALUES (12, 0, 12, 'USD', 0, 5, true, 1, now())"
+    ),
+    "positions sum to zero": "UPDATE settlement_position SET net_lots = 4 WHERE net_lots = 3",
+    "the machine's money is the ledger's": "UPDATE settlement_marginaccount SET cash_micros = 1",
+    "deposits and withdrawals have exactly their transfers": (
+        "UPDATE settlement_instruction SET id = 'deposit:7:2' WHERE id = 'deposit:7:1'"
+    ),
+    "entitlements equal obligations equal allocations": (
+        "UPDATE settlement_obligation SET lots = lots + 1"
+    ),
+    "entitlements have exactly their escrow": f"{TRANSFER} cause = 'entitlement:2' WHERE code = 5",
+    "escrow equals undelivered paid value": (
+        "DELETE FROM settlement_intervalsettlement WHERE interval = 1"
+    ),
+    "settled intervals pay out their escrow": (
+        "UPDATE settlement_intervalsettlement SET refunded_micros = refunded_micros + 1"
+    ),
+    "settled intervals have exactly their transfers": (
+        f"{TRANSFER} code = 7 WHERE code = 8"
+    ),
+    "granted capacity is left, used or expired": (
+        "UPDATE settlement_entitlement SET delivered_mntu = delivered_mntu + 1"
+    ),
+}  # fmt: skip
+
+
+def corrupt(statements: str) -> None:
+    """Change rows as nobody can but the owner of the server, past the triggers."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        for statement in statements.split(";"):
+            cursor.execute(statement)
+            assert cursor.rowcount != 0, "the corruption corrupts something"
+        cursor.execute("SET LOCAL session_replication_role = origin")
+
+
+@pytest.mark.parametrize("check", CORRUPTIONS)
+def test_each_corruption_is_seen_by_the_check_that_is_for_it(sound, check: str) -> None:
+    corrupt(CORRUPTIONS[check])
+    assert check in violated()
+
+
+def test_every_check_has_its_corruption(sound) -> None:
+    assert {finding.name for finding in audit.run()} == set(CORRUPTIONS)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM settlement_transfer WHERE code = 8",
+        "DELETE FROM settlement_chainlink WHERE sequence = 2",
+        "UPDATE settlement_transfer SET amount = amount + 1 WHERE code = 2 OR code = 50",
+        "UPDATE settlement_transfer SET at = at + interval '1 microsecond' WHERE code = 1",
+        "UPDATE settlement_chainhead SET sequence = sequence - 1 WHERE chain = 'capacity'",
+        "UPDATE settlement_account SET owner = 9 WHERE kind = 51",
+        "INSERT INTO settlement_transfer SELECT chain, sequence + 99, debit_account,"
+        " credit_account, amount, code, cause, at FROM settlement_transfer WHERE code = 1",
+    ],
+)
+def test_any_change_of_history_breaks_a_chain(sound, statement: str) -> None:
+    corrupt(statement)
+    assert "the ledger's hash chains verify" in violated()
+
+
+def test_a_balanced_posting_that_is_lost_is_missed_all_the_same(sound) -> None:
+    """Conservation alone does not see it (PITFALLS)."""
+    corrupt(
+        "DELETE FROM settlement_transfer WHERE code = 6;"
+        f"UPDATE settlement_account SET debits = debits - {PER_INTERVAL} WHERE id = 450;"
+        f"UPDATE settlement_account SET credits = credits - {PER_INTERVAL} WHERE id = 513"
+    )
+    assert {
+        "settled intervals have exactly their transfers",
+        "escrow equals undelivered paid value",
+    } <= violated()
+    assert "cash and capacity are conserved" not in violated()
+
+
+def test_a_seal_shows_that_a_chain_was_rewritten_whole(sound) -> None:
+    corrupt("UPDATE settlement_chainlink SET hash = decode(repeat('11', 32), 'hex')")
+    assert "seals verify" in violated()
+
+
+def test_a_recent_audit_sees_recent_corruption(sound) -> None:
+    since = market_clock.to_datetime(AT - market_clock.HOUR)
+    assert not [finding for finding in audit.run(since=since) if finding.violations]
+    corrupt(CORRUPTIONS["the ledger's hash chains verify"])
+    assert [finding.name for finding in audit.run(since=since) if finding.violations]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_prints_a_table_and_fails_on_a_violation() -> None:
+    out = StringIO()
+    call_command("audit_ledger", stdout=out)
+    names = [finding.name for finding in whole_audit.run()]
+    assert len(names) == len(set(names)) == 25
+    lines = out.getvalue().splitlines()
+    assert [line.split("  ")[0].strip() for line in lines[:-1]] == names
+    assert lines[-1] == "all 25 invariants hold"
+    at = market_clock.to_datetime(AT)
+    models.Position.objects.create(
+        organization_id=1, symbol="X", net_lots=1, cost_ticks=1, updated_at=at
+    )
+    out = StringIO()
+    with pytest.raises(SystemExit) as stopped:
+        call_command("audit_ledger", "--json", stdout=out)
+    assert stopped.value.code == 1
+    report = json.loads(out.getvalue())
+    assert report["ok"] is False
+    wrong = [check["name"] for check in report["checks"] if check["violations"]]
+    assert "positions sum to zero" in wrong
