@@ -110,13 +110,3 @@ def prepare_system_user(place: Place) -> None:
                 executable = path.is_dir() or path.parent.name == "bin"
                 path.chmod(0o755 if executable else 0o644)
         draft.rename(place.program)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text + "\n")
-    draft.replace(path)

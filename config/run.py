@@ -29,6 +29,7 @@ import psycopg
 from honcho.environ import parse_procfile
 
 from config import places, processes, servers, supervisor
+from marketplace import private_files
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 PORTS = {"WEB_PORT": 8000, "GATEWAY_PORT": 8080, "CLUSTER_PORT": 8090}
@@ -218,7 +219,7 @@ def _make_secrets(var: Path) -> None:
     known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     if not set(SECRETS) <= set(known):
         made = {name: secrets.token_urlsafe(48) for name in SECRETS}
-        places.write_private(path, json.dumps(made | known, indent=1))
+        private_files.write(path, json.dumps(made | known, indent=1))
 
 
 def _start_servers(run: Run) -> None:
@@ -266,7 +267,7 @@ def _manage(run: Run, environment: Mapping[str, str], *arguments: str) -> None:
     )
     recorded = processes.record(arguments[0], child.pid)
     record_path = run.var / "processes.json"
-    places.write_private(record_path, json.dumps([recorded]))
+    private_files.write(record_path, json.dumps([recorded]))
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = child.wait(STEP_S)
@@ -365,7 +366,7 @@ def _announce(run: Run) -> None:
         "login": login,
         "organizations": organizations,
     }
-    places.write_private(run.var / "demo.json", json.dumps(demo, indent=1))
+    private_files.write(run.var / "demo.json", json.dumps(demo, indent=1))
     buyer = next((one for one in organizations if one["role"] == "buyer"), None)
     _print("")
     _print(f"  web       {web}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config import places, postgres_server, valkey_server
+from marketplace import private_files
 
 RECORD = "servers.json"
 
@@ -43,7 +44,7 @@ def start(
             postgres_server.start(place, durable=durable) if postgres else "",
             *(valkey_server.start(place) if valkey else ("", "")),
         )
-        places.write_private(var / RECORD, json.dumps(addresses._asdict(), indent=1))
+        private_files.write(var / RECORD, json.dumps(addresses._asdict(), indent=1))
         return addresses
 
 

