@@ -123,8 +123,11 @@ def _list(state: State, grade: Grade, terms: contract.Contract, *, is_open: bool
         )
     )
     state.schedule(terms.trading_ends_at, Entry.TRADING_ENDS, instrument.id)
-    watched_from = max(state.at, terms.trading_ends_at - MID_WINDOW)
-    state.schedule(watched_from, Entry.WATCH_MID, instrument.id)
+    watched_from = terms.trading_ends_at - MID_WINDOW
+    if watched_from > state.at:
+        state.schedule(watched_from, Entry.WATCH_MID, instrument.id)
+    else:
+        instrument.mid_since = state.at
     if is_open:
         instrument.phase = InstrumentState.CONTINUOUS
         state.announce(instrument)

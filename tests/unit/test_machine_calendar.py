@@ -1,0 +1,297 @@
+"""What time does in the machine: listing, opening, marks, bands, and the index at the gate."""
+
+from exchange import commands, events
+from marketplace import contract
+from settlement import index, instructions
+from tests.floor import GRADE, Floor, hour, instant, symbol
+
+
+def listed(floor: Floor) -> list[str]:
+    return [event.symbol for event in floor.of(events.InstrumentListed)]
+
+
+def test_a_grade_defined_in_the_morning_lists_the_rest_of_the_day() -> None:
+    floor = Floor("09:00")
+    assert listed(floor) == [symbol(f"{h:02}") for h in range(10, 24)]
+    assert {e.state for e in floor.of(events.InstrumentChanged)} == {"CONTINUOUS"}
+    assert floor.machine.next_due() == instant("09:55")
+
+
+def test_a_grade_defined_at_ten_lists_tomorrow_too_scheduled() -> None:
+    floor = Floor("10:00")
+    tomorrow = [symbol(f"+1 {h:02}") for h in range(24)]
+    assert listed(floor)[-24:] == tomorrow
+    assert floor.machine.instrument_view(tomorrow[0]).state == "SCHEDULED"
+
+
+def test_a_grade_defined_at_noon_lists_tomorrow_open() -> None:
+    floor = Floor("12:00")
+    assert floor.machine.instrument_view(symbol("+1 23")).state == "CONTINUOUS"
+    assert floor.machine.instrument_view(symbol("+1 23")).starts_at == hour("+1 23")
+
+
+def test_hours_are_listed_at_ten_the_day_before_and_open_at_noon() -> None:
+    floor = Floor("09:59")
+    floor.account(1)
+    assert floor.machine.instrument_view(symbol("+1 14")) is None
+    floor.to("10:00")
+    assert listed(floor) == [symbol(f"+1 {h:02}") for h in range(24)]
+    floor.at = instant("12:00") - 1
+    floor.buy(1, 1, 1_250, at="+1 14")
+    assert floor.rejected() == "not_open"
+    floor.at = instant("12:00")
+    floor.buy(1, 1, 1_250, at="+1 14")
+    assert floor.rejected() is None
+    opened = [e for e in floor.of(events.InstrumentChanged) if e.state == "CONTINUOUS"]
+    assert [e.symbol for e in opened] == [symbol(f"+1 {h:02}") for h in range(24)]
+
+
+def test_a_long_absence_is_caught_up_in_order_each_at_its_own_time() -> None:
+    floor = Floor("13:00")
+    floor.to("+3 13:30")
+    times = [e.at for e in floor.last if isinstance(e, events.GateClosed | events.InstrumentListed)]
+    assert times == sorted(times)
+    gates = [e.hour_starts_at for e in floor.of(events.GateClosed)]
+    assert gates == list(range(hour("14"), hour("+3 14"), contract.HOUR))
+    assert all(e.at == e.hour_starts_at - 300_000_000 for e in floor.of(events.GateClosed))
+    assert floor.machine.at == floor.at
+
+
+def test_calendar_steps_and_one_leap_give_the_same_state() -> None:
+    def scene() -> Floor:
+        floor = Floor("13:00")
+        floor.account(1, certified=100)
+        floor.account(2)
+        floor.sell(1, 20, 1_260)
+        floor.buy(2, 10, 1_260)
+        floor.buy(2, 15, 1_240)
+        return floor
+
+    leap, steps = scene(), scene()
+    leap.to("+1 09:00")
+    happened = []
+    while (due := steps.machine.next_due()) is not None and due <= instant("+1 09:00"):
+        steps.at = due
+        happened += steps.apply(commands.Tick())
+    leap.machine.state.sequence = steps.machine.state.sequence
+    steps.machine.state.at = leap.machine.state.at
+    assert steps.machine.snapshot() == leap.machine.snapshot()
+    sequenced = (events.OrderClosed,)
+    assert [e for e in happened if not isinstance(e, sequenced)] == [
+        e for e in leap.last if not isinstance(e, sequenced)
+    ]
+
+
+def test_the_reference_is_the_mean_of_the_same_hours_else_the_operators() -> None:
+    floor = Floor("09:00")
+    floor.to("10:00")
+    assert floor.machine.instrument_view(symbol("+1 14")).reference_price == 1_250
+    floor.to("+1 09:59")
+    grade = floor.machine.state.grades[GRADE]
+    for days, price in ((0, 1_300), (1, 1_201)):
+        grade.index[hour(f"+{days} 14")] = price
+    floor.to("+1 10:00")
+    assert floor.machine.instrument_view(symbol("+2 14")).reference_price == 1_251
+
+
+def test_new_terms_hold_for_what_is_listed_from_now_on() -> None:
+    floor = Floor("09:00")
+    assert floor.define(2_000, maker_fee_bp=1, taker_fee_bp=5, band_percent=10) is None
+    floor.to("10:00")
+    old, new = symbol("14"), symbol("+1 14")
+    assert floor.machine.instrument_view(old).reference_price == 1_250
+    view = floor.machine.instrument_view(new)
+    assert (view.reference_price, view.band_low, view.band_high) == (2_000, 1_800, 2_200)
+    assert floor.machine.state.instruments[old].taker_fee_bp == 20
+    assert floor.machine.state.instruments[new].taker_fee_bp == 5
+
+
+def test_terms_that_make_no_sense_are_refused() -> None:
+    floor = Floor()
+    for wrong in (
+        {"reference_price_ticks": 0},
+        {"maker_fee_bp": 30},
+        {"maker_fee_bp": -1},
+        {"band_percent": 100},
+        {"grade": "lower"},
+    ):
+        terms = {"grade": GRADE, "reference_price_ticks": 1_250} | wrong
+        assert floor.instruct(instructions.DefineGrade(**terms)) == "invalid_terms"
+
+
+def test_a_narrow_price_has_a_band_of_ten_ticks() -> None:
+    floor = Floor(reference=8)
+    view = floor.machine.instrument_view(symbol("20"))
+    assert (view.band_low, view.band_high) == (1, 18)
+
+
+def quoted(floor: Floor) -> None:
+    """Two accounts that may sell, and two to buy."""
+    for account in (1, 2):
+        floor.account(account, certified=1_000)
+    for account in (3, 4):
+        floor.account(account)
+
+
+def test_the_mark_is_the_volume_weighted_price_of_the_last_half_hour() -> None:
+    floor = Floor("13:00")
+    quoted(floor)
+    floor.sell(1, 10, 1_300)
+    floor.buy(3, 10, 1_300)
+    floor.to("13:30")
+    for lots, price in ((10, 1_260), (5, 1_271)):
+        floor.sell(1, lots, price)
+        floor.buy(3, lots, price)
+    floor.to("14:00")
+    (marked,) = floor.of(events.Marked)[-1:]
+    assert (marked.instrument, marked.price, marked.method) == (symbol("20"), 1_264, "trades")
+    floor.to("15:00")
+    assert [e for e in floor.of(events.Marked) if e.instrument == symbol("20")] == []
+
+
+def test_a_tight_book_without_trades_is_marked_at_its_middle() -> None:
+    floor = Floor("13:00")
+    quoted(floor)
+    floor.buy(3, 1, 1_255)
+    floor.sell(1, 1, 1_260)
+    floor.to("14:00")
+    assert [(e.price, e.method) for e in floor.of(events.Marked)[-1:]] == [(1_258, "mid")]
+
+
+def test_a_wide_book_keeps_its_mark() -> None:
+    floor = Floor("13:00")
+    quoted(floor)
+    floor.buy(3, 1, 1_150)
+    floor.sell(1, 1, 1_300)
+    floor.to("13:59")
+    floor.to("14:00")
+    assert floor.of(events.Marked) == []
+
+
+def test_a_mark_moves_what_a_short_has_reserved_and_no_cash() -> None:
+    floor = Floor("13:40")
+    quoted(floor)
+    floor.sell(1, 40, 1_250)
+    floor.buy(3, 40, 1_250)
+    cash = floor.view(1).cash
+    floor.sell(2, 10, 1_400)
+    floor.buy(4, 10, 1_400)
+    floor.to("14:00")
+    mark = floor.machine.instrument_view(symbol("20")).mark
+    assert mark == 1_280
+    assert floor.view(1).initial_margin == 60 * 40 * (mark - 1_250) + 3 * 40 * mark
+    assert floor.view(1).cash == cash
+    assert floor.view(3).initial_margin == 60 * 40 * 1_250
+
+
+def test_a_mark_that_takes_the_money_withdraws_unfunded_orders_newest_first() -> None:
+    floor = Floor("13:40")
+    quoted(floor)
+    floor.account(5, certified=1_000, cash=800_000)
+    floor.sell(5, 40, 1_250)
+    floor.buy(3, 40, 1_250)
+    first = floor.buy(5, 3, 1_250, at="21")
+    second = floor.buy(5, 3, 1_200, at="22")
+    floor.sell(1, 100, 1_400)
+    floor.buy(3, 100, 1_400)
+
+    floor.to("14:00")
+
+    # The short needs 419,640 of what was left, and one of the two bids gives enough back.
+    assert floor.closed() == [(second, "canceled", "unfunded")]
+    assert first in floor.machine.state.orders
+    assert floor.view(5).available >= 0
+
+
+def test_at_midnight_the_band_moves_to_the_mark_and_orders_outside_leave() -> None:
+    floor = Floor("13:00")
+    quoted(floor)
+    low = floor.buy(3, 1, 1_080, at="+1 20")
+    kept = floor.buy(3, 1, 1_200, at="+1 20")
+    floor.to("23:40")
+    floor.sell(1, 10, 1_400, at="+1 20")
+    floor.buy(4, 10, 1_400, at="+1 20")
+    floor.to("+1 00:00")
+    view = floor.machine.instrument_view(symbol("+1 20"))
+    assert (view.mark, view.reference_price) == (1_400, 1_400)
+    assert (view.band_low, view.band_high) == (1_190, 1_610)
+    assert [c for c in floor.closed() if c[2] == "band_moved"] == [(low, "canceled", "band_moved")]
+    assert kept in floor.machine.state.orders
+
+
+def published(floor: Floor, starts: str) -> events.IndexPublished:
+    (event,) = [
+        e for e in floor.events
+        if isinstance(e, events.IndexPublished) and e.hour_starts_at == hour(starts)
+    ]  # fmt: skip
+    value = index.compute(index.decode(event.inputs))
+    assert value == (event.price, event.method), "the inputs reproduce the value"
+    assert index.digest(event.inputs) == event.digest
+    return event
+
+
+def test_the_index_is_published_when_trading_ends_with_inputs_that_reproduce_it() -> None:
+    floor = Floor("18:00")
+    for account in range(1, 11):
+        floor.account(account, certified=100)
+    for seller, price in ((1, 1_240), (2, 1_250), (3, 1_260), (4, 1_270), (5, 1_280)):
+        floor.sell(seller, 20, price)
+        floor.buy(seller + 5, 20, price)
+    floor.to("19:55")
+    event = published(floor, "20")
+    assert (event.price, event.method, event.at) == (1_260, "trades", instant("19:55"))
+
+
+def test_without_trades_the_index_is_the_time_weighted_middle_of_the_last_hour() -> None:
+    floor = Floor("18:00")
+    quoted(floor)
+    floor.buy(3, 10, 1_240)
+    offer = floor.sell(1, 10, 1_260)
+    floor.at = instant("19:25")
+    floor.cancel(1, offer)
+    floor.sell(2, 10, 1_300)
+    floor.to("19:55")
+    event = published(floor, "20")
+    # 30 minutes at 1,250 and 30 at 1,270.
+    assert (event.price, event.method) == (1_260, "mid")
+
+
+def test_one_lot_in_front_of_the_book_does_not_move_the_middle() -> None:
+    floor = Floor("18:00")
+    quoted(floor)
+    floor.buy(3, 10, 1_240)
+    floor.sell(1, 10, 1_260)
+    floor.buy(4, 1, 1_259)
+    floor.to("19:55")
+    assert published(floor, "20").price == 1_250
+
+
+def test_a_book_of_one_group_or_of_few_lots_has_no_middle() -> None:
+    for buyer, lots in ((1, 10), (3, 9)):
+        floor = Floor("18:00")
+        quoted(floor)
+        floor.buy(buyer, lots, 1_240)
+        floor.sell(1, 10, 1_260)
+        floor.to("19:55")
+        assert published(floor, "20").method == "mark"
+
+
+def test_a_later_hour_falls_back_on_the_last_sound_index_for_six_hours() -> None:
+    floor = Floor("13:00")
+    quoted(floor)
+    floor.buy(3, 10, 1_280, at="14")
+    floor.sell(1, 10, 1_300, at="14")
+    floor.to("23:59")
+    assert (published(floor, "14").method, published(floor, "14").price) == ("mid", 1_290)
+    for starts in ("15", "20"):
+        assert (published(floor, starts).method, published(floor, starts).price) == ("last", 1_290)
+    assert published(floor, "21").method == "mark"
+
+
+def test_an_idle_machine_knows_when_it_has_to_be_woken() -> None:
+    floor = Floor("13:00")
+    assert floor.machine.next_due() == instant("13:55")
+    floor.to("13:55")
+    assert floor.machine.next_due() == instant("14:00")
+    floor.to("14:00")
+    assert floor.machine.next_due() == instant("14:55")
