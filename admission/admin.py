@@ -1,0 +1,93 @@
+"""What the gateways decided and metered, for staff to read. The gateways and meters write it."""
+
+from django.contrib import admin
+
+from admission import models
+from marketplace import backoffice
+
+
+@admin.register(models.Request)
+class RequestAdmin(backoffice.ReadOnly):
+    """Requests a gateway decided on, refusals too."""
+
+    list_display = (
+        "id",
+        "organization_id",
+        "grade",
+        "cluster",
+        "class_requested",
+        "class_served",
+        "outcome",
+        "reason",
+        "queue_ms",
+        "arrived_at",
+    )
+    list_filter = ("outcome", "class_requested", "class_served", "is_probe", "grade")
+    search_fields = ("=id", "=organization_id", "=key")
+    ordering = ("-arrived_at", "id")
+    exclude = ("body_digest",)
+
+
+@admin.register(models.MeteredRequest)
+class MeteredRequestAdmin(backoffice.ReadOnly):
+    """How much of a request the capacity chain has posted."""
+
+    list_display = (
+        "request_id",
+        "mntu",
+        "entitled_mntu",
+        "shared_mntu",
+        "overrun_mntu",
+        "hour_starts_at",
+        "is_final",
+    )
+    list_filter = ("is_final",)
+    search_fields = ("=request_id",)
+    ordering = ("-hour_starts_at", "request_id")
+
+
+@admin.register(models.Heartbeat)
+class HeartbeatAdmin(backoffice.ReadOnly):
+    """In which intervals a gateway served."""
+
+    list_display = ("gateway", "interval_starts_at")
+    list_filter = ("gateway",)
+    ordering = ("-interval_starts_at", "-id")
+
+
+@admin.register(models.Probe)
+class ProbeAdmin(backoffice.ReadOnly):
+    """Synthetic requests."""
+
+    list_display = ("cluster", "slot_at", "passed", "reason")
+    list_filter = ("passed", "cluster")
+    ordering = ("-slot_at", "-id")
+
+
+@admin.register(models.Certification)
+class CertificationAdmin(backoffice.ReadOnly):
+    """Searches for a cluster's rate."""
+
+    list_display = ("id", "cluster", "state", "progress", "lots", "created_at", "finished_at")
+    list_filter = ("state",)
+    search_fields = ("=cluster",)
+    ordering = ("-id",)
+
+
+@admin.register(models.PoolInterval)
+class PoolIntervalAdmin(backoffice.ReadOnly):
+    """What is published of a cluster and class."""
+
+    list_display = (
+        "cluster",
+        "service_class",
+        "interval_starts_at",
+        "admitted",
+        "queued",
+        "shed",
+        "queue_ms_p99",
+        "first_token_ms_p99",
+        "delivered_mntu",
+    )
+    list_filter = ("service_class", "cluster")
+    ordering = ("-interval_starts_at", "-id")

@@ -1,0 +1,68 @@
+"""The journal and what is projected from it, for staff to read. The engine is the only writer."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from exchange import models
+from marketplace import backoffice
+
+
+@admin.register(models.Head)
+class HeadAdmin(backoffice.ReadOnly):
+    """The end of each journal."""
+
+    list_display = ("group", "epoch", "sequence", "released_sequence", "at", "short_hash")
+    short_hash = backoffice.digest("hash", "hash")
+    fields = ("group", "epoch", "sequence", "released_sequence", "stream_entry", "at")
+
+
+@admin.register(models.Snapshot)
+class SnapshotAdmin(backoffice.ReadOnly):
+    """States from which a replay starts; the state itself is not loaded."""
+
+    list_display = ("group", "sequence", "format", "rules", "created_at", "short_digest")
+    list_filter = ("group",)
+    ordering = ("-created_at", "-id")
+    short_digest = backoffice.digest("state_digest", "state digest")
+    fields = ("group", "sequence", "format", "rules", "created_at")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Leave out the state, which is large."""
+        return super().get_queryset(request).defer("body")
+
+
+@admin.register(models.Order)
+class OrderAdmin(backoffice.ReadOnly):
+    """Orders as they stand; refused ones too."""
+
+    list_display = (
+        "id",
+        "organization_id",
+        "symbol",
+        "side",
+        "shown_price",
+        "lots",
+        "filled_lots",
+        "status",
+        "reason",
+        "created_at",
+    )
+    list_filter = ("status", "time_in_force", "side", "reason")
+    search_fields = ("=id", "=organization_id", "symbol", "=client_order_id")
+    ordering = ("-id",)
+    shown_price = backoffice.price("price_ticks", "price")
+    exclude = ("fingerprint",)
+
+
+@admin.register(models.Trade)
+class TradeAdmin(backoffice.ReadOnly):
+    """Matches of two orders."""
+
+    list_display = ("id", "symbol", "shown_price", "lots", "maker", "taker", "taker_side", "at")
+    list_filter = ("taker_side",)
+    search_fields = ("=id", "symbol", "=maker", "=taker", "=maker_order", "=taker_order")
+    ordering = ("-id",)
+    shown_price = backoffice.price("price_ticks", "price")

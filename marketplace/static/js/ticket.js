@@ -1,0 +1,81 @@
+// The order ticket: what it would cost while it is typed, and placing it without leaving the page.
+//
+// All arithmetic is in whole micro-USD: a tick is 60 micro-USD per lot and hour.
+
+import { money, post } from "./orders.js";
+
+const TICK_MICROS = 60n;
+const SELLER_MARGIN_PERCENT = 5n;
+
+function ticksOf(text) {
+  const match = /^\s*(\d{1,7})(?:\.(\d{0,3}))?\s*$/.exec(text);
+  return match ? BigInt(match[1]) * 1000n + BigInt((match[2] ?? "").padEnd(3, "0")) : null;
+}
+
+function microsText(micros) {
+  const digits = micros.toString().padStart(7, "0");
+  return money(`${digits.slice(0, -6)}.${digits.slice(-6)}`);
+}
+
+const ceilDivide = (value, divisor) => (value + divisor - 1n) / divisor;
+
+export function start({ onOrder }) {
+  const form = document.getElementById("ticket");
+  if (!form) return null;
+  const outcome = document.getElementById("outcome");
+  const button = form.querySelector("button[value=place]");
+  const shown = (name) => form.querySelector(`[data-preview="${name}"]`);
+
+  const preview = () => {
+    const ticks = ticksOf(form.elements.price.value);
+    const lotsText = form.elements.lots.value.trim();
+    const lots = /^\d{1,6}$/.test(lotsText) ? BigInt(lotsText) : null;
+    const isBuy = form.elements.side.value === "buy";
+    button.textContent = isBuy ? "Buy" : "Sell";
+    shown("margin-label").textContent = isBuy ? "Paid up front, with fee" : "Margin, 5 %, with fee";
+    if (ticks === null || lots === null) {
+      for (const name of ["notional", "fee", "margin"]) shown(name).textContent = "–";
+      return;
+    }
+    const notional = ticks * TICK_MICROS * lots;
+    const fee = ceilDivide(notional * BigInt(form.dataset.takerBp), 10000n);
+    const margin = isBuy ? notional : ceilDivide(notional * SELLER_MARGIN_PERCENT, 100n);
+    shown("notional").textContent = `$${microsText(notional)}`;
+    shown("fee").textContent = `$${microsText(fee)}`;
+    shown("margin").textContent = `$${microsText(margin + fee)}`;
+    shown("tokens").textContent = `${(lots * 60000n).toLocaleString("en-US")} NTU`;
+  };
+
+  const say = (text, kind) => {
+    outcome.textContent = text;
+    outcome.className = `outcome notice ${kind}`;
+  };
+
+  form.addEventListener("input", preview);
+  form.addEventListener("submit", async (event) => {
+    if (event.submitter?.value === "preview") return;
+    event.preventDefault();
+    button.disabled = true;
+    try {
+      const { order, next_client_order_id: nextId } = await post(form, { intent: "place" });
+      form.elements.client_order_id.value = nextId;
+      const done = order.filled_quantity;
+      const verb = order.side === "buy" ? "Bought" : "Sold";
+      if (done === order.quantity) say(`${verb} ${done} lots at ${order.average_price}.`, "success");
+      else if (done > 0) say(`${verb} ${done} of ${order.quantity} lots; order ${order.status.replace("_", " ")}.`, "success");
+      else say(`Order ${order.status}: ${order.side} ${order.quantity} lots at ${order.price}.`, "success");
+      onOrder?.(order);
+    } catch (failure) {
+      say(failure.message, "error");
+    } finally {
+      button.disabled = false;
+    }
+  });
+  preview();
+  return {
+    setPrice(text) {
+      form.elements.price.value = text;
+      preview();
+    },
+  };
+}

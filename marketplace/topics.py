@@ -1,0 +1,314 @@
+"""The channels of the WebSocket: what each is called, who may read it, and how it begins.
+
+Every channel begins with a snapshot of what is true now. It is read in one repeatable-read
+transaction together with the sequence at which the journal (or, for a book, the book) stood, so
+that whoever merges it with the feed knows exactly which of the updates it already holds.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import cookies
+from typing import Any, Final, TypeVar
+
+import msgspec
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+from django.db import Error as DatabaseError
+from django.db import connection, transaction
+from django.utils.crypto import constant_time_compare
+
+from exchange import models as exchange_models
+from exchange import queries as exchange_queries
+from exchange import wire as exchange_wire
+from marketplace import clock, disclosure, errors, keys, models, queries, wire
+from settlement import models as settlement_models
+from settlement import queries as settlement_queries
+
+ALL: Final = "*"
+"""The name that stands for every instrument, grade or pool of a channel."""
+TRADES_MAX: Final = 50
+ORDERS_MAX: Final = 500
+FILLS_MAX: Final = 100
+GROUP: Final = "main"
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Message(msgspec.Struct, kw_only=True):
+    """A message of a channel, as INTERFACES section 4 has it."""
+
+    channel: str
+    sequence: int
+    data: Any
+    instrument: str | None = None
+    previous_sequence: int | None = None
+    type: str = "snapshot"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """How a subscription begins, and up to which sequence that holds."""
+
+    sequence: int
+    messages: list[Message] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """One channel; `snapshot` is given the name within it: a symbol, a grade, an organization."""
+
+    name: str
+    snapshot: Callable[[str], Snapshot]
+    is_private: bool = False
+    may_be_all: bool = False
+    is_gapless: bool = False
+    """Each message names the one before, so that a loss shows."""
+    is_polled: bool = False
+    """The engine does not announce it; it is read again and compared."""
+
+
+async def read(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that reads the database, on a thread, and return its connection.
+
+    :raises Unavailable: when the database cannot be read.
+    """
+
+    def call() -> T:
+        try:
+            return function(*arguments)
+        except DatabaseError:
+            log.warning("the database cannot be read", exc_info=True)
+            raise errors.Unavailable("try again in a moment", retry_after_s=1) from None
+        finally:
+            connection.close()
+
+    return await sync_to_async(call, thread_sensitive=False)()
+
+
+def _at_one_instant(function: Callable[[str, int], Snapshot]) -> Callable[[str], Snapshot]:
+    """Read a snapshot and the journal's sequence as of one instant."""
+
+    def together(name: str) -> Snapshot:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            head = exchange_models.Head.objects.filter(group=GROUP).values_list("sequence").first()
+            return function(name, head[0] if head else 0)
+
+    return together
+
+
+def _book(symbol: str) -> Snapshot:
+    found = exchange_queries.book(symbol=symbol, depth=exchange_queries.BOOK_DEPTH_MAX)
+    if found is None:
+        raise errors.NotFound(f"there is no instrument {symbol[:40]}")
+    data = {"bids": found.bids, "asks": found.asks, "checksum": found.checksum}
+    message = Message(channel="book", instrument=symbol, sequence=found.sequence, data=data)
+    return Snapshot(sequence=found.sequence, messages=[message])
+
+
+def _trades(symbol: str, sequence: int) -> Snapshot:
+    _require_instrument(symbol)
+    rows = exchange_queries.trades(symbol=symbol, limit=TRADES_MAX)
+    data = [exchange_wire.trade_row(row) for row in reversed(rows)]
+    message = Message(channel="trades", instrument=symbol, sequence=sequence, data=data)
+    return Snapshot(sequence=sequence, messages=[message])
+
+
+def _ticker(symbol: str, sequence: int) -> Snapshot:
+    if symbol == ALL:
+        found = exchange_queries.instruments(state="live")
+    else:
+        _require_instrument(symbol)
+        found = exchange_queries.quoted(models.Instrument.objects.filter(symbol=symbol))
+    messages = [
+        Message(
+            channel="ticker",
+            instrument=one.instrument.symbol,
+            sequence=sequence,
+            data=ticker_of(one),
+        )
+        for one in found
+    ]
+    return Snapshot(sequence=sequence, messages=messages)
+
+
+def ticker_of(one: exchange_queries.Quoted) -> dict[str, Any]:
+    """Return an instrument at a glance."""
+    row = one.instrument
+    return {
+        "state": row.state.lower(),
+        "last": wire.optional_price_text(row.last_price_ticks),
+        "best_bid": wire.optional_price_text(one.best_bid),
+        "best_ask": wire.optional_price_text(one.best_ask),
+        "volume": row.volume_lots,
+        "open_interest": row.open_interest_lots,
+        "reference_price": wire.price_text(row.reference_price_ticks),
+        "band": [wire.price_text(row.band_low_ticks), wire.price_text(row.band_high_ticks)],
+    }
+
+
+def _index(grade: str, sequence: int) -> Snapshot:
+    """Return the latest value of a grade, or of every grade."""
+    latest = settlement_models.IndexValue.objects.order_by("grade", "-hour_starts_at")
+    if grade != ALL:
+        queries.grade(grade)
+        latest = latest.filter(grade=grade)
+    messages = [
+        Message(
+            channel="index",
+            instrument=row.grade,
+            sequence=sequence,
+            data={
+                "hour": wire.moment_text(row.hour_starts_at),
+                "price": wire.price_text(row.price_ticks),
+                "method": row.method,
+                "at": wire.moment_text(row.at),
+            },
+        )
+        for row in latest.distinct("grade")
+    ]
+    return Snapshot(sequence=sequence, messages=messages)
+
+
+def _orders(organization: str, sequence: int) -> Snapshot:
+    rows = exchange_queries.orders(organization=int(organization), limit=ORDERS_MAX, status="live")
+    data = [_without_fills(one) for one in exchange_queries.with_fills(rows)]
+    return _private("orders", sequence, data)
+
+
+def _without_fills(order: exchange_wire.OrderOut) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(order)
+    del values["fills"]
+    return values
+
+
+def _fills(organization: str, sequence: int) -> Snapshot:
+    found = exchange_queries.fills(organization=int(organization), limit=FILLS_MAX)
+    return _private("fills", sequence, found[::-1])
+
+
+def _account(organization: str, sequence: int) -> Snapshot:
+    row = settlement_queries.account(int(organization))
+    names = ("cash", "available", "order_margin", "initial_margin", "maintenance_margin")
+    data = {
+        name: wire.micros_text(getattr(row, f"{name}_micros"))
+        for name in (*names, "withdrawable", "escrow")
+    }
+    return _private("account", sequence, data)
+
+
+def _entitlements(organization: str, sequence: int) -> Snapshot:
+    now = clock.now()
+    found = settlement_queries.entitlements(int(organization), now=now, since=now)
+    data = [
+        {
+            "id": str(row.id),
+            "grade": row.grade,
+            "starts_at": wire.moment_text(row.starts_at),
+            "ends_at": wire.moment_text(row.ends_at),
+            "lots": row.lots,
+            "delivered_ntu": wire.ntu_text(row.delivered_mntu),
+            "remaining_ntu": wire.ntu_text(row.remaining_mntu),
+            "owed_ntu": wire.ntu_text(row.owed_mntu),
+            "state": row.state,
+        }
+        for row in found
+    ]
+    return _private("entitlements", sequence, data)
+
+
+def _private(channel: str, sequence: int, data: Any) -> Snapshot:
+    message = Message(channel=channel, sequence=sequence, data=data)
+    return Snapshot(sequence=sequence, messages=[message])
+
+
+def _transparency(pool: str, sequence: int) -> Snapshot:
+    found = disclosure.pools_now(None if pool == ALL else pool)
+    if pool != ALL and not found:
+        raise errors.NotFound("there is no such pool")
+    messages = [
+        Message(
+            channel="transparency",
+            instrument=one.pool.public_id,
+            sequence=sequence,
+            data={
+                "pool": one.pool.public_id,
+                "grade": one.pool.grade,
+                "is_live": one.is_live,
+                "classes": one.classes,
+            },
+        )
+        for one in found
+    ]
+    return Snapshot(sequence=sequence, messages=messages)
+
+
+def _require_instrument(symbol: str) -> None:
+    """:raises NotFound: when there is no such instrument."""
+    if not models.Instrument.objects.filter(symbol=symbol).exists():
+        raise errors.NotFound(f"there is no instrument {symbol[:40]}")
+
+
+CHANNELS: Final = {
+    channel.name: channel
+    for channel in (
+        Channel(name="book", snapshot=_book, is_gapless=True),
+        Channel(name="trades", snapshot=_at_one_instant(_trades)),
+        Channel(name="ticker", snapshot=_at_one_instant(_ticker), may_be_all=True),
+        Channel(name="index", snapshot=_at_one_instant(_index), may_be_all=True),
+        Channel(
+            name="transparency",
+            snapshot=_at_one_instant(_transparency),
+            may_be_all=True,
+            is_polled=True,
+        ),
+        Channel(name="orders", snapshot=_at_one_instant(_orders), is_private=True),
+        Channel(name="fills", snapshot=_at_one_instant(_fills), is_private=True),
+        Channel(name="account", snapshot=_at_one_instant(_account), is_private=True),
+        Channel(
+            name="entitlements",
+            snapshot=_at_one_instant(_entitlements),
+            is_private=True,
+            is_polled=True,
+        ),
+    )
+}
+
+
+# Sessions of browsers
+
+
+def session_of(cookie_header: str) -> str:
+    """Return the session's id from a Cookie header, or an empty text."""
+    jar: cookies.SimpleCookie = cookies.SimpleCookie()
+    try:
+        jar.load(cookie_header)
+    except cookies.CookieError:
+        return ""
+    found = jar.get(settings.SESSION_COOKIE_NAME)
+    return found.value if found else ""
+
+
+def session_key(session_id: str) -> keys.Key | None:
+    """Return what the holder of a session may do, or None when it has ended.
+
+    The same checks as Django's own: the user is active and has not changed the password since.
+    """
+    session = SessionStore(session_key=session_id)
+    try:
+        user_id = int(session[SESSION_KEY])
+    except (KeyError, ValueError):
+        return None
+    if session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
+        return None
+    user = models.User.objects.filter(pk=user_id, is_active=True).first()
+    if user is None or not constant_time_compare(
+        session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash()
+    ):
+        return None
+    return queries.member_key(user=user, organization_id=session.get("organization"))

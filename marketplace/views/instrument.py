@@ -1,0 +1,208 @@
+"""One instrument: its row in the markets, and its own page with book, tape, chart and ticket."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from exchange import queries as exchange_queries
+from exchange import wire as exchange_wire
+from marketplace import errors, models, wire
+from marketplace.views import costs, shared
+from settlement import models as settlement_models
+from settlement import queries as settlement_queries
+
+LEVELS_SHOWN = 10
+TAPE_SHOWN = 60
+CANDLES_SHOWN = 400
+ORDERS_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """An instrument as the pages print it; prices are ticks."""
+
+    symbol: str
+    grade: str
+    starts_at: datetime
+    ends_at: datetime
+    trading_ends_at: datetime
+    state: str
+    bid: int | None
+    ask: int | None
+    last: int | None
+    mark: int | None
+    reference: int
+    band_low: int
+    band_high: int
+    volume: int
+    open_interest: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes orders."""
+        return self.state == models.Instrument.State.CONTINUOUS
+
+
+def row_of(quoted: exchange_queries.Quoted) -> Row:
+    """Return what the pages print of an instrument."""
+    instrument = quoted.instrument
+    return Row(
+        symbol=instrument.symbol,
+        grade=instrument.grade_id,
+        starts_at=instrument.starts_at,
+        ends_at=instrument.ends_at,
+        trading_ends_at=instrument.trading_ends_at,
+        state=instrument.state,
+        bid=quoted.best_bid,
+        ask=quoted.best_ask,
+        last=instrument.last_price_ticks,
+        mark=instrument.mark_price_ticks,
+        reference=instrument.reference_price_ticks,
+        band_low=instrument.band_low_ticks,
+        band_high=instrument.band_high_ticks,
+        volume=instrument.volume_lots,
+        open_interest=instrument.open_interest_lots,
+    )
+
+
+def live_rows() -> list[Row]:
+    """Return every instrument that is not closed, by grade and hour."""
+    rows = [row_of(one) for one in exchange_queries.instruments(state="live")]
+    return sorted(rows, key=lambda row: (row.grade, row.starts_at, row.symbol))
+
+
+def number(ticks: int | None) -> float | None:
+    """Return ticks as a number for drawing; never for reckoning."""
+    return None if ticks is None else ticks / 1_000
+
+
+@require_safe
+@shared.public_page
+def page(request: HttpRequest, symbol: str) -> HttpResponse:
+    """One instrument: chart, book, tape, ticket and own orders."""
+    return render(request, symbol)
+
+
+def render(
+    request: HttpRequest,
+    symbol: str,
+    *,
+    ticket: dict[str, Any] | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    """Render an instrument's page, with a ticket as it was typed if there is one.
+
+    :raises NotFound: when there is no such instrument.
+    """
+    found = exchange_queries.instrument(symbol=symbol)
+    book = exchange_queries.book(symbol=symbol, depth=LEVELS_SHOWN)
+    if found is None or book is None:
+        raise errors.NotFound(f"there is no instrument {symbol[:40]}")
+    row = row_of(found)
+    interval = request.GET.get("interval", "15m")
+    if interval not in exchange_queries.CANDLE_INTERVALS:
+        interval = "15m"
+    candles = exchange_queries.candles(symbol=symbol, interval=interval, limit=CANDLES_SHOWN)
+    index = settlement_models.IndexValue.objects.filter(
+        grade=row.grade, hour_starts_at=row.starts_at
+    ).first()
+    grade = found.instrument.grade
+    values: dict[str, Any] = {
+        "row": row,
+        "grade_name": grade.name,
+        "previous": _neighbour(row, hours=-1),
+        "next": _neighbour(row, hours=1),
+        "interval": interval,
+        "intervals": list(exchange_queries.CANDLE_INTERVALS),
+        "candles": [_candle(candle) for candle in reversed(candles)],
+        "book": book,
+        "bids": _levels(book.bids, book),
+        "asks": _levels(book.asks, book)[::-1],
+        "spread": _spread(row),
+        "trades": [
+            {
+                "at": trade.at,
+                "price": trade.price_ticks,
+                "lots": trade.lots,
+                "side": exchange_wire.side_text(trade.taker_side),
+            }
+            for trade in exchange_queries.trades(symbol=symbol, limit=TAPE_SHOWN)
+        ],
+        "index": index and {"price": index.price_ticks, "method": index.method},
+        "taker_fee_bp": grade.taker_fee_bp,
+        "ticket_id": shared.fresh_id("ticket"),
+    }
+    member = shared.member_of(request)
+    if member is not None:
+        organization = member.organization.pk
+        typed = ticket or costs.suggested(request, row.bid, row.ask, row.reference)
+        values |= {
+            "account": settlement_queries.account(organization),
+            "position": settlement_models.Position.objects.filter(
+                organization_id=organization, symbol=symbol
+            )
+            .exclude(net_lots=0)
+            .first(),
+            "orders": own_orders(organization, symbol=symbol),
+            "ticket": typed,
+            "preview": costs.preview(typed, taker_fee_bp=grade.taker_fee_bp),
+        }
+        values["ticket_id"] = typed.get("client_order_id") or values["ticket_id"]
+    return shared.page(request, "marketplace/instrument.html", values, status=status)
+
+
+def own_orders(organization: int, symbol: str = "") -> list[dict[str, Any]]:
+    """Return the resting orders of an organization as the pages print them."""
+    rows = exchange_queries.orders(
+        organization=organization, limit=ORDERS_SHOWN, symbol=symbol, status="live"
+    )
+    return [
+        {
+            "id": row.id,
+            "symbol": row.symbol,
+            "side": exchange_wire.side_text(row.side),
+            "price": row.price_ticks,
+            "lots": row.lots,
+            "filled": row.filled_lots,
+            "status": row.status,
+            "created_at": row.created_at,
+        }
+        for row in rows
+    ]
+
+
+def _neighbour(row: Row, *, hours: int) -> models.Instrument | None:
+    return models.Instrument.objects.filter(
+        grade_id=row.grade, product="HOUR", starts_at=row.starts_at + timedelta(hours=hours)
+    ).first()
+
+
+def _candle(candle: exchange_queries.Candle) -> dict[str, Any]:
+    return {
+        "time": int(candle.starts_at.timestamp()),
+        "open": number(candle.open),
+        "high": number(candle.high),
+        "low": number(candle.low),
+        "close": number(candle.close),
+        "volume": candle.lots,
+    }
+
+
+def _levels(levels: list[tuple[str, int]], book: exchange_wire.Book) -> list[dict[str, int]]:
+    largest = max((lots for _, lots in (*book.bids, *book.asks)), default=1)
+    return [
+        {"price": wire.parse_price(price), "lots": lots, "share": 100 * lots // largest}
+        for price, lots in levels
+    ]
+
+
+def _spread(row: Row) -> str:
+    if row.bid is None and row.ask is None:
+        return "The book is empty"
+    if row.bid is None or row.ask is None:
+        return "One side only"
+    gap = row.ask - row.bid
+    return f"Spread {wire.price_text(gap)}, {200 * gap / (row.ask + row.bid):.1f} %"

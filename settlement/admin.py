@@ -1,0 +1,199 @@
+"""The clearing house's rows, for staff to read. What staff decide becomes an instruction elsewhere."""
+
+from django.contrib import admin
+
+from marketplace import backoffice
+from settlement import models
+
+
+@admin.register(models.Account)
+class AccountAdmin(backoffice.ReadOnly):
+    """One unit of one owner in the ledger."""
+
+    list_display = ("id", "owner", "kind", "unit", "debits", "credits", "may_go_negative")
+    list_filter = ("kind", "may_go_negative")
+    search_fields = ("=id", "=owner", "unit")
+    ordering = ("id",)
+
+
+@admin.register(models.MarginAccount)
+class MarginAccountAdmin(backoffice.ReadOnly):
+    """What the machine last said of an organization's money."""
+
+    list_display = (
+        "organization_id",
+        "cash",
+        "available",
+        "order_margin",
+        "escrow",
+        "debt",
+        "updated_at",
+    )
+    search_fields = ("=organization_id",)
+    ordering = ("organization_id",)
+    cash = backoffice.money("cash_micros", "cash")
+    available = backoffice.money("available_micros", "available")
+    order_margin = backoffice.money("order_margin_micros", "order margin")
+    escrow = backoffice.money("escrow_micros", "escrow")
+    debt = backoffice.money("debt_micros", "debt")
+
+
+@admin.register(models.Position)
+class PositionAdmin(backoffice.ReadOnly):
+    """Net lots."""
+
+    list_display = ("organization_id", "symbol", "net_lots", "cost_ticks", "updated_at")
+    search_fields = ("=organization_id", "symbol")
+    ordering = ("symbol", "organization_id")
+
+
+@admin.register(models.Mark)
+class MarkAdmin(backoffice.ReadOnly):
+    """Prices that positions were settled to."""
+
+    list_display = ("symbol", "shown_price", "method", "at")
+    list_filter = ("method",)
+    search_fields = ("symbol",)
+    ordering = ("-at", "-id")
+    shown_price = backoffice.price("price_ticks", "price")
+
+
+@admin.register(models.IndexValue)
+class IndexValueAdmin(backoffice.ReadOnly):
+    """The hourly index."""
+
+    list_display = ("grade", "hour_starts_at", "shown_price", "method", "at", "short_digest")
+    list_filter = ("grade", "method")
+    date_hierarchy = "hour_starts_at"
+    ordering = ("-hour_starts_at", "grade")
+    shown_price = backoffice.price("price_ticks", "price")
+    short_digest = backoffice.digest("digest", "digest")
+    exclude = ("inputs", "digest")
+
+
+@admin.register(models.Instruction)
+class InstructionAdmin(backoffice.ReadOnly):
+    """Commands to the machine that are rows."""
+
+    list_display = ("id", "number", "state", "reason", "sequence", "created_at", "applied_at")
+    list_filter = ("state", "reason")
+    search_fields = ("id",)
+    ordering = ("-number",)
+    readonly_fields = ("shown_body",)
+    exclude = ("body",)
+
+    @admin.display(description="body")
+    def shown_body(self, row: models.Instruction) -> str:
+        """Print the stored JSON."""
+        return bytes(row.body).decode(errors="replace")
+
+
+@admin.register(models.Obligation)
+class ObligationAdmin(backoffice.ReadOnly):
+    """Sellers' duties."""
+
+    list_display = (
+        "id",
+        "organization_id",
+        "grade",
+        "starts_at",
+        "lots",
+        "failed_lots",
+        "shown_price",
+    )
+    list_filter = ("grade",)
+    search_fields = ("=organization_id",)
+    date_hierarchy = "starts_at"
+    ordering = ("-starts_at", "id")
+    shown_price = backoffice.price("price_ticks", "price")
+
+
+@admin.register(models.Entitlement)
+class EntitlementAdmin(backoffice.ReadOnly):
+    """Holders' rights."""
+
+    list_display = (
+        "id",
+        "organization_id",
+        "grade",
+        "starts_at",
+        "lots",
+        "shown_price",
+        "escrow",
+        "delivered_mntu",
+    )
+    list_filter = ("grade",)
+    search_fields = ("=organization_id",)
+    date_hierarchy = "starts_at"
+    ordering = ("-starts_at", "id")
+    shown_price = backoffice.price("price_ticks", "price")
+    escrow = backoffice.money("escrow_micros", "escrow")
+
+
+@admin.register(models.Allocation)
+class AllocationAdmin(backoffice.ReadOnly):
+    """Which cluster serves which lots."""
+
+    list_display = ("id", "grade", "starts_at", "holder", "seller", "cluster", "lots")
+    list_filter = ("grade",)
+    search_fields = ("=holder", "=seller", "=cluster")
+    ordering = ("-starts_at", "id")
+    list_select_related = ()
+
+
+@admin.register(models.DeliveryReport)
+class DeliveryReportAdmin(backoffice.ReadOnly):
+    """What admission saw of an allocation in an interval."""
+
+    list_display = (
+        "allocation_id",
+        "interval",
+        "owed_mntu",
+        "available_mntu",
+        "short_mntu",
+        "delivered_mntu",
+        "probes_passed",
+        "probes",
+        "is_suspended",
+    )
+    list_filter = ("is_suspended",)
+    search_fields = ("=allocation__id",)
+    ordering = ("-id",)
+
+
+@admin.register(models.IntervalSettlement)
+class IntervalSettlementAdmin(backoffice.ReadOnly):
+    """What an interval of an allocation paid."""
+
+    list_display = ("allocation_id", "interval", "released", "refunded", "compensated", "at")
+    search_fields = ("=allocation__id",)
+    ordering = ("-id",)
+    released = backoffice.money("released_micros", "released")
+    refunded = backoffice.money("refunded_micros", "refunded")
+    compensated = backoffice.money("compensated_micros", "compensated")
+
+
+@admin.register(models.Job)
+class JobAdmin(backoffice.ReadOnly):
+    """The queue of record; a parked job is one that somebody must look at."""
+
+    list_display = ("kind", "slot", "state", "due_at", "attempts", "leased_until", "finished_at")
+    list_filter = ("state", "kind")
+    search_fields = ("slot", "error")
+    ordering = ("-due_at", "-id")
+
+
+@admin.register(models.Lease)
+class LeaseAdmin(backoffice.ReadOnly):
+    """Who runs what must run once."""
+
+    list_display = ("name", "holder", "epoch", "expires_at")
+    ordering = ("name",)
+
+
+@admin.register(models.ClockJump)
+class ClockJumpAdmin(backoffice.ReadOnly):
+    """Moves of a demonstration's clock."""
+
+    list_display = ("from_at", "to_at")
+    ordering = ("-id",)
