@@ -262,6 +262,11 @@ class Writer:
         self.rows += len(rows)
 
 
+def store(cursor: Any, requests: list[RequestRow], events: list[UsageRow]) -> None:
+    """Write rows in the caller's transaction; for whoever has them all, as a seed has."""
+    cursor.execute(_WRITE, (_json(requests), _json(events)))
+
+
 def _json(rows: list[Any]) -> str:
     return msgspec.json.encode(rows).decode()
 

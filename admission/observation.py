@@ -96,6 +96,8 @@ class Observer:
         )
         try:
             with transaction.atomic():
+                # So that the hour has a last interval, which gives back what is left.
+                operations.open_hours([(grade, hour)])
                 operations.instruct(
                     id=hold_id,
                     command=instructions.ReserveUsage(

@@ -41,7 +41,7 @@ MESSAGE_LENGTH_MAX = 500
 class EndpointRefused(errors.Refusal):
     """The address of an upstream is not one this deployment may call."""
 
-    code, title = "endpoint_refused", "The endpoint is not allowed"
+    code, title = "endpoint_not_allowed", "The endpoint is not allowed"
 
 
 class UpstreamFailed(Exception):

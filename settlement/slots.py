@@ -33,6 +33,14 @@ def of_interval(grade: str, hour_starts_at: int, interval: int) -> str:
     return f"{grade}/{hour_text(hour_starts_at)}/{interval:02}"
 
 
+def read_instant(slot: str) -> int:
+    """Return the instant of the slot of a periodic kind.
+
+    :raises ValueError: when it is not one.
+    """
+    return (datetime.strptime(slot, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) - _EPOCH) // _MICRO
+
+
 def read_hour(slot: str) -> tuple[str, int]:
     """Return grade and start of the slot of an hour.
 

@@ -1,0 +1,138 @@
+"""What a cluster made available in an interval, and what of its holders' demand it missed.
+
+Everything is counted in mNTU over one five-minute interval (RULEBOOK 6.1 to 6.3):
+
+* *owed* is the holder's rate over the interval, less the debt it came with;
+* *available* is the share of the obligation that the probes found served, where a real refusal for
+  want of capacity counts as a probe that failed;
+* *short* is the charge of requests in profile that the cluster refused or failed, the same body
+  once a minute, at most what was owed, and at most what the holder's past makes believable.
+
+A demo's clock may leap over intervals. The probes made at the leap stand for every half minute
+of them: of n probes, p passed, and slot k passes when `floor((k+1)p/n) > floor(kp/n)`, so that
+the share is kept over any stretch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from marketplace.contract import INTERVAL, MNTU_PER_LOT_INTERVAL
+
+PROBE_PERIOD = 30_000_000
+"""Microseconds between two probes of a cluster."""
+SAME_REQUEST = 60_000_000
+"""The same body within this time is the same request."""
+BELIEVABLE_PERCENT = 150
+"""Of the mean of the past intervals, what may be missed at most above the first lot."""
+PAST_INTERVALS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jump:
+    """A leap of the clock, and what the probes made at it found: (passed, made) by cluster."""
+
+    from_at: int
+    to_at: int
+    probes: Mapping[int, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """A request in profile that the cluster did not serve."""
+
+    holder: int
+    cluster: int
+    body_digest: bytes
+    charge_mntu: int
+    arrived_at: int
+
+
+def probe_slots(
+    cluster: int, starts_at: int, *, made: Mapping[int, bool], jumps: Sequence[Jump]
+) -> tuple[int, int]:
+    """Return how many probes an interval had and how many of them passed.
+
+    `made` are the probes that were made, by their half minute. One that should have been and was
+    not, though the clock did not leap over it, tells nothing about the cluster.
+    """
+    probes = passed = 0
+    for at in range(starts_at, starts_at + INTERVAL, PROBE_PERIOD):
+        outcome = made.get(at)
+        if outcome is None:
+            outcome = _leapt_over(cluster, at, jumps)
+        if outcome is not None:
+            probes += 1
+            passed += outcome
+    return probes, passed
+
+
+def _leapt_over(cluster: int, at: int, jumps: Sequence[Jump]) -> bool | None:
+    """Return what a jump's probes say of a half minute it leapt over, or None."""
+    for jump in jumps:
+        if not jump.from_at < at <= jump.to_at:
+            continue
+        passed, made = jump.probes.get(cluster, (0, 0))
+        if made:
+            first = -(-(jump.from_at + 1) // PROBE_PERIOD) * PROBE_PERIOD
+            k = (at - first) // PROBE_PERIOD
+            return (k + 1) * passed // made > k * passed // made
+    return None
+
+
+def available_mntu(*, lots: int, probes: int, passed: int, refusals: int) -> int:
+    """Return what of an obligation was available; all of it where nobody looked."""
+    obligation = lots * MNTU_PER_LOT_INTERVAL
+    seen = probes + refusals
+    return obligation if seen == 0 else obligation * passed // seen
+
+
+def once_each(misses: Iterable[Miss]) -> list[Miss]:
+    """Return the misses that count: of the same holder and body, one a minute; in order."""
+    counted: dict[tuple[int, bytes], int] = {}
+    kept = []
+    for miss in sorted(misses, key=lambda each: (each.arrived_at, each.body_digest)):
+        key = miss.holder, miss.body_digest
+        last = counted.get(key)
+        if last is None or miss.arrived_at - last >= SAME_REQUEST:
+            counted[key] = miss.arrived_at
+            kept.append(miss)
+    return kept
+
+
+def debt_mntu(past: Iterable[tuple[int, int]]) -> int:
+    """Return the debt after intervals of (lots, delivered), the oldest first (RULEBOOK 7.2)."""
+    debt = 0
+    for lots, delivered in past:
+        debt = max(0, debt + delivered - lots * MNTU_PER_LOT_INTERVAL)
+    return debt
+
+
+def owed_mntu(*, lots: int, debt: int) -> int:
+    """Return what is owed in an interval that begins with this debt (RULEBOOK 6.1)."""
+    return max(0, lots * MNTU_PER_LOT_INTERVAL - debt)
+
+
+def short_mntu(*, missed: int, owed: int, past_demand: Sequence[int]) -> int:
+    """Return the demand that counts as missed (RULEBOOK 6.3).
+
+    `past_demand` is what the holder's last entitled intervals asked for. Up to one lot is believed
+    of anybody.
+    """
+    recent = past_demand[-PAST_INTERVALS:]
+    believable = MNTU_PER_LOT_INTERVAL
+    if recent:
+        mean = sum(recent) * BELIEVABLE_PERCENT // (100 * len(recent))
+        believable = max(believable, mean)
+    return min(missed, owed, believable)
+
+
+def parts(total: int, weights: Sequence[int]) -> list[int]:
+    """Return a total split by weights; the parts sum to it exactly."""
+    whole = sum(weights)
+    assert whole > 0, "something is split over somebody"
+    shares, before = [], 0
+    for weight in weights:
+        after = before + weight
+        shares.append(total * after // whole - total * before // whole)
+        before = after
+    return shares

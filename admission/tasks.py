@@ -1,0 +1,213 @@
+"""Admission's background work, registered with settlement's queue of record.
+
+`meter_usage` posts what the gateways metered; `report_interval` tells settlement what every
+allocation had; `probe` asks every cluster that serves somebody whether it does; `certify`
+searches for the rate a cluster may sell. All of them find in the rows what they have already
+done.
+"""
+
+from typing import Any
+
+from django.db import transaction
+
+from admission import cluster as physics
+from admission import consumption, models, operations, reporting, shortfall, simulator
+from admission.decisions import ServiceClass
+from marketplace import clock, contract
+from marketplace import models as catalog
+from settlement import jobs, kinds, slots
+from settlement import models as clearing
+from settlement import queries as settlement_queries
+from settlement.kinds import Claim, Kind
+
+METER_EVERY = 2 * contract.MICROS_PER_SECOND
+CERTIFY_LEASE_S = 120.0
+CERTIFY_WAIT_S = 20.0
+"""How long a certification waits for the machine to take its result."""
+
+
+class NotTaken(Exception):
+    """The machine has not taken an instruction yet; the job is tried again."""
+
+
+def meter_usage(_slot: str, at: int) -> None:
+    """Post what was metered, until nothing new is there."""
+    while consumption.consume(at) == consumption.EVENTS_MAX:
+        pass
+
+
+def report_interval(slot: str, at: int) -> None:
+    """Report on an interval that ended a minute ago."""
+    grade, hour_starts_at, number = slots.read_interval(slot)
+    interval = reporting.Interval(grade=grade, hour_starts_at=hour_starts_at, number=number)
+    reporting.report(interval, at)
+
+
+def probe(claim: Claim) -> None:
+    """Probe every cluster that serves somebody now; what was probed already stays as it is."""
+    slot_at = slots.read_instant(claim.slot)
+    hour = clock.to_datetime(contract.hour_start(slot_at))
+    rows = settlement_queries.entitlements_snapshot(starts_at=hour)
+    for cluster_id in sorted({row.cluster for row in rows} - {0}):
+        found = models.Probe.objects.filter(cluster=cluster_id, slot_at=clock.to_datetime(slot_at))
+        if found.exists():
+            continue
+        outcome = operations.probe(cluster_id)
+        if outcome is None:
+            continue
+        with transaction.atomic():
+            jobs.fence(claim)
+            models.Probe.objects.bulk_create(
+                [
+                    models.Probe(
+                        cluster=cluster_id,
+                        slot_at=clock.to_datetime(slot_at),
+                        passed=outcome[0],
+                        reason=outcome[1],
+                    )
+                ],
+                ignore_conflicts=True,
+            )
+
+
+def certify(claim: Claim) -> None:
+    """Search for the rate a cluster may sell, and have the machine take it.
+
+    The search is the same every time, so a worker that died in it is simply replaced; a result that
+    is there is not searched for again.
+    """
+    row = models.Certification.objects.get(pk=int(claim.slot))
+    state = models.Certification.State
+    if row.state not in (state.PENDING, state.RUNNING):
+        return
+    cluster = catalog.Cluster.objects.select_related("grade").get(pk=row.cluster)
+    if row.lots is None:
+        report = _search(claim, row, cluster)
+        with transaction.atomic():
+            jobs.fence(claim)
+            row.lots, row.report, row.progress = report.certified_lots, _shown(report), 99
+            row.save(update_fields=["lots", "report", "progress"])
+    assert row.lots is not None, "a search has a result"
+    with transaction.atomic():
+        jobs.fence(claim)
+        instruction = operations.certify(cluster=cluster, certification_id=row.pk, lots=row.lots)
+    outcome = settlement_queries.wait_for_instruction(instruction, timeout_s=CERTIFY_WAIT_S)
+    is_taken = outcome.state == clearing.Instruction.State.APPLIED
+    with transaction.atomic():
+        jobs.fence(claim)
+        row.state = state.CERTIFIED if is_taken and row.lots else state.REFUSED
+        row.progress, row.finished_at = 100, clock.now()
+        row.save(update_fields=["state", "progress", "finished_at"])
+
+
+def _search(claim: Claim, row: models.Certification, cluster: catalog.Cluster) -> simulator.Report:
+    """Search on the cluster model, showing how far it is."""
+    grade = cluster.grade
+
+    def show(percent: int, found: str) -> None:
+        with transaction.atomic():
+            jobs.progress(claim, {"percent": percent, "found": found})
+            models.Certification.objects.filter(pk=row.pk).update(
+                state=models.Certification.State.RUNNING, progress=min(percent, 98)
+            )
+
+    hardware = physics.Cluster(
+        accelerator=cluster.accelerator,
+        model=grade.model_shape,
+        precision=grade.precision,
+        tensor_parallel=cluster.tensor_parallel,
+        replicas=cluster.replicas,
+    )
+    targets = simulator.TARGETS[ServiceClass.P2]
+    if len(grade.first_token_ms) == len(grade.per_token_ms) == len(ServiceClass):
+        targets = simulator.Targets(
+            service_class=ServiceClass.P2,
+            first_token_us=grade.first_token_ms[ServiceClass.P2] * 1_000,
+            per_token_us=grade.per_token_ms[ServiceClass.P2] * 1_000,
+        )
+    return simulator.certify(
+        hardware,
+        simulator.Mix(
+            name=f"{grade.code} base",
+            prompt_tokens=grade.mix_prompt_tokens,
+            output_tokens=grade.mix_output_tokens,
+        ),
+        targets,
+        weights=contract.WeightSchedule(
+            version=grade.schedule_version,
+            cached=grade.weight_cached,
+            output=grade.weight_output,
+        ),
+        progress=show,
+    )
+
+
+def _shown(report: simulator.Report) -> dict[str, Any]:
+    """Return a report as it is stored and shown."""
+    return {
+        "method": "model",
+        "accelerator": report.cluster.accelerator,
+        "model": report.cluster.model,
+        "precision": report.cluster.precision,
+        "tensor_parallel": report.cluster.tensor_parallel,
+        "replicas": report.cluster.replicas,
+        "mix": {
+            "name": report.mix.name,
+            "prompt_tokens": report.mix.prompt_tokens,
+            "output_tokens": report.mix.output_tokens,
+            "cached_tokens": report.mix.cached_tokens,
+        },
+        "targets": {
+            "class": report.targets.service_class.name,
+            "first_token_ms": report.targets.first_token_us // 1_000,
+            "per_token_ms": report.targets.per_token_us // 1_000,
+        },
+        "measured_lots": report.measured_lots,
+        "certified_lots": report.certified_lots,
+        "trials": [
+            {
+                "lots": trial.lots,
+                "requests": trial.requests,
+                "within_permille": trial.within_permille,
+                "first_token_ms_p99": trial.first_token_us_p99 // 1_000,
+                "per_token_ms_p99": trial.per_token_us_p99 // 1_000,
+                "passed": trial.passed,
+            }
+            for trial in report.trials
+        ],
+    }
+
+
+kinds.register(
+    Kind(
+        name="meter_usage",
+        queue=kinds.URGENT,
+        schedule=kinds.Repeat(period=METER_EVERY),
+        handler=meter_usage,
+        is_awaited=False,
+    )
+)
+kinds.register(
+    Kind(
+        name=kinds.REPORT_INTERVAL,
+        queue=kinds.URGENT,
+        schedule=kinds.PerInterval(),
+        handler=report_interval,
+    )
+)
+kinds.register(
+    Kind(
+        name="probe",
+        schedule=kinds.Every(period=shortfall.PROBE_PERIOD),
+        long_handler=probe,
+        is_awaited=False,
+    )
+)
+kinds.register(
+    Kind(
+        name=operations.CERTIFY,
+        long_handler=certify,
+        lease_s=CERTIFY_LEASE_S,
+        is_awaited=False,
+    )
+)
