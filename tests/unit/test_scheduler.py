@@ -1,0 +1,450 @@
+"""The scheduler: what it decides in small tables, and what always holds under random use."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from admission.decisions import ClusterTerms, Decision, Outcome, Overflow, Reason, Request
+from admission.decisions import ServiceClass as Class
+from admission.fairness import FairQueue, jain
+from admission.levels import GRAINS_PER_MNTU, Level, OutputEstimate, Window
+from admission.scheduler import Scheduler
+
+SECOND = 1_000_000
+HOUR = 3_600 * SECOND
+
+
+def terms(**changes: object) -> ClusterTerms:
+    values = {"replicas": 1, "chunk_tokens": 8_192, "sequences_max": 64, "kv_tokens": 100_000}
+    return ClusterTerms(**{**values, **changes})
+
+
+def window(lots: int, starts_at: int = 0, ends_at: int = HOUR) -> Window:
+    return Window(starts_at=starts_at, ends_at=ends_at, lots=lots)
+
+
+def request(number: object, organization: int = 1, **changes: object) -> Request:
+    values = {
+        "id": str(number),
+        "organization": organization,
+        "service_class": Class.P2,
+        "prompt_tokens": 1_000,
+        "output_tokens_max": 100,
+    }
+    return Request(**{**values, **changes})
+
+
+def entitled(lots: int = 60, **changes: object) -> Scheduler:
+    """A scheduler with one flow whose hour began at zero."""
+    scheduler = Scheduler(terms(**changes))
+    scheduler.set_flow(1, windows=[window(lots)], at=0)
+    return scheduler
+
+
+def summary(decision: Decision) -> tuple[str, Outcome, Reason, Class]:
+    return decision.request_id, decision.outcome, decision.reason, decision.class_served
+
+
+def test_a_lot_refills_one_grain_a_microsecond_up_to_two_seconds() -> None:
+    level = Level(windows=[window(3)], at=0)
+    assert level.refill(1) == 3
+    assert level.refill(SECOND) == 3 * SECOND
+    assert level.refill(10 * SECOND) == 3 * 2 * SECOND
+    assert level.refill(10 * SECOND) // GRAINS_PER_MNTU == 100_000, "two seconds of 3 kNTU/min"
+
+
+def test_debt_stops_at_what_the_contiguous_hours_still_owe() -> None:
+    level = Level(
+        windows=[window(1), window(2, HOUR, 2 * HOUR), window(9, 3 * HOUR, 4 * HOUR)], at=0
+    )
+    level.refill(HOUR - 10)
+    assert level.owed(HOUR - 10) == 10 + 2 * HOUR, "the hour behind the gap owes nothing yet"
+    taken = level.debit(10**12)
+    assert taken == 2 * SECOND + 10 + 2 * HOUR
+    assert level.forgiven == 10**12 - taken
+    assert level.refill(2 * HOUR) == 0
+    assert level.refill(3 * HOUR + 1) == 9
+
+
+def test_a_level_that_nobody_uses_is_empty_in_a_gap() -> None:
+    level = Level(windows=[window(5), window(5, 2 * HOUR, 3 * HOUR)], at=0)
+    assert level.refill(HOUR + 1) == 0
+    assert level.ready_at() == 2 * HOUR + 1
+    assert level.refill(2 * HOUR + 2) == 10
+
+
+def test_the_estimate_is_the_larger_of_mean_and_ninetieth_percentile_within_the_limit() -> None:
+    estimate = OutputEstimate()
+    assert estimate.tokens(1_000) == 256
+    assert estimate.tokens(100) == 100
+    for tokens in (10,) * 9 + (1_000,):
+        estimate.observe(tokens)
+    assert estimate.tokens(5_000) == 109, "the mean of 10 x 9 and 1000, above the percentile"
+    estimate.observe(1_000)
+    assert estimate.tokens(5_000) == 1_000
+    for _ in range(100):
+        estimate.observe(7)
+    assert estimate.tokens(5_000) == 26, "the mean remembers, the percentile has forgotten"
+
+
+def test_what_each_overflow_policy_does_when_the_level_is_spent() -> None:
+    scheduler = entitled(lots=60)
+    at = SECOND
+    first = scheduler.arrive(request("a"), at)
+    assert (first.charge_mntu, first.level_before_mntu) == (1_400_000, 1_000_000)
+    assert first.level_after_mntu == -400_000
+    assert scheduler.arrive(request("b", overflow=Overflow.SPILL), at).class_served is Class.P3
+    refused = scheduler.arrive(request("c", overflow=Overflow.REJECT), at)
+    assert summary(refused) == ("c", Outcome.SHED, Reason.LEVEL_SPENT, Class.P3)
+    assert refused.retry_after_us == 400_001
+    waiting = scheduler.arrive(request("d", overflow=Overflow.QUEUE), at)
+    assert summary(waiting) == ("d", Outcome.QUEUE, Reason.LEVEL_SPENT, Class.P2)
+    assert [summary(each) for each in scheduler.dispatch(at)] == [
+        ("a", Outcome.ADMIT, Reason.ENTITLED, Class.P2),
+        ("b", Outcome.SPILL, Reason.LEVEL_SPENT, Class.P3),
+    ]
+    assert scheduler.next_wake(at) == at + 400_001
+    assert scheduler.dispatch(at + 400_000) == []
+    [admitted] = scheduler.dispatch(at + 400_001)
+    assert summary(admitted) == ("d", Outcome.ADMIT, Reason.ENTITLED, Class.P2)
+    assert admitted.waited_us == 400_001
+
+
+def test_of_parallel_requests_an_entitlement_for_one_admits_one() -> None:
+    scheduler = entitled(lots=1)
+    decisions = [scheduler.arrive(request(n, overflow=Overflow.REJECT), SECOND) for n in range(64)]
+    assert [each.outcome for each in decisions].count(Outcome.QUEUE) == 1
+    assert len(scheduler.dispatch(SECOND)) == 1
+
+
+def test_a_charge_is_reconciled_with_usage_at_the_end() -> None:
+    scheduler = entitled(lots=60)
+    scheduler.arrive(request("a"), SECOND)
+    scheduler.dispatch(SECOND)
+    scheduler.charged("a", mntu=1_200_000, at=SECOND)
+    assert scheduler.inspect(SECOND).flows[0].level_mntu == -400_000, "within the charge"
+    scheduler.charged("a", mntu=1_500_000, at=SECOND)
+    assert scheduler.inspect(SECOND).flows[0].level_mntu == -500_000
+    scheduler.finish("a", actual_mntu=1_100_000, output_tokens=25, at=SECOND)
+    assert scheduler.inspect(SECOND).flows[0].level_mntu == -100_000
+
+
+def test_what_is_aborted_in_line_is_free() -> None:
+    scheduler = entitled(lots=60)
+    scheduler.arrive(request("a"), SECOND)
+    scheduler.abort("a", at=SECOND)
+    assert scheduler.inspect(SECOND).flows[0].level_mntu == 1_000_000
+    assert scheduler.dispatch(SECOND) == []
+
+
+def test_entitled_requests_run_before_those_that_came_first_at_p3() -> None:
+    scheduler = entitled(chunk_tokens=1_000)
+    for number in range(3):
+        scheduler.arrive(request(f"s{number}", 2, service_class=Class.P3), SECOND)
+    scheduler.arrive(request("e"), SECOND)
+    assert [each.request_id for each in scheduler.dispatch(SECOND)] == ["e"]
+    scheduler.first_token("e", SECOND)
+    assert [each.request_id for each in scheduler.dispatch(SECOND)] == ["s0"]
+
+
+def test_a_small_request_at_p3_does_not_pass_a_large_entitled_one_that_waits_for_room() -> None:
+    scheduler = entitled(kv_tokens=3_000)
+    scheduler.arrive(request("running", 2, service_class=Class.P3, prompt_tokens=2_000), SECOND)
+    scheduler.dispatch(SECOND)
+    scheduler.first_token("running", SECOND)
+    scheduler.arrive(request("small", 2, service_class=Class.P3, prompt_tokens=10), SECOND)
+    scheduler.arrive(request("large"), SECOND)
+    assert scheduler.dispatch(SECOND) == []
+    scheduler.finish("running", actual_mntu=1, output_tokens=1, at=SECOND)
+    assert [each.request_id for each in scheduler.dispatch(SECOND)] == ["large", "small"]
+
+
+def test_nobody_passes_those_of_the_same_flow_who_wait_for_its_level() -> None:
+    scheduler = entitled(lots=60)
+    scheduler.arrive(request("a"), SECOND)
+    scheduler.arrive(request("b", overflow=Overflow.QUEUE), SECOND)
+    later = scheduler.arrive(request("c", overflow=Overflow.REJECT), 3 * SECOND)
+    assert later.reason is Reason.LEVEL_SPENT
+    assert [each.request_id for each in scheduler.dispatch(3 * SECOND)] == ["a", "b"]
+
+
+def test_a_replica_is_fed_until_its_prefill_backlog_is_a_chunk() -> None:
+    scheduler = Scheduler(terms(replicas=2, chunk_tokens=2_000))
+    for number in range(6):
+        scheduler.arrive(request(number, number, service_class=Class.P3), 0)
+    first = scheduler.dispatch(0)
+    assert [each.replica for each in first] == [0, 1, 0, 1]
+    scheduler.first_token("1", 5)
+    assert [each.replica for each in scheduler.dispatch(5)] == [1]
+
+
+def test_organizations_without_entitlement_or_at_its_end_fall_through_with_the_reason() -> None:
+    scheduler = entitled(lots=60)
+    stranger = scheduler.arrive(request("a", 2, overflow=Overflow.REJECT), SECOND)
+    assert summary(stranger) == ("a", Outcome.SHED, Reason.NO_ENTITLEMENT, Class.P3)
+    assert stranger.retry_after_us is None
+    late = scheduler.arrive(request("b", prompt_tokens=2_000, overflow=Overflow.REJECT), HOUR - 1)
+    assert late.reason is Reason.WINDOW_ENDS
+
+
+def test_every_reason_to_refuse_in_its_order() -> None:
+    scheduler = Scheduler(
+        terms(certified_lots=60, shared_queue_max=2, shared_wait_us_max=3_000_000, kv_tokens=5_000)
+    )
+    scheduler.set_replica(0, available=False)
+    p3 = {"service_class": Class.P3}
+    long = scheduler.arrive(request("long", prompt_tokens=5_000), 0)
+    assert (long.reason, long.retry_after_us) == (Reason.CONTEXT_TOO_LONG, None)
+    assert scheduler.arrive(request("none"), 0).reason is Reason.NO_CAPACITY
+    scheduler.set_replica(0, available=True)
+    assert scheduler.arrive(request("p", prompt_tokens=3_000, **p3), 0).outcome is Outcome.QUEUE
+    overloaded = scheduler.arrive(request("q", **p3), 0)
+    assert (overloaded.reason, overloaded.retry_after_us) == (Reason.OVERLOADED, 400_000)
+    scheduler = Scheduler(terms(shared_queue_max=1))
+    scheduler.arrive(request("r", **p3), 0)
+    assert scheduler.arrive(request("s", **p3), 0).reason is Reason.QUEUE_FULL
+
+
+def test_who_waits_too_long_is_refused_with_the_time_waited() -> None:
+    scheduler = Scheduler(terms(chunk_tokens=1_000, shared_wait_us_max=2 * SECOND))
+    for number in range(2):
+        scheduler.arrive(request(number, service_class=Class.P3), 0)
+    assert [each.request_id for each in scheduler.dispatch(0)] == ["0"]
+    assert scheduler.next_wake(0) == 2 * SECOND
+    [late] = scheduler.dispatch(2 * SECOND)
+    assert summary(late) == ("1", Outcome.SHED, Reason.WAITED_TOO_LONG, Class.P3)
+    assert (late.waited_us, late.retry_after_us) == (2 * SECOND, SECOND)
+
+
+def test_inspection_counts_what_happened_and_judges_fairness_by_window() -> None:
+    scheduler = Scheduler(terms(chunk_tokens=1_000, shared_wait_us_max=HOUR))
+    for number in range(80):
+        scheduler.arrive(request(number, number % 2 + 1, service_class=Class.P3), 0)
+    for second in range(21):
+        for decision in scheduler.dispatch(second * SECOND):
+            scheduler.finish(
+                decision.request_id, actual_mntu=1_400_000, output_tokens=100, at=second * SECOND
+            )
+    report = scheduler.inspect(21 * SECOND).classes[Class.P3]
+    assert (report.arrived, report.admitted, report.queued_now) == (80, 21, 59)
+    assert (report.wait_us_p50, report.wait_us_p99) == (10 * SECOND, 20 * SECOND)
+    assert report.jain == 1
+
+
+@pytest.mark.parametrize(
+    ("shares", "index"),
+    [([1, 1, 1], Fraction(1)), ([1, 0, 0, 0], Fraction(1, 4)), ([], Fraction(1))],
+)
+def test_jain_is_one_when_equal_and_one_over_n_when_one_has_all(shares, index) -> None:
+    assert jain(shares) == index
+
+
+@given(
+    charges=st.lists(st.tuples(st.integers(1, 500), st.integers(1, 500)), min_size=40, max_size=80),
+    weights=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+def test_two_who_both_wait_are_served_alike(charges, weights) -> None:
+    queue: FairQueue[int] = FairQueue()
+    for first, second in charges:
+        queue.push(1, first)
+        queue.push(2, second)
+    served = {1: Fraction(0), 2: Fraction(0)}
+    bound = 2 * 500
+    while queue.waiting(1) and queue.waiting(2):
+        organization, charge = queue.peek()
+        weight = weights[organization - 1]
+        queue.pop(charge=charge, weight=weight)
+        served[organization] += Fraction(charge, weight)
+        assert abs(served[1] - served[2]) <= bound
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 20 * SECOND), st.integers(0, 10**9)), min_size=1, max_size=40
+    )
+)
+def test_no_more_is_debited_than_the_hours_bought(steps) -> None:
+    windows = [window(3, 0, 60 * SECOND), window(7, 60 * SECOND, 100 * SECOND)]
+    bought = 3 * 60 * SECOND + 7 * 40 * SECOND
+    level, at, debited = Level(windows=windows, at=0), 0, 0
+    for wait, grains in steps:
+        at += wait
+        level.refill(at)
+        if level.affords(grains):
+            debited += level.debit(grains)
+        assert level.grains + level.owed(at) >= 0
+        assert debited + level.grains + level.owed(at) <= bought
+    assert debited <= bought
+
+
+ARRIVALS = st.tuples(
+    st.integers(1, 3),
+    st.sampled_from([Class.P2, Class.P2, Class.P3]),
+    st.sampled_from(list(Overflow)),
+    st.sampled_from([10, 100, 600, 2_500]),
+    st.sampled_from([10, 600]),
+)
+
+
+class SchedulerUnderRandomUse(RuleBasedStateMachine):
+    """Random arrivals, ends and outages; the invariants are what admission promises."""
+
+    @initialize(replicas=st.integers(1, 3), chunk=st.sampled_from([500, 2_000, 20_000]))
+    def begin(self, replicas: int, chunk: int) -> None:
+        self.terms = terms(
+            replicas=replicas,
+            chunk_tokens=chunk,
+            sequences_max=4,
+            kv_tokens=4_000,
+            shared_wait_us_max=20 * SECOND,
+            entitled_wait_us_max=30 * SECOND,
+        )
+        self.scheduler = Scheduler(self.terms)
+        self.at = SECOND
+        self.lots = {1: 600, 2: 60}
+        self.ends_at = 300 * SECOND
+        for organization, lots in self.lots.items():
+            self.scheduler.set_flow(organization, windows=[window(lots, 0, self.ends_at)], at=0)
+        self.alive: dict[str, Request] = {}
+        self.running: dict[str, Decision] = {}
+        self.final: dict[str, Decision] = {}
+        self.used: dict[int, int] = {1: 0, 2: 0}
+        self.count = 0
+
+    def dispatch(self) -> None:
+        decisions = self.scheduler.dispatch(self.at)
+        tiers = [d.class_served for d in decisions if d.outcome is not Outcome.SHED]
+        assert tiers == sorted(tiers), "entitled requests are dispatched before P3"
+        entitled_wait = len(self.scheduler._tiers[1])
+        assert not (entitled_wait and Class.P3 in tiers), "no entitled request waits behind P3"
+        for decision in decisions:
+            self.settle(decision)
+
+    def settle(self, decision: Decision) -> None:
+        assert decision.request_id not in self.final, "one final decision each"
+        assert decision.final
+        self.final[decision.request_id] = decision
+        if decision.outcome is Outcome.SHED:
+            del self.alive[decision.request_id]
+        else:
+            self.running[decision.request_id] = decision
+
+    @rule(burst=st.lists(ARRIVALS, min_size=1, max_size=6))
+    def arrive(self, burst) -> None:
+        for organization, service_class, overflow, prompt, limit in burst:
+            self.count += 1
+            made = request(
+                self.count,
+                organization,
+                service_class=service_class,
+                overflow=overflow,
+                prompt_tokens=prompt,
+                output_tokens_max=limit,
+            )
+            self.alive[made.id] = made
+            decision = self.scheduler.arrive(made, self.at)
+            if decision.final:
+                self.settle(decision)
+        self.dispatch()
+
+    @rule(wait=st.integers(1, 5 * SECOND))
+    def advance(self, wait: int) -> None:
+        self.at += wait
+        self.dispatch()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), output=st.integers(1, 600))
+    def finish(self, data, output: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.running)))
+        decision, made = self.running.pop(name), self.alive.pop(name)
+        mntu = made.prompt_tokens * 1_000 + output * 4_000
+        self.scheduler.finish(name, actual_mntu=mntu, output_tokens=output, at=self.at)
+        if decision.class_served is Class.P2:
+            self.used[made.organization] += mntu * GRAINS_PER_MNTU
+        self.dispatch()
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def abort(self, data) -> None:
+        name = data.draw(st.sampled_from(sorted(self.alive)))
+        self.scheduler.abort(name, at=self.at)
+        del self.alive[name]
+        self.running.pop(name, None)
+        self.dispatch()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def first_token(self, data) -> None:
+        self.scheduler.first_token(data.draw(st.sampled_from(sorted(self.running))), self.at)
+        self.dispatch()
+
+    @rule(available=st.sampled_from([True, True, False]))
+    def replica(self, available: bool) -> None:
+        self.scheduler.set_replica(0, available=available)
+        self.dispatch()
+
+    @invariant()
+    def counters_are_sums(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        replicas = self.scheduler.inspect(self.at).replicas
+        assert sum(each.sequences for each in replicas) == len(self.running)
+        assert self.scheduler.waiting == len(self.alive) - len(self.running)
+        for each in replicas:
+            assert each.prefill_tokens >= 0
+            assert (each.kv_tokens > 0) == (each.sequences > 0)
+
+    @invariant()
+    def work_is_conserved(self) -> None:
+        """Who is first in the line that moves next fits nowhere."""
+        if not hasattr(self, "scheduler"):
+            return
+        for place in (1, 2):
+            head = self.scheduler._tiers[place].peek()
+            if head is None:
+                continue
+            needed = head[1].kv_tokens
+            for each in self.scheduler.inspect(self.at).replicas:
+                assert (
+                    not each.available
+                    or each.prefill_tokens >= self.terms.chunk_tokens
+                    or each.sequences >= self.terms.sequences_max
+                    or (each.sequences and each.kv_tokens + needed > self.terms.kv_tokens)
+                )
+            break
+
+    @invariant()
+    def nobody_uses_more_than_was_bought(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        for flow in self.scheduler._flows.values():
+            flow.level.refill(self.at)
+            bought = self.lots[flow.organization] * self.ends_at
+            assert self.used[flow.organization] - flow.level.forgiven <= bought
+            assert flow.level.grains + flow.level.owed(self.at) >= 0
+
+    def teardown(self) -> None:
+        """Everyone is served or refused in the end: nobody starves."""
+        if not hasattr(self, "scheduler"):
+            return
+        self.scheduler.set_replica(0, available=True)
+        for _ in range(10_000):
+            if not self.alive:
+                break
+            self.dispatch()
+            for name in sorted(self.running):
+                self.scheduler.finish(name, actual_mntu=1, output_tokens=1, at=self.at)
+                del self.running[name], self.alive[name]
+            if self.alive and not self.running:
+                wake = self.scheduler.next_wake(self.at)
+                self.at = self.at if wake is None else wake
+        assert not self.alive, "every request gets its decision"
+
+
+SchedulerUnderRandomUse.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)
+TestSchedulerUnderRandomUse = SchedulerUnderRandomUse.TestCase
