@@ -24,6 +24,7 @@ class Sequence:
 
     __slots__ = (
         "_emitted",
+        "_ends_at",
         "_joined_at",
         "_order",
         "cached_tokens",
@@ -57,6 +58,7 @@ class Sequence:
         self.kv_tokens = 0
         self._order = 0
         self._emitted = 0
+        self._ends_at = -1
         self._joined_at = -1
         """The iteration after which it was decoding; -1 while it is not."""
 
@@ -219,7 +221,7 @@ class Replica:
         ending = self._ends.pop(self.iterations, None)
         if ending is not None:
             for sequence in ending:
-                if self._decoding.get(sequence.id) is sequence:
+                if sequence._ends_at == self.iterations:
                     self._finish(sequence)
                     finished.append(sequence)
         first: list[Sequence] = []
@@ -289,6 +291,7 @@ class Replica:
         self._context += sequence.target_tokens + 1
         ends_at = self.iterations + sequence.output_tokens - sequence._emitted
         if ends_at > self.iterations:
+            sequence._ends_at = ends_at
             self._ends.setdefault(ends_at, []).append(sequence)
         return is_first
 
@@ -302,6 +305,7 @@ class Replica:
         """Take a sequence out of the batch; its KV is `kv_tokens` from here on."""
         sequence._emitted = self.generated(sequence)
         sequence._joined_at = -1
+        sequence._ends_at = -1
         sequence.kv_tokens = sequence.prompt_tokens + sequence._emitted
         self._context -= sequence.kv_tokens
         del self._decoding[sequence.id]
