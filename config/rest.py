@@ -6,8 +6,6 @@ the request needs the CSRF token, and the member's role takes the place of the k
 overrides and forwarding headers have no effect.
 """
 
-# ruff: noqa: ANN401, ARG001, ARG002 the signatures of DRF's hooks are not ours
-
 from typing import Any
 
 from django.http import HttpResponse
@@ -63,7 +61,9 @@ class MemberAuthentication(SessionAuthentication):
         user = getattr(request._request, "user", None)
         if user is None or not user.is_active or not user.is_authenticated:
             return None
-        key = queries.member_key(user=user)
+        key = queries.member_key(
+            user=user, organization_id=request._request.session.get("organization")
+        )
         if key is None:
             return None
         try:

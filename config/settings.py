@@ -216,6 +216,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
 CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_FAILURE_VIEW = "marketplace.views.shared.csrf_failure"
 # Browsers and programs drop Secure cookies on the demo's plain http://127.0.0.1.
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_ORIGIN.startswith("https://")
 SECURE_HSTS_SECONDS = 0 if IS_DEMO else 31_536_000
@@ -259,10 +260,16 @@ STORAGES = {
 # REST: the rest is marketplace's, plugged in by config/rest.py
 
 REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "config.rest.KeyAuthentication",
+        "config.rest.MemberAuthentication",
+    ],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.rest.JsonOnly",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PARSER_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_METADATA_CLASS": None,
+    "EXCEPTION_HANDLER": "config.rest.handle_exception",
     "UNAUTHENTICATED_USER": None,
 }
 

@@ -1,8 +1,82 @@
-"""Every route of the web process, one include per app."""
+"""Every route of the web process: the API here to the path, the pages by their include."""
 
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, include, path, re_path
+
+from admission import api as admission
+from exchange import api as exchange
+from marketplace.api import account, capacity, demo, operator, public, schema
+from marketplace.endpoint import Nowhere, resource
+from settlement import api as settlement
+
+API: list[URLPattern | URLResolver] = [
+    # Public
+    path("api/v1/time", resource(public.ShowTime)),
+    path("api/v1/status", resource(exchange.ShowStatus)),
+    path("api/v1/grades", resource(public.ListGrades)),
+    path("api/v1/instruments", resource(exchange.ListInstruments)),
+    path("api/v1/instruments/<str:symbol>", resource(exchange.ShowInstrument)),
+    path("api/v1/instruments/<str:symbol>/book", resource(exchange.ShowBook)),
+    path("api/v1/instruments/<str:symbol>/trades", resource(exchange.ListTrades)),
+    path("api/v1/instruments/<str:symbol>/candles", resource(exchange.ListCandles)),
+    path("api/v1/curve/<str:grade>", resource(exchange.ShowCurve)),
+    path("api/v1/index/<str:grade>", resource(settlement.ListIndex)),
+    path("api/v1/index/<str:grade>/<str:hour>", resource(settlement.ShowIndex)),
+    path("api/v1/pools", resource(admission.ListPools)),
+    path("api/v1/pools/<str:pool_id>/transparency", resource(admission.ShowTransparency)),
+    path("api/v1/keys", resource(public.ListSigningKeys)),
+    # Orders; writing them is answered beside Django, by exchange.entry
+    path(
+        "api/v1/orders",
+        resource(exchange.ListOrders, exchange.PlaceOrder, exchange.CancelOrders),
+    ),
+    path("api/v1/orders/<str:order_id>", resource(exchange.ShowOrder, exchange.CancelOrder)),
+    # Account
+    path("api/v1/account", resource(settlement.ShowAccount)),
+    path("api/v1/positions", resource(settlement.ListPositions)),
+    path("api/v1/fills", resource(exchange.ListFills)),
+    path("api/v1/ledger", resource(settlement.ListLedger)),
+    path("api/v1/margin", resource(settlement.ShowMargin)),
+    path("api/v1/entitlements", resource(settlement.ListEntitlements)),
+    path("api/v1/usage", resource(admission.ShowUsage)),
+    path("api/v1/settlements", resource(settlement.ListSettlements)),
+    path("api/v1/deposits", resource(account.RequestDeposit)),
+    path("api/v1/withdrawals", resource(account.RequestWithdrawal)),
+    path("api/v1/api-keys", resource(account.ListApiKeys, account.CreateApiKey)),
+    path("api/v1/api-keys/<str:key_id>", resource(account.RevokeApiKey)),
+    # Capacity
+    path("api/v1/clusters", resource(capacity.ListClusters, capacity.RegisterCluster)),
+    path("api/v1/clusters/<str:cluster_id>", resource(capacity.ShowCluster)),
+    path("api/v1/clusters/<str:cluster_id>/certify", resource(capacity.CertifyCluster)),
+    path(
+        "api/v1/clusters/<str:cluster_id>/certifications/<str:certification_id>",
+        resource(capacity.ShowCertification),
+    ),
+    path("api/v1/listings", resource(capacity.ListListings, capacity.ListCapacity)),
+    path("api/v1/listings/<str:listing_id>", resource(capacity.WithdrawListing)),
+    # Operators
+    path("api/v1/instruments/<str:symbol>/halt", resource(operator.HaltInstrument)),
+    path("api/v1/instruments/<str:symbol>/resume", resource(operator.ResumeInstrument)),
+    path("api/v1/grades/<str:grade>/halt", resource(operator.HaltGrade)),
+    path("api/v1/grades/<str:grade>/resume", resource(operator.ResumeGrade)),
+    path("api/v1/organizations/<str:organization_id>/kill", resource(operator.KillOrganization)),
+    # A demo
+    path("api/v1/demo/organizations", resource(demo.CreateDemoOrganization)),
+    path("api/v1/demo/clock", resource(demo.AdvanceClock)),
+    path("api/v1/demo/faults", resource(demo.SetFault)),
+    # The document
+    path("api/v1/schema", resource(schema.ShowSchema)),
+    path("api/v1/docs", schema.reader, name="api-docs"),
+    re_path(r"^api/v1(?:/.*)?$", Nowhere.as_view()),
+]
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
+    *API,
+    path("", include("marketplace.urls")),
 ]
+
+handler400 = "marketplace.views.shared.bad_request"
+handler403 = "marketplace.views.shared.forbidden"
+handler404 = "marketplace.views.shared.not_found"
+handler500 = "marketplace.views.shared.server_error"

@@ -10,8 +10,6 @@ A path that does not exist, an object that does not exist and an object of anoth
 the same 404, to the byte but for the request's id.
 """
 
-# ruff: noqa: ANN401, ARG002 the signatures of DRF's hooks are not ours
-
 import logging
 import re
 import secrets

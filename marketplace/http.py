@@ -169,10 +169,10 @@ def _invalid(message: str) -> errors.Malformed:
         field = f"{field}.{named[2]}".strip(".")
         code = "unknown_field" if named[1] == "unknown" else "missing_field"
         return malformed(_shown(field), code, f"{code.replace('_', ' ')}: {_shown(field)}")
-    if "out of range" in text or " >= " in text or " <= " in text or " > " in text:
-        code = "out_of_range"
-    elif "of length" in text:
+    if "of length" in text:
         code = "invalid_length"
+    elif "out of range" in text or " >= " in text or " <= " in text:
+        code = "out_of_range"
     elif "Invalid enum value" in text or "matching regex" in text:
         code = "invalid_value"
     else:

@@ -218,6 +218,8 @@ class KeyRing:
     def stop(self) -> None:
         """End the thread and give up the lease."""
         self._stopping.set()
+        with contextlib.suppress(valkey.ValkeyError):
+            self._valkey.publish(CHANNEL, 0)  # wakes the thread
         if self._thread is not None:
             self._thread.join(timeout=LEASE_S)
         with contextlib.suppress(valkey.ValkeyError):
@@ -405,7 +407,7 @@ class KeyRing:
 class Connection(Protocol):
     """An open connection to the database: psycopg's, or Django's around it."""
 
-    def cursor(self) -> Any:  # noqa: ANN401 the two kinds of cursor share no base
+    def cursor(self) -> Any:
         """Return a cursor that is a context manager."""
 
 
@@ -505,3 +507,12 @@ def shared_ring() -> KeyRing:
             )
     _shared.start()
     return _shared
+
+
+def close_shared_ring() -> None:
+    """Stop this process's ring, if it was ever asked for."""
+    global _shared
+    with _shared_lock:
+        ring, _shared = _shared, None
+    if ring is not None:
+        ring.stop()

@@ -1,0 +1,1 @@
+"""The endpoints of the shop front: what writes, and what belongs to no single app."""

@@ -1,0 +1,457 @@
+"""What the clearing house shows over REST: money, positions, delivery, and the index.
+
+Everything here is read; money is moved by `marketplace.api`, which writes the instruction. Prices
+are printed with the tick's decimals, money with six, tokens as NTU with three; hours that are over
+stay readable for ever.
+"""
+
+import base64
+from datetime import datetime
+from typing import Any, ClassVar
+
+import msgspec
+
+from marketplace import clock, contract, errors, models, queries, wire
+from marketplace.endpoint import Answer, Call, Empty, Endpoint, Listed, Strict
+from settlement import ledger, margin
+from settlement import models as settlement_models
+from settlement import queries as settlement_queries
+
+
+class ShowAccount(Endpoint):
+    """What the caller's organization owns and may use."""
+
+    scope = "read"
+    tag = "account"
+
+    class Output(Answer):
+        """Money, all of it with six decimals."""
+
+        cash: str
+        available: str
+        order_margin: str
+        initial_margin: str
+        maintenance_margin: str
+        withdrawable: str
+        escrow: str
+        debt: str
+        sequence: int
+        updated_at: str
+
+    def handle(self, call: Call) -> Output:
+        """Answer."""
+        row = settlement_queries.account(call.organization)
+        return self.Output(
+            cash=wire.micros_text(row.cash_micros),
+            available=wire.micros_text(row.available_micros),
+            order_margin=wire.micros_text(row.order_margin_micros),
+            initial_margin=wire.micros_text(row.initial_margin_micros),
+            maintenance_margin=wire.micros_text(row.maintenance_margin_micros),
+            withdrawable=wire.micros_text(row.withdrawable_micros),
+            escrow=wire.micros_text(row.escrow_micros),
+            debt=wire.micros_text(row.debt_micros),
+            sequence=row.sequence,
+            updated_at=wire.moment_text(row.updated_at),
+        )
+
+
+class ListPositions(Endpoint):
+    """Net lots per instrument, flat ones left out; negative lots are owed."""
+
+    scope = "read"
+    tag = "account"
+
+    class Item(Answer):
+        """A position. `cost` is what was paid for it, less what was received."""
+
+        instrument: str
+        quantity: int
+        average_price: str | None
+        mark_price: str | None
+        cost: str
+        updated_at: str
+
+    Output = Listed[Item]
+
+    def handle(self, call: Call) -> Listed[Item]:
+        """Answer."""
+        rows = settlement_queries.positions(call.organization)
+        if call.page.after is not None:
+            rows = rows.filter(symbol__gt=str(call.page.after[0]))
+        found = list(rows[: call.page.fetch])
+        marks = _marks([row.symbol for row in found])
+
+        def show(row: settlement_models.Position) -> ListPositions.Item:
+            sign = 1 if row.net_lots > 0 else -1
+            return self.Item(
+                instrument=row.symbol,
+                quantity=row.net_lots,
+                average_price=wire.average_price_text(sign * row.cost_ticks, abs(row.net_lots)),
+                mark_price=wire.optional_price_text(marks.get(row.symbol)),
+                cost=wire.micros_text(row.cost_ticks * contract.TICK_MICROS_PER_LOT_HOUR),
+                updated_at=wire.moment_text(row.updated_at),
+            )
+
+        return call.page.page(found, show, position=lambda row: [row.symbol])
+
+
+class ListLedger(Endpoint):
+    """Transfers of the organization's cash, the newest first, with the balance after each."""
+
+    scope = "read"
+    tag = "account"
+
+    class Query(Strict):
+        """Which account, and from when to when."""
+
+        account: str = "cash"
+        since: str | None = None
+        until: str | None = None
+
+    class Item(Answer):
+        """A transfer as the account sees it; `amount` is signed."""
+
+        sequence: int
+        at: str
+        code: str
+        amount: str
+        balance: str
+        cause: str
+
+    Output = Listed[Item]
+    _KINDS: ClassVar[dict[str, ledger.Kind]] = {
+        "cash": ledger.Kind.CASH,
+        "escrow": ledger.Kind.ESCROW,
+        "usage_hold": ledger.Kind.USAGE_HOLD,
+    }
+
+    def handle(self, call: Call) -> Listed[Item]:
+        """Answer."""
+        kind = self._KINDS.get(call.query.account)
+        if kind is None:
+            raise wire.invalid("account", "invalid_value", "cash, escrow or usage_hold")
+        rows = settlement_queries.ledger_entries(
+            call.organization,
+            kind=kind,
+            before=call.page.number(),
+            since=_moment(call.query.since, "since"),
+            until=_moment(call.query.until, "until"),
+            limit=call.page.fetch,
+        )
+        return call.page.page(
+            rows,
+            lambda row: self.Item(
+                sequence=row.sequence,
+                at=wire.moment_text(row.at),
+                code=ledger.Code(row.code).name.lower(),
+                amount=wire.micros_text(row.amount_micros),
+                balance=wire.micros_text(row.balance_micros),
+                cause=row.cause,
+            ),
+            position=lambda row: [row.sequence],
+        )
+
+
+class ShowMargin(Endpoint):
+    """What positions and resting orders have behind them, position by position."""
+
+    scope = "read"
+    tag = "account"
+
+    class Requirement(Answer):
+        """The margin of one position, and what it follows from."""
+
+        instrument: str
+        quantity: int
+        cost: str
+        mark_price: str
+        initial_margin: str
+
+    class Output(Answer):
+        """The account's totals, and the positions that they come from."""
+
+        available: str
+        order_margin: str
+        initial_margin: str
+        maintenance_margin: str
+        positions: "list[ShowMargin.Requirement]"
+
+    def handle(self, call: Call) -> Output:
+        """Answer."""
+        row = settlement_queries.account(call.organization)
+        positions = list(settlement_queries.positions(call.organization))
+        marks = _marks([position.symbol for position in positions])
+        required = []
+        for position in positions:
+            mark = marks.get(position.symbol, 0)
+            initial = margin.position_margin(
+                net_lots=position.net_lots, cost_ticks=position.cost_ticks, mark=mark
+            )
+            required.append(
+                self.Requirement(
+                    instrument=position.symbol,
+                    quantity=position.net_lots,
+                    cost=wire.micros_text(position.cost_ticks * contract.TICK_MICROS_PER_LOT_HOUR),
+                    mark_price=wire.price_text(mark),
+                    initial_margin=wire.micros_text(initial),
+                )
+            )
+        return self.Output(
+            available=wire.micros_text(row.available_micros),
+            order_margin=wire.micros_text(row.order_margin_micros),
+            initial_margin=wire.micros_text(row.initial_margin_micros),
+            maintenance_margin=wire.micros_text(row.maintenance_margin_micros),
+            positions=required,
+        )
+
+
+class ClassRates(Answer):
+    """Lots by class; one lot is 1 kNTU a minute."""
+
+    p0: int
+    p1: int
+    p2: int
+
+
+class ListEntitlements(Endpoint):
+    """Rights to use capacity, the latest hour first."""
+
+    scope = "read"
+    tag = "account"
+
+    class Query(Strict):
+        """Leave out hours that ended before `since`."""
+
+        since: str | None = None
+
+    class Item(Answer):
+        """An entitlement; tokens are NTU with three decimals."""
+
+        id: str
+        grade: str
+        starts_at: str
+        ends_at: str
+        lots: int
+        class_rates: ClassRates
+        pool: str | None
+        pools: list[str]
+        price: str
+        escrow: str
+        delivered_ntu: str
+        remaining_ntu: str
+        owed_ntu: str
+        state: str
+
+    Output = Listed[Item]
+
+    def handle(self, call: Call) -> Listed[Item]:
+        """Answer."""
+        after = call.page.after
+        rows = settlement_queries.entitlements(
+            call.organization,
+            now=clock.now(),
+            since=_moment(call.query.since, "since"),
+            before=None if after is None else (clock.to_datetime(int(after[0])), int(after[1])),
+            limit=call.page.fetch,
+        )
+        pools = _pools({cluster for row in rows for cluster in row.clusters})
+
+        def show(row: settlement_queries.EntitlementRow) -> ListEntitlements.Item:
+            served_by = [pools[cluster] for cluster in row.clusters if cluster in pools]
+            return self.Item(
+                id=str(row.id),
+                grade=row.grade,
+                starts_at=wire.moment_text(row.starts_at),
+                ends_at=wire.moment_text(row.ends_at),
+                lots=row.lots,
+                class_rates=ClassRates(p0=row.p0_lots, p1=row.p1_lots, p2=row.p2_lots),
+                pool=served_by[0] if served_by else None,
+                pools=served_by,
+                price=wire.price_text(row.price_ticks),
+                escrow=wire.micros_text(row.escrow_micros),
+                delivered_ntu=wire.ntu_text(row.delivered_mntu),
+                remaining_ntu=wire.ntu_text(row.remaining_mntu),
+                owed_ntu=wire.ntu_text(row.owed_mntu),
+                state=row.state,
+            )
+
+        return call.page.page(
+            rows, show, position=lambda row: [clock.to_micros(row.starts_at), row.id]
+        )
+
+
+class ListSettlements(Endpoint):
+    """Settled five-minute intervals in which the organization bought or sold, latest first."""
+
+    scope = "read"
+    tag = "account"
+
+    class Item(Answer):
+        """One interval of one allocation, seen from the caller's side."""
+
+        id: str
+        grade: str
+        hour: str
+        interval: int
+        starts_at: str
+        ends_at: str
+        role: str
+        lots: int
+        pool: str | None
+        price: str
+        available_ntu: str
+        short_ntu: str
+        delivered_ntu: str
+        released: str
+        refunded: str
+        compensated: str
+        settled_at: str
+
+    Output = Listed[Item]
+
+    def handle(self, call: Call) -> Listed[Item]:
+        """Answer."""
+        rows: Any = settlement_queries.settlements(call.organization)
+        if call.page.after is not None:
+            rows = _behind(rows, call.page.after)
+        found = list(rows[: call.page.fetch])
+        pools = _pools({row.allocation.cluster for row in found})
+
+        def show(row: settlement_models.IntervalSettlement) -> ListSettlements.Item:
+            allocation = row.allocation
+            hour = clock.to_micros(allocation.starts_at)
+            begins = hour + (row.interval - 1) * contract.INTERVAL
+            is_holder = allocation.holder == call.organization
+            return self.Item(
+                id=f"{allocation.pk}-{row.interval}",
+                grade=allocation.grade,
+                hour=wire.hour_text(hour),
+                interval=row.interval,
+                starts_at=wire.time_text(begins),
+                ends_at=wire.time_text(begins + contract.INTERVAL),
+                role="holder" if is_holder else "seller",
+                lots=allocation.lots,
+                pool=pools.get(allocation.cluster),
+                price=wire.price_text(allocation.price_ticks),
+                available_ntu=wire.ntu_text(row.available_mntu),
+                short_ntu=wire.ntu_text(row.short_mntu),
+                delivered_ntu=wire.ntu_text(row.delivered_mntu),
+                released=wire.micros_text(row.released_micros),
+                refunded=wire.micros_text(row.refunded_micros),
+                compensated=wire.micros_text(row.compensated_micros),
+                settled_at=wire.moment_text(row.at),
+            )
+
+        return call.page.page(
+            found,
+            show,
+            position=lambda row: [
+                clock.to_micros(row.allocation.starts_at),
+                row.interval,
+                row.pk,
+            ],
+        )
+
+
+class IndexValue(Answer):
+    """The index of one hour; `method` says by which rung of the ladder it was found."""
+
+    grade: str
+    hour: str
+    starts_at: str
+    price: str
+    method: str
+    digest: str
+    published_at: str
+
+
+class ListIndex(Endpoint):
+    """The hourly index of a grade, the latest hour first."""
+
+    tag = "index"
+    Query = Empty
+    Item = IndexValue
+    Output = Listed[IndexValue]
+
+    def handle(self, call: Call, grade: str) -> Listed[IndexValue]:
+        """Answer."""
+        queries.grade(grade)
+        rows = settlement_models.IndexValue.objects.filter(grade=grade).order_by("-hour_starts_at")
+        after = call.page.number()
+        if after is not None:
+            rows = rows.filter(hour_starts_at__lt=clock.to_datetime(after))
+        return call.page.page(
+            rows[: call.page.fetch],
+            _index_value,
+            position=lambda row: [clock.to_micros(row.hour_starts_at)],
+        )
+
+
+class ShowIndex(Endpoint):
+    """The index of one hour with the inputs that reproduce it to the digit."""
+
+    tag = "index"
+
+    class Output(IndexValue):
+        """`inputs` is the canonical JSON whose SHA-256 is `digest`; `inputs_base64` its bytes."""
+
+        inputs: msgspec.Raw
+        inputs_base64: str
+
+    def handle(self, call: Call, grade: str, hour: str) -> Output:
+        """Answer."""
+        queries.grade(grade)
+        row = settlement_models.IndexValue.objects.filter(
+            grade=grade, hour_starts_at=clock.to_datetime(wire.parse_hour(hour, "hour"))
+        ).first()
+        if row is None:
+            raise errors.NotFound()
+        inputs = bytes(row.inputs)
+        return self.Output(
+            **msgspec.structs.asdict(_index_value(row)),
+            inputs=msgspec.Raw(inputs),
+            inputs_base64=base64.b64encode(inputs).decode(),
+        )
+
+
+def _index_value(row: settlement_models.IndexValue) -> IndexValue:
+    hour = clock.to_micros(row.hour_starts_at)
+    return IndexValue(
+        grade=row.grade,
+        hour=wire.hour_text(hour),
+        starts_at=wire.time_text(hour),
+        price=wire.price_text(row.price_ticks),
+        method=row.method,
+        digest=bytes(row.digest).hex(),
+        published_at=wire.moment_text(row.at),
+    )
+
+
+def _moment(text: str | None, field: str) -> datetime | None:
+    """Return the instant of a query parameter."""
+    return None if text is None else clock.to_datetime(wire.parse_time(text, field))
+
+
+def _behind(rows: Any, after: list[int | str]) -> Any:
+    """Return the settlements behind (hour, interval, id), which are listed latest first."""
+    return rows.extra(  # a row comparison, which the ORM cannot say
+        where=[
+            "(settlement_allocation.starts_at, settlement_intervalsettlement.interval,"
+            " settlement_intervalsettlement.id) < (%s, %s, %s)"
+        ],
+        params=[clock.to_datetime(int(after[0])), int(after[1]), int(after[2])],
+    )
+
+
+def _marks(symbols: list[str]) -> dict[str, int]:
+    """Return the price in ticks at which each instrument is valued now."""
+    rows = models.Instrument.objects.filter(symbol__in=symbols).values_list(
+        "symbol", "mark_price_ticks", "reference_price_ticks"
+    )
+    return {symbol: mark or reference for symbol, mark, reference in rows}
+
+
+def _pools(clusters: set[int]) -> dict[int, str]:
+    """Return the public ids of clusters."""
+    rows = models.Cluster.objects.filter(pk__in=clusters).values_list("pk", "public_id")
+    return {pk: str(public_id) for pk, public_id in rows}

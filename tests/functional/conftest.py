@@ -1,0 +1,48 @@
+"""What the tests of the API share: an exchange, and callers of it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import valkey as valkey_client
+
+if TYPE_CHECKING:  # this file is read before Django is set up
+    from tests.rest import Api, World
+
+@pytest.fixture(scope="session")
+def _ring(django_db_setup: None) -> Iterator[None]:
+    """Stop the ring before its database is dropped."""
+    from marketplace import keys
+
+    yield
+    keys.close_shared_ring()
+
+
+@pytest.fixture
+def world(
+    _ring: None, valkey: valkey_client.Valkey, transactional_db: None, clock
+) -> Iterator["World"]:
+    """An exchange at 09:00 UTC on December 1, 2026, with one grade; nobody has an account yet."""
+    from marketplace import http, keys, models
+    from settlement import instructions
+    from tests.market import GRADE, Market, define_grade
+    from tests.rest import World
+
+    for limiter in (http.READS, http.WRITES):
+        limiter._full_at.clear()
+    market = Market(valkey)
+    market.take_over()
+    define_grade()
+    models.Grade.objects.update(is_listed=True)
+    market.instruct("grade", instructions.DefineGrade(grade=GRADE, reference_price_ticks=1_250))
+    keys.shared_ring()
+    yield World(market=market)
+    market.close()
+
+
+@pytest.fixture
+def anyone(world: "World") -> "Api":
+    """A caller without a key."""
+    from tests.rest import Api
+
+    return Api()
