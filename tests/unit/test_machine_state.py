@@ -28,16 +28,31 @@ class Day(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.floor = Floor("11:30", reference=100)
+        self.floor = Floor("12:20", reference=100)
         self.twin: Machine | None = None
         self.replayed = 0
 
-    @initialize(cash=st.sampled_from((300_000, 3_000_000, 10**9)))
-    def open_accounts(self, cash: int) -> None:
+    @initialize(
+        seller=st.sampled_from((20_000, 60_000, 10**8)), buyer=st.sampled_from((10**6, 10**8))
+    )
+    def open_accounts(self, seller: int, buyer: int) -> None:
         for account in ACCOUNTS:
+            cash = buyer if account in (3, 4) else seller
             self.floor.account(account, cash=cash, group=GROUPS[account])
         for account, lots in ((1, 60), (2, 25), (5, 9)):
             self.floor.certify(account, lots)
+
+    @rule(
+        seller=st.sampled_from((1, 2, 5)),
+        buyer=accounts,
+        lots=st.integers(1, 40),
+        price=st.integers(85, 115),
+        at=hours,
+        data=st.data(),
+    )
+    def deal(self, seller, buyer, lots, price, at, data) -> None:
+        self.floor.sell(seller, lots, price, at=at)
+        self.floor.buy(buyer, data.draw(st.integers(1, 2 * lots)), price, at=at)
 
     @rule(
         account=accounts,
@@ -62,12 +77,19 @@ class Day(RuleBasedStateMachine):
     def cancel_many(self, account, at, side) -> None:
         self.floor.apply(commands.CancelOrders(account, symbol(at), side=side))
 
-    @rule(minutes=st.sampled_from((1, 4, 5, 17, 30)))
+    @rule()
+    def wait_for_the_next_gate(self) -> None:
+        gates = [entry[0] for entry in self.floor.machine.state.calendar if entry[1] == 1]
+        if gates and min(gates) < hour("17"):
+            self.floor.at = min(gates)
+            self.floor.apply(commands.Tick())
+
+    @rule(minutes=st.sampled_from((1, 4, 5, 17)))
     def wait(self, minutes: int) -> None:
         self.floor.at += minutes * 60_000_000
         self.floor.apply(commands.Tick())
 
-    @rule(account=accounts, amount=st.integers(1, 2_000_000))
+    @rule(account=accounts, amount=st.integers(1, 20_000))
     def deposit(self, account, amount) -> None:
         self.floor.deposit(account, amount)
 
@@ -77,7 +99,7 @@ class Day(RuleBasedStateMachine):
         refused = self.floor.withdraw(account, amount)
         assert (refused is None) == (amount <= before.withdrawable)
 
-    @rule(account=accounts, lots=st.integers(0, 80), cluster=st.integers(0, 1))
+    @rule(account=accounts, lots=st.sampled_from((0, 3, 30)), cluster=st.integers(0, 1))
     def certify(self, account, lots, cluster) -> None:
         self.floor.certify(account, lots, cluster=account + 10 * cluster)
 
@@ -85,14 +107,20 @@ class Day(RuleBasedStateMachine):
     def let_certification_end(self, account, until) -> None:
         self.floor.certify(account, 30, cluster=account + 20, until=hour(until))
 
-    @rule(account=accounts, enabled=st.booleans())
-    def switch(self, account, enabled) -> None:
-        self.floor.instruct(instructions.KillSwitch(account=account, enabled=enabled))
+    @rule(account=accounts, order=st.booleans())
+    def kill_for_a_moment(self, account, order) -> None:
+        self.floor.instruct(instructions.KillSwitch(account=account, enabled=True))
+        if order:
+            self.floor.buy(account, 1, 100, at="15")
+            assert self.floor.rejected() == "killed"
+        self.floor.instruct(instructions.KillSwitch(account=account, enabled=False))
 
-    @rule(at=hours, halted=st.booleans())
-    def halt(self, at, halted) -> None:
-        kind = instructions.Halt if halted else instructions.Resume
-        self.floor.instruct(kind(instrument=symbol(at)))
+    @rule(at=hours, account=accounts)
+    def halt_for_a_moment(self, at, account) -> None:
+        refused = self.floor.instruct(instructions.Halt(instrument=symbol(at)))
+        self.floor.buy(account, 1, 100, at=at)
+        assert self.floor.rejected() is not None
+        assert self.floor.instruct(instructions.Resume(instrument=symbol(at))) == refused
 
     @rule(account=accounts, amount=st.integers(1, 500_000), at=hours)
     def reserve_usage(self, account, amount, at) -> None:
@@ -124,27 +152,35 @@ class Day(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.floor.machine.state.hours)
-    @rule(data=st.data(), interval=st.integers(1, 12), suspended=st.booleans())
-    def settle(self, data, interval, suspended) -> None:
+    @rule(data=st.data(), count=st.integers(1, 12), suspended=st.sampled_from((False, False, True)))
+    def settle(self, data, count, suspended) -> None:
         open_hours = self.floor.machine.state.hours
         closed = open_hours[data.draw(st.sampled_from(sorted(open_hours)))]
-        lines = []
+        intervals = [k for k in range(1, 13) if not closed.settled >> (k - 1) & 1]
+        for interval in intervals[:count]:
+            over_at = closed.starts_at + interval * contract.INTERVAL
+            self.floor.at = max(self.floor.at, over_at)
+            refused = self.floor.instruct(
+                instructions.SettleInterval(
+                    grade=GRADE,
+                    hour_starts_at=closed.starts_at,
+                    interval=interval,
+                    lines=() if suspended else tuple(self._lines(closed, data)),
+                    suspended=suspended,
+                )
+            )
+            assert refused is None
+
+    def _lines(self, closed, data):
         for number, allocation in closed.allocations.items():
             most = allocation.lots * contract.MNTU_PER_LOT_INTERVAL
             if allocation.cluster == delivery.NO_CLUSTER and data.draw(st.booleans()):
                 continue
-            available = data.draw(st.integers(0, most))
-            short = data.draw(st.integers(0, most))
-            lines.append(instructions.DeliveryLine(number, available, short, available))
-        self.floor.instruct(
-            instructions.SettleInterval(
-                grade=GRADE,
-                hour_starts_at=closed.starts_at,
-                interval=interval,
-                lines=tuple(lines),
-                suspended=suspended,
+            part = data.draw(st.sampled_from((0, 1, 499, 500, 999, 1_000)))
+            short = data.draw(st.sampled_from((0, 0, 1, 333, 1_000)))
+            yield instructions.DeliveryLine(
+                number, most * part // 1_000, most * short // 1_000, most * part // 1_000
             )
-        )
 
     @rule()
     def restore_a_twin(self) -> None:
