@@ -23,8 +23,6 @@ from settlement import doorbell
 Message = MutableMapping[str, Any]
 Application = Callable[[http.Scope, http.Receive, http.Send], Awaitable[None]]
 
-HEADER_BYTES_MAX = 32_768
-HEADERS_MAX = 100
 READY_TIMEOUT_S = 2
 PART_STARTS_IN_S = 60
 
@@ -37,12 +35,6 @@ SECONDS = prometheus_client.Histogram(
     ["part"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-
-
-class HeadersTooLarge(errors.Malformed):
-    """The request's headers are more or longer than any honest request's."""
-
-    code, status, title = "headers_too_large", 431, "Request headers too large"
 
 
 class _Part:
@@ -104,7 +96,7 @@ async def guarded(
     receive: http.Receive,
     send: http.Send,
 ) -> None:
-    """Answer a request through `application`, within the limits, and count it."""
+    """Answer a request through `application`, its body within the limit, and count it."""
     began = clock.monotonic_ns()
     status = 0
     body_bytes = 0
@@ -124,23 +116,13 @@ async def guarded(
         await send(message)
 
     try:
-        if _headers_are_too_large(scope):
-            await refuse(counted, HeadersTooLarge())
-        else:
-            await application(scope, limited, counted)
+        await application(scope, limited, counted)
     except http.TooLarge as refusal:
         if not status:
             await refuse(counted, refusal)
     finally:
         REQUESTS.labels(name, f"{(status or 500) // 100}xx").inc()
         SECONDS.labels(name).observe((clock.monotonic_ns() - began) / 1e9)
-
-
-def _headers_are_too_large(scope: http.Scope) -> bool:
-    """Return whether there are more header fields, or bytes of them, than are served."""
-    headers = scope["headers"]
-    size = sum(len(name) + len(value) for name, value in headers)
-    return len(headers) > HEADERS_MAX or size > HEADER_BYTES_MAX
 
 
 async def refuse(send: http.Send, refusal: errors.Refusal) -> None:

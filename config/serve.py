@@ -8,6 +8,8 @@ import sys
 
 import uvicorn
 
+from config.guarded_http import GuardedHttp
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 APPLICATIONS = {
@@ -18,7 +20,6 @@ APPLICATIONS = {
 CONNECTIONS_MAX = 2_000
 """Connections and running requests of one process; beyond them the answer is 503."""
 BACKLOG = 2_048
-HEADER_BYTES_MAX = 32_768
 KEEP_ALIVE_S = 30
 SHUTDOWN_S = 4
 WEBSOCKET_MESSAGE_BYTES_MAX = 65_536
@@ -44,7 +45,7 @@ def main() -> int:
         host=settings.BIND_ADDRESS,
         port=ports[name],
         loop="uvloop",
-        http="httptools",
+        http=GuardedHttp,
         ws="websockets-sansio",
         lifespan="on",
         access_log=False,
@@ -54,7 +55,6 @@ def main() -> int:
         proxy_headers=False,
         limit_concurrency=CONNECTIONS_MAX,
         backlog=BACKLOG,
-        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
         ws_max_size=WEBSOCKET_MESSAGE_BYTES_MAX,

@@ -59,14 +59,6 @@ def test_a_body_in_parts_is_cut_off_at_the_limit() -> None:
     assert code(serve(echo_length, scope(), half, half, b"x")) == (413, "too_large")
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [[(b"x", b"y" * 8_192)] * 100, [(b"x", b"y")] * 101, [(b"x", b"y" * 32_769)]],
-)
-def test_headers_beyond_the_limits_are_refused(headers: list[tuple[bytes, bytes]]) -> None:
-    assert code(serve(echo_length, scope(headers=headers))) == (431, "headers_too_large")
-
-
 class Part:
     """An application that writes down what its lifespan was told."""
 

@@ -1,0 +1,110 @@
+"""HTTP as uvicorn speaks it, for callers that do not mean well.
+
+Uvicorn waits for a request's headers for ever and keeps as many as are sent. Here a request whose
+headers are too large, or whose headers or body do not come within their time, is refused and its
+connection closed, before any application is asked. This holds for each of our servers.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_BYTES_MAX = 32_768
+HEADERS_MAX = 100
+HEADERS_WITHIN_S = 10.0
+BODY_WITHIN_S = 30.0
+"""From the end of the headers; the largest body that anybody takes is a megabyte."""
+
+
+class GuardedHttp(HttpToolsProtocol):
+    """One connection, with a bound on the size and on the time of what it asks."""
+
+    _waiting: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _began_here = False
+    _headers_are_complete = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wait(HEADERS_WITHIN_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Begin to count and to time a request's headers."""
+        super().on_message_begin()
+        self._header_bytes = 0
+        self._began_here = True
+        self._headers_are_complete = False
+        self._wait(HEADERS_WITHIN_S)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived, and refuse headers that do not end."""
+        self._began_here = False
+        super().data_received(data)
+        if self._headers_are_complete:
+            return
+        # What arrived may begin with the end of an earlier request: that part is not counted.
+        self._header_bytes += 0 if self._began_here else len(data)
+        if self._header_bytes > HEADER_BYTES_MAX and not self.transport.is_closing():
+            self._refuse(b"431 Request Header Fields Too Large", "headers_too_large")
+
+    def on_headers_complete(self) -> None:
+        """Hand the request on unless its headers are too large; then time its body."""
+        self._headers_are_complete = True
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > HEADER_BYTES_MAX or len(self.headers) > HEADERS_MAX:
+            self._refuse(b"431 Request Header Fields Too Large", "headers_too_large")
+        if self.transport.is_closing():
+            # A refused request reaches no application; its body falls on this finished answer.
+            self.app = _nothing
+        self._wait(BODY_WITHIN_S)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Stop timing: all of the request is here."""
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(seconds, self._too_slow)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _too_slow(self) -> None:
+        """Close a connection that has not sent its request in time."""
+        if self.transport.is_closing():
+            return
+        if self._headers_are_complete:
+            self.transport.close()
+        else:
+            self._refuse(b"408 Request Timeout", "request_timeout")
+
+    def _refuse(self, status: bytes, code: str) -> None:
+        """Answer with a problem document and close the connection."""
+        number, title = status.split(b" ", 1)
+        body = (
+            b'{"type":"urn:baseload:problem:%b","title":"%b","status":%b,"detail":"%b",'
+            b'"code":"%b","errors":[],"request_id":""}'
+            % (code.encode(), title, number, title, code.encode())
+        )
+        self.transport.write(
+            b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%b" % (status, len(body), body)
+        )
+        self.transport.close()
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Answer a request that was refused already; what is sent goes nowhere."""
+    await send({"type": "http.response.start", "status": 400, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
