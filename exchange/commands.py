@@ -3,7 +3,8 @@
 Orders and cancels come through the fast door, a stream; everything else is an instruction
 (`settlement.instructions`) and reaches the machine wrapped in `Instruct`. A command carries no time
 and no sequence: the engine gives it both, and the journal stores them beside it. The wire form is a
-MessagePack array led by a tag, so a field may only be added at the end and with a default.
+MessagePack array led by a tag, so a field may only be added at the end and with a default. None
+can be part of a cycle (`gc=False`), which spares the collector most of what a replay makes.
 """
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from settlement import instructions
 
 
-class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Enter an order. `side` is 1 to buy, -1 to sell; `price` in ticks.
 
     `fingerprint` is a digest of the request, to tell a retry from a reused id.
@@ -27,14 +28,14 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, tag=1):
     fingerprint: bytes
 
 
-class CancelOrder(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Withdraw a resting order of the account."""
 
     account: int
     order: int
 
 
-class CancelOrders(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class CancelOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Withdraw every resting order of the account that matches; empty and zero match all."""
 
     account: int
@@ -43,18 +44,18 @@ class CancelOrders(msgspec.Struct, frozen=True, array_like=True, tag=3):
     side: int = 0
 
 
-class Instruct(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Instruct(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Carry out an instruction; `id` is its row's id, `body` its stored form."""
 
     id: str
     body: bytes
 
 
-class Tick(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Nothing but the passing of time: the calendar is brought up to date."""
 
 
-class Quarantine(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class Quarantine(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """A command that broke an assertion: journaled, never applied; its instrument halts."""
 
     command: bytes
@@ -62,7 +63,7 @@ class Quarantine(msgspec.Struct, frozen=True, array_like=True, tag=6):
     instrument: str
 
 
-class Upgrade(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Upgrade(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """From here on the state follows another version of the rules."""
 
     rules: int
@@ -71,7 +72,7 @@ class Upgrade(msgspec.Struct, frozen=True, array_like=True, tag=7):
 Command = PlaceOrder | CancelOrder | CancelOrders | Instruct | Tick | Quarantine | Upgrade
 
 
-class Sequenced(msgspec.Struct, frozen=True, array_like=True):
+class Sequenced(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A command with its place in the total order: the unit the journal stores and replays."""
 
     sequence: int

@@ -2,13 +2,14 @@
 
 Everything outside the machine (tables, ledger transfers, replies, market data) is derived from
 these and from nothing else. Prices are ticks, amounts micro-USD, times microseconds since the
-epoch. Owner 0 is the exchange itself.
+epoch. Owner 0 is the exchange itself. None can be part of a cycle (`gc=False`): the collector has
+nothing to do with them.
 """
 
 import msgspec
 
 
-class OrderPlaced(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class OrderPlaced(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """An order was accepted; fills and its close follow as events of their own."""
 
     order: int
@@ -24,7 +25,7 @@ class OrderPlaced(msgspec.Struct, frozen=True, array_like=True, tag=1):
     at: int
 
 
-class OrderRejected(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class OrderRejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """An order was refused by a rule; it is remembered so that a retry is refused alike."""
 
     order: int
@@ -41,7 +42,7 @@ class OrderRejected(msgspec.Struct, frozen=True, array_like=True, tag=2):
     reason: str
 
 
-class Traded(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Traded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Two orders met at the maker's price."""
 
     trade: int
@@ -59,7 +60,7 @@ class Traded(msgspec.Struct, frozen=True, array_like=True, tag=3):
     at: int
 
 
-class OrderClosed(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """An order left the book: `status` is filled, canceled or expired."""
 
     order: int
@@ -70,7 +71,7 @@ class OrderClosed(msgspec.Struct, frozen=True, array_like=True, tag=4):
     at: int
 
 
-class CancelRefused(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class CancelRefused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """A cancel named no resting order of the account."""
 
     account: int
@@ -79,7 +80,7 @@ class CancelRefused(msgspec.Struct, frozen=True, array_like=True, tag=5):
     sequence: int
 
 
-class BookChanged(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class BookChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """Absolute lots of the levels that one command touched: (side, price, lots)."""
 
     instrument: str
@@ -87,7 +88,7 @@ class BookChanged(msgspec.Struct, frozen=True, array_like=True, tag=6):
     levels: tuple[tuple[int, int, int], ...]
 
 
-class Transferred(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Transferred(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """Cash moved between two accounts of the ledger; kinds are `settlement.ledger.Kind`."""
 
     debit_owner: int
@@ -99,14 +100,14 @@ class Transferred(msgspec.Struct, frozen=True, array_like=True, tag=7):
     cause: str
 
 
-class AccountOpened(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class AccountOpened(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     """The machine knows an organization from here on."""
 
     account: int
     group: int
 
 
-class GradeDefined(msgspec.Struct, frozen=True, array_like=True, tag=9):
+class GradeDefined(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
     """A grade has these terms from here on."""
 
     grade: str
@@ -115,7 +116,7 @@ class GradeDefined(msgspec.Struct, frozen=True, array_like=True, tag=9):
     taker_fee_bp: int
 
 
-class InstrumentListed(msgspec.Struct, frozen=True, array_like=True, tag=10):
+class InstrumentListed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """An instrument exists."""
 
     id: int
@@ -126,7 +127,7 @@ class InstrumentListed(msgspec.Struct, frozen=True, array_like=True, tag=10):
     at: int
 
 
-class InstrumentChanged(msgspec.Struct, frozen=True, array_like=True, tag=11):
+class InstrumentChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     """State, reference price or band of an instrument are these from here on."""
 
     symbol: str
@@ -137,7 +138,7 @@ class InstrumentChanged(msgspec.Struct, frozen=True, array_like=True, tag=11):
     at: int
 
 
-class Marked(msgspec.Struct, frozen=True, array_like=True, tag=12):
+class Marked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
     """A mark: every position of the instrument is settled to this price from here on."""
 
     instrument: str
@@ -146,7 +147,7 @@ class Marked(msgspec.Struct, frozen=True, array_like=True, tag=12):
     at: int
 
 
-class IndexPublished(msgspec.Struct, frozen=True, array_like=True, tag=13):
+class IndexPublished(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
     """The hourly index, with the inputs that reproduce it.
 
     `method` is the rung of the ladder; `inputs` is its canonical JSON, `digest` its SHA-256.
@@ -161,7 +162,7 @@ class IndexPublished(msgspec.Struct, frozen=True, array_like=True, tag=13):
     at: int
 
 
-class GateClosed(msgspec.Struct, frozen=True, array_like=True, tag=14):
+class GateClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
     """An hour no longer trades; `price` is its delivery price, `lots` the open interest."""
 
     instrument: str
@@ -172,7 +173,7 @@ class GateClosed(msgspec.Struct, frozen=True, array_like=True, tag=14):
     at: int
 
 
-class EntitlementGranted(msgspec.Struct, frozen=True, array_like=True, tag=15):
+class EntitlementGranted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
     """The holder may use `lots` in the hour; `escrow` holds their price."""
 
     entitlement: int
@@ -184,7 +185,7 @@ class EntitlementGranted(msgspec.Struct, frozen=True, array_like=True, tag=15):
     escrow: int
 
 
-class ObligationIncurred(msgspec.Struct, frozen=True, array_like=True, tag=16):
+class ObligationIncurred(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
     """The seller owes `lots` in the hour; `failed_lots` of them have no cluster behind them."""
 
     obligation: int
@@ -196,7 +197,7 @@ class ObligationIncurred(msgspec.Struct, frozen=True, array_like=True, tag=16):
     price: int
 
 
-class Allocated(msgspec.Struct, frozen=True, array_like=True, tag=17):
+class Allocated(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
     """These lots of an entitlement are served by this cluster; cluster 0 is a failed lot."""
 
     allocation: int
@@ -211,7 +212,7 @@ class Allocated(msgspec.Struct, frozen=True, array_like=True, tag=17):
     price: int
 
 
-class IntervalSettled(msgspec.Struct, frozen=True, array_like=True, tag=18):
+class IntervalSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
     """One allocation's interval: what the seller was released and the holder got back."""
 
     allocation: int
@@ -226,7 +227,7 @@ class IntervalSettled(msgspec.Struct, frozen=True, array_like=True, tag=18):
     at: int
 
 
-class CertificationChanged(msgspec.Struct, frozen=True, array_like=True, tag=19):
+class CertificationChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
     """A cluster may sell this much from here on."""
 
     cluster: int
@@ -237,7 +238,7 @@ class CertificationChanged(msgspec.Struct, frozen=True, array_like=True, tag=19)
     at: int
 
 
-class InstructionApplied(msgspec.Struct, frozen=True, array_like=True, tag=20):
+class InstructionApplied(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
     """An instruction was carried out."""
 
     id: str
@@ -245,7 +246,7 @@ class InstructionApplied(msgspec.Struct, frozen=True, array_like=True, tag=20):
     at: int
 
 
-class InstructionRefused(msgspec.Struct, frozen=True, array_like=True, tag=21):
+class InstructionRefused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
     """An instruction was refused by a rule, and changed nothing."""
 
     id: str
@@ -254,7 +255,7 @@ class InstructionRefused(msgspec.Struct, frozen=True, array_like=True, tag=21):
     at: int
 
 
-class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag=22):
+class Quarantined(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
     """A command was set aside."""
 
     assertion: str
@@ -263,7 +264,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag=22):
     at: int
 
 
-class Upgraded(msgspec.Struct, frozen=True, array_like=True, tag=23):
+class Upgraded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     """The rules changed."""
 
     rules: int

@@ -4,7 +4,7 @@ Written from the definitions, not from the code that keeps the sums: everything 
 incrementally is added up again here.
 """
 
-from exchange.machine.state import Account, Instrument, Position, State
+from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
 from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import margin
@@ -16,7 +16,7 @@ def check(state: State) -> None:
     _check_cash(state)
     _check_index_of_orders(state)
     for instrument in state.by_id.values():
-        _check_instrument(instrument)
+        _check_instrument(state, instrument)
     for account in state.accounts.values():
         _check_account(state, account)
     _check_delivery(state)
@@ -50,8 +50,10 @@ def _check_index_of_orders(state: State) -> None:
     assert not state.dirty, "every change of a book was announced"
 
 
-def _check_instrument(instrument: Instrument) -> None:
+def _check_instrument(state: State, instrument: Instrument) -> None:
     """Assert what holds inside an instrument."""
+    is_open = state.state_of(instrument) is InstrumentState.CONTINUOUS
+    assert instrument.is_open == is_open, "an instrument knows whether it trades"
     instrument.book.check()
     positions = instrument.positions.values()
     assert sum(position.net for position in positions) == 0, "a long for every short"
@@ -156,6 +158,7 @@ def _check_coverage(state: State) -> None:
             certified = position.account.certified_lots(
                 instrument.grade.code, instrument.contract.ends_at
             )
+            assert position.certified in (UNKNOWN, sum(certified.values())), "coverage is current"
             beyond = margin.uncovered_lots(
                 net_lots=position.net,
                 sell_lots=position.sell_lots,

@@ -8,7 +8,7 @@ import msgspec
 
 from exchange import commands, events
 from exchange.machine import books, calendar, delivery, orders, usage
-from exchange.machine.state import Account, Cluster, Grade, Instrument, State
+from exchange.machine.state import UNKNOWN, Account, Cluster, Grade, Instrument, State
 from exchange.reasons import Close, Refuse
 from marketplace import contract
 from settlement import instructions
@@ -190,6 +190,8 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
             order.cluster, order.account, order.grade, order.lots, order.valid_until, state.at
         )
     )
+    for position in account.positions.values():
+        position.certified = UNKNOWN
     grades = {order.grade} if known is None else {order.grade, known.grade}
     for grade in sorted(grades):
         orders.withdraw_uncovered(state, account, grade)

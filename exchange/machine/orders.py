@@ -89,12 +89,7 @@ def _judge(
         return Reject.KILLED
     if instrument is None:
         return _why_absent(state, command.instrument)
-    if (
-        instrument.phase is not InstrumentState.CONTINUOUS
-        or instrument.halted
-        or instrument.grade.halted
-        or state.halted
-    ):
+    if not instrument.is_open:
         return _NOT_TRADING[state.state_of(instrument)]
     if not instrument.band_low <= command.price <= instrument.band_high:
         return Reject.OUTSIDE_BAND
@@ -113,14 +108,8 @@ def _judge(
     increase = needed - position.required
     if increase > 0 and increase > account.cash - account.required:
         return Reject.INSUFFICIENT_FUNDS
-    if side < 0 and position.sell_lots + lots > position.net:
-        certified = account.certified_lots(instrument.grade.code, instrument.contract.ends_at)
-        if margin.uncovered_lots(
-            net_lots=position.net,
-            sell_lots=position.sell_lots + lots,
-            certified_lots=sum(certified.values()),
-        ):
-            return Reject.INSUFFICIENT_COVERAGE
+    if side < 0 and position.sell_lots + lots - position.net > position.certified_lots():
+        return Reject.INSUFFICIENT_COVERAGE
     return None
 
 
@@ -437,8 +426,7 @@ def withdraw_uncovered(state: State, account: Account, grade: str) -> None:
     for position in sorted(positions, key=lambda p: p.instrument.id):
         if not position.sell_lots:
             continue
-        instrument = position.instrument
-        certified = sum(account.certified_lots(grade, instrument.contract.ends_at).values())
+        certified = position.certified_lots()
         sales = [o for o in account.orders.values() if o.position is position and o.side < 0]
         for order in sorted(sales, key=lambda order: -order.id):
             if not margin.uncovered_lots(

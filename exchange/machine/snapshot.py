@@ -235,11 +235,11 @@ def _load_instrument(state: State, row: _Instrument) -> None:
     state.instruments[row.symbol] = instrument
     state.by_id[row.id] = instrument
     state.by_hour[terms.grade, terms.starts_at] = instrument
-    instrument.maker_fee_bp = row.maker_fee_bp
-    instrument.taker_fee_bp = row.taker_fee_bp
+    instrument.set_fees(row.maker_fee_bp, row.taker_fee_bp)
     instrument.band_percent = row.band_percent
     instrument.phase = InstrumentState(row.phase)
     instrument.halted = row.halted
+    instrument.is_open = state.state_of(instrument) is InstrumentState.CONTINUOUS
     instrument.reference = row.reference
     instrument.mark = row.mark
     instrument.band_low = row.band_low

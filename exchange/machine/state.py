@@ -63,9 +63,9 @@ class Instrument:
 
     __slots__ = (
         "band_high", "band_low", "band_percent", "book", "book_sequence", "contract", "dirty",
-        "grade", "halted", "id", "last", "maker_fee_bp", "mark", "mid_area", "mid_since",
-        "mid_time", "mid_value", "open_interest", "phase", "positions", "reference", "symbol",
-        "taker_fee_bp", "trades", "volume",
+        "fee_bp_max", "grade", "halted", "id", "is_open", "last", "maker_fee_bp", "mark",
+        "mid_area", "mid_since", "mid_time", "mid_value", "open_interest", "phase", "positions",
+        "reference", "symbol", "taker_fee_bp", "trades", "volume",
     )  # fmt: skip
 
     def __init__(
@@ -75,11 +75,12 @@ class Instrument:
         self.contract = terms
         self.symbol = terms.symbol
         self.grade = grade
-        self.maker_fee_bp = grade.maker_fee_bp
-        self.taker_fee_bp = grade.taker_fee_bp
+        self.set_fees(grade.maker_fee_bp, grade.taker_fee_bp)
         self.band_percent = grade.band_percent
         self.phase = InstrumentState.SCHEDULED
         self.halted = False
+        self.is_open = False
+        """Whether it trades: in continuous trading and under no halt; kept by `announce`."""
         self.reference = self.mark = self.band_low = self.band_high = self.last = 0
         self.volume = self.open_interest = self.book_sequence = 0
         self.book = Book(orders)
@@ -91,18 +92,19 @@ class Instrument:
         self.mid_since = self.mid_value = self.mid_area = self.mid_time = 0
         """The running integral of bid + ask; `mid_since` is 0 outside its window."""
 
-    @property
-    def fee_bp_max(self) -> int:
-        """The highest fee an order can be charged, in basis points."""
-        return max(self.maker_fee_bp, self.taker_fee_bp)
+    def set_fees(self, maker_fee_bp: int, taker_fee_bp: int) -> None:
+        """Set what makers and takers are charged, and with it the most an order can be."""
+        self.maker_fee_bp = maker_fee_bp
+        self.taker_fee_bp = taker_fee_bp
+        self.fee_bp_max = max(maker_fee_bp, taker_fee_bp)
 
 
 class Position:
     """Net lots and cost of an account in an instrument, with the sums over its resting orders."""
 
     __slots__ = (
-        "account", "buy_fees", "buy_lots", "buy_ticks", "cost", "excess", "instrument", "net",
-        "order_count", "required", "sell_fees", "sell_lots",
+        "account", "buy_fees", "buy_lots", "buy_ticks", "certified", "cost", "excess",
+        "instrument", "net", "order_count", "required", "sell_fees", "sell_lots",
     )  # fmt: skip
 
     def __init__(self, account: Account, instrument: Instrument) -> None:
@@ -112,6 +114,8 @@ class Position:
         self.buy_lots = self.buy_ticks = self.sell_lots = self.excess = 0
         self.buy_fees = self.sell_fees = self.order_count = 0
         self.required = 0
+        self.certified = UNKNOWN
+        """Certified lots behind the hour, once somebody asked; forgotten when they change."""
 
     def refresh(self) -> None:
         """Bring the account's reservation up to date with this position."""
@@ -142,6 +146,14 @@ class Position:
             excess = 63 * self.instrument.mark - 60 * price
         if excess > 0:
             self.excess += excess * lots
+
+    def certified_lots(self) -> int:
+        """Return what the account is certified for in this hour."""
+        if self.certified == UNKNOWN:
+            instrument = self.instrument
+            lots = self.account.certified_lots(instrument.grade.code, instrument.contract.ends_at)
+            self.certified = sum(lots.values())
+        return self.certified
 
     @property
     def initial_margin(self) -> int:
@@ -367,6 +379,7 @@ class State:
 
     def announce(self, instrument: Instrument) -> None:
         """Emit the terms and the state of an instrument as they now are."""
+        instrument.is_open = self.state_of(instrument) is InstrumentState.CONTINUOUS
         self.touched_instruments.add(instrument)
         self.events.append(
             events.InstrumentChanged(
@@ -389,5 +402,6 @@ class State:
         self.touched_instruments.clear()
 
 
+UNKNOWN = -1
 COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation")
 _EXCHANGE_KINDS = (Kind.OUTSIDE, Kind.FEES, Kind.CLEARING, Kind.LAYER)
