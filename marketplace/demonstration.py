@@ -13,17 +13,13 @@ import time
 from django.conf import settings
 from django.db import connection, transaction
 
+from admission import operations as admission_operations
 from exchange import operations as exchange_operations
 from marketplace import clock, errors, models, operations
 from settlement import jobs
 from settlement import models as settlement_models
 from settlement import operations as settlement_operations
 from settlement import queries as settlement_queries
-
-try:
-    from admission import operations as admission_operations
-except ImportError:  # written at this moment
-    admission_operations = None  # type: ignore[assignment]
 
 SETTLING_TIMEOUT_S = 120.0
 SETTLING_POLL_S = 0.05

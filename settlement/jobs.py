@@ -38,6 +38,8 @@ ERROR_CHARACTERS_MAX = 2_000
 WORK_S_MAX = 20
 """How long one doorbell may keep a worker; what is left rings again."""
 DOORBELL = "settlement.work"
+BROKER_ONCE = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+"""A ring is tried once: whoever rings has better to do than to wait for a broker."""
 
 
 def enqueue(*, kind: str, slot: str, due_at: int, after: tuple[str, str] = ("", "")) -> None:
@@ -67,9 +69,16 @@ def sweep() -> int:
 def ring(queue: str) -> None:
     """Wake a worker of a queue. A broker that is away is rung again by the next sweep."""
     try:
-        current_app.send_task(
-            DOORBELL, kwargs={"queue": queue}, queue=queue, retry=False, ignore_result=True
-        )
+        with current_app.connection_for_write() as broker:
+            broker.transport_options.update(BROKER_ONCE)
+            current_app.send_task(
+                DOORBELL,
+                kwargs={"queue": queue},
+                queue=queue,
+                connection=broker,
+                retry=False,
+                ignore_result=True,
+            )
     except (kombu.exceptions.KombuError, OSError):
         logger.warning("the broker is away; the next sweep rings again")
 

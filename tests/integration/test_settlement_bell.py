@@ -1,0 +1,122 @@
+"""Bells: the engine's in Valkey, the workers' through Celery. None of them carries any work."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+import valkey as valkey_client
+from django.conf import settings
+from django.db import connection
+
+from config.celery import app
+from marketplace.errors import KeyReuse
+from settlement import doorbell, instructions, jobs, models, operations, planning, tasks
+from settlement.kinds import Kind, every, get
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DEPOSIT = instructions.Deposit(account=1, amount_micros=5)
+
+
+def test_an_instruction_rings_after_its_commit_and_only_for_a_live_engine(
+    valkey: valkey_client.Valkey,
+) -> None:
+    operations.instruct(id="a", command=DEPOSIT)
+    assert valkey.keys() == []
+    valkey.set(doorbell.engine_key(), "4")
+    valkey.xadd(doorbell.stream_key(4), {"c": "first"})
+    operations.instruct(id="b", command=DEPOSIT)
+    entries = valkey.xrange(doorbell.stream_key(4))
+    assert [fields for _, fields in entries] == [{b"c": b"first"}, {doorbell.FIELD: b""}]
+    operations.instruct(id="b", command=DEPOSIT)
+    assert valkey.xlen(doorbell.stream_key(4)) == 2
+
+
+def test_a_valkey_that_is_away_does_not_fail_the_instruction(
+    valkey: valkey_client.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorbell, "_local", threading.local())
+    monkeypatch.setattr(settings, "VALKEY_URL", "valkey://127.0.0.1:1/0")
+    operations.instruct(id="a", command=DEPOSIT)
+    assert models.Instruction.objects.get().state == "PENDING"
+
+
+def test_of_many_who_give_the_same_instruction_at_once_one_writes_it(
+    valkey: valkey_client.Valkey,
+) -> None:
+    seen: list[object] = []
+
+    def give(amount: int) -> None:
+        command = instructions.Deposit(account=1, amount_micros=amount)
+        try:
+            seen.append(operations.instruct(id="same", command=command).number)
+        except KeyReuse:
+            seen.append("reuse")
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=give, args=(5 + number % 2,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert models.Instruction.objects.count() == 1
+    assert seen.count("reuse") == 6
+    assert len(set(seen)) == 2
+
+
+def test_a_broker_that_is_away_does_not_fail_the_transaction(
+    monkeypatch: pytest.MonkeyPatch, clock
+) -> None:
+    monkeypatch.setattr(app.conf, "broker_url", "redis://127.0.0.1:1/0")
+    monkeypatch.setattr(app.conf, "broker_write_url", "redis://127.0.0.1:1/0")
+    jobs.enqueue(kind="seal", slot="x", due_at=clock.at)
+    assert models.Job.objects.get(slot="x").state == "DUE"
+
+
+def test_a_message_for_a_queue_that_does_not_exist_does_nothing() -> None:
+    tasks.work(queue="'; DROP TABLE settlement_job", nonsense=1)
+    assert models.Job.objects.count() == 0
+
+
+def test_what_is_planned_waits_in_a_queue_that_the_broker_has() -> None:
+    from settlement import kinds
+
+    kinds.load()
+    assert {kind.queue for kind in every()} <= {queue.name for queue in app.conf.task_queues}
+
+
+@pytest.fixture
+def worker(valkey: valkey_client.Valkey, tmp_path) -> Iterator[subprocess.Popen[bytes]]:
+    """A real Celery worker on this worker's broker and database."""
+    name = connection.settings_dict["NAME"]
+    url = settings.DATABASE_URL
+    old = settings.DATABASE_URL.split("?")[0].rsplit("/", 1)[1]
+    environment = os.environ | {"DATABASE_URL": url.replace(f"/{old}", f"/{name}", 1)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "config.celery", "worker", "--pool=solo",
+         "-Q", "urgent,normal", "--without-gossip", "--without-mingle", "--without-heartbeat"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_sweep_wakes_a_worker_that_finds_its_work_in_the_table(worker, clock) -> None:
+    from settlement import kinds
+
+    kinds.load()
+    kinds.register(Kind(name="seal", handler=get("seal").handler))
+    long_ago = 0  # the worker has a clock of its own
+    planning.store([planning.row(get("seal"), "one", long_ago, clock.at)])
+    jobs.sweep()
+    until = jobs.clock.monotonic_ns() + 20 * 10**9
+    while models.Job.objects.get(slot="one").state != "DONE":
+        assert jobs.clock.monotonic_ns() < until, "the worker did not come"
+        assert worker.poll() is None, "the worker runs"
+        threading.Event().wait(0.05)
