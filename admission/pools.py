@@ -43,8 +43,12 @@ class Pool:
         return self._at
 
     def change(self, cluster: Cluster, windows: dict[int, tuple[Window, ...]]) -> None:
-        """Take the cluster's present terms and its holders' hours."""
-        at = self.now()
+        """Take the cluster's present terms and its holders' hours.
+
+        Hours that are only known now, because the clock leapt into them, count from when the pool
+        last decided anything: nothing of them was used since.
+        """
+        since = self._at
         if cluster != self.cluster:
             if cluster.terms.replicas == self.cluster.terms.replicas:
                 self.scheduler.terms = cluster.terms
@@ -52,7 +56,7 @@ class Pool:
         for holder in self.holders.keys() | windows.keys():
             hours = windows.get(holder, ())
             if hours != self.holders.get(holder, ()):
-                self.scheduler.set_flow(holder, windows=hours, at=at)
+                self.scheduler.set_flow(holder, windows=hours, at=since)
         self.holders = windows
         self.pump()
 
