@@ -43,7 +43,7 @@ class ClusterConfig(
     replicas: int
     grade: str = ""
     stack: str = ""
-    chunk_tokens: int = 8_192
+    chunk_tokens: int = 2_048
     sequences_max: int = 256
     cached_percent: int = 0
     reasoning_percent: int = 0

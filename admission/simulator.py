@@ -91,13 +91,20 @@ class Served:
 
 
 def terms_of(
-    cluster: Cluster, *, weights: WeightSchedule | None = None, certified_lots: int = 0
+    cluster: Cluster,
+    *,
+    weights: WeightSchedule | None = None,
+    certified_lots: int = 0,
+    sequences_max: int | None = None,
 ) -> ClusterTerms:
-    """Return what a scheduler has to know of a cluster."""
+    """Return what a scheduler has to know of a cluster.
+
+    `sequences_max` is that of the certification; without one it is the server's own.
+    """
     return ClusterTerms(
         replicas=cluster.replicas,
         chunk_tokens=cluster.chunk_tokens,
-        sequences_max=cluster.sequences_max,
+        sequences_max=sequences_max or cluster.sequences_max,
         kv_tokens=cluster.kv_tokens,
         certified_lots=certified_lots,
         weights=weights or WeightSchedule(),
@@ -293,6 +300,8 @@ class Report:
     trials: tuple[Trial, ...]
     measured_lots: int
     certified_lots: int
+    sequences_max: int
+    """The largest batch of a replica that keeps the time per output token (`batch_within`)."""
 
 
 def certify(
@@ -342,7 +351,29 @@ def certify(
         trials=tuple(trials),
         measured_lots=low,
         certified_lots=certified,
+        sequences_max=batch_within(cluster, mix, targets),
     )
+
+
+def batch_within(cluster: Cluster, mix: Mix, targets: Targets) -> int:
+    """Return how many sequences a replica may run and keep the time per output token; at least 1.
+
+    However much is offered, a scheduler that admits no more than these keeps the target: in steady
+    state every iteration decodes all of them and reads the prompts that take the place of those
+    that end. Beyond this batch more throughput is bought with everybody's time per token.
+    """
+    context = mix.prompt_tokens + mix.output_tokens // 2
+    uncached = mix.prompt_tokens - mix.cached_tokens
+    batch = min(cluster.sequences_max, max(1, cluster.kv_tokens // context))
+    while batch > 1:
+        prefill = -(-batch * uncached // mix.output_tokens)
+        pairs = prefill * (mix.cached_tokens + uncached / 2)
+        if cluster.timing.iteration_us(prefill, pairs, batch, batch * context) <= (
+            targets.per_token_us * CERTIFIED_SHARE_PERCENT // 100
+        ):
+            break
+        batch -= 1
+    return batch
 
 
 def _try(
