@@ -69,8 +69,7 @@ def sweep() -> int:
 def ring(queue: str) -> None:
     """Wake a worker of a queue. A broker that is away is rung again by the next sweep."""
     try:
-        with current_app.connection_for_write() as broker:
-            broker.transport_options.update(BROKER_ONCE)
+        with current_app.connection_for_write(transport_options=BROKER_ONCE) as broker:
             current_app.send_task(
                 DOORBELL,
                 kwargs={"queue": queue},
@@ -156,25 +155,39 @@ def _claim(names: Sequence[str], at: int, limit: int, *, is_new: bool) -> list[C
 
 def run(claims: Sequence[Claim]) -> int:
     """Do claimed jobs; short ones share a transaction. Return how many were done."""
-    done = 0
     short = [claim for claim in claims if kinds.get(claim.kind).handler is not None]
-    if short:
+    long = [claim for claim in claims if kinds.get(claim.kind).handler is None]
+    return _run_together(short) + sum(_run_long(claim) for claim in long)
+
+
+def _run_together(claims: Sequence[Claim]) -> int:
+    """Do short jobs in one transaction; should any fail, again with each on its own."""
+    if not claims:
+        return 0
+    try:
         with transaction.atomic():
-            done += sum(_run_short(claim) for claim in short)
-    for claim in claims:
-        if kinds.get(claim.kind).handler is None:
-            done += _run_long(claim)
-    return done
+            for claim in claims:
+                _do(claim)
+        return len(claims)
+    except Exception:  # noqa: BLE001 - each is done again, and its own error stored with it
+        logger.info("%d jobs are done one by one", len(claims))
+    with transaction.atomic():
+        return sum(_run_short(claim) for claim in claims)
+
+
+def _do(claim: Claim) -> None:
+    """Do a short job and mark it done, in the caller's transaction."""
+    handler = kinds.get(claim.kind).handler
+    assert handler is not None, "a short kind has a handler"
+    handler(claim.slot, claim.at)
+    finish(claim)
 
 
 def _run_short(claim: Claim) -> bool:
     """Do one job inside the caller's transaction; a failure takes back only its own part."""
-    handler = kinds.get(claim.kind).handler
-    assert handler is not None, "a short kind has a handler"
     try:
         with transaction.atomic():
-            handler(claim.slot, claim.at)
-            finish(claim)
+            _do(claim)
     except ClaimLost:
         logger.warning("job %s %s was taken over", claim.kind, claim.slot)
         return False

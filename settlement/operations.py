@@ -55,21 +55,29 @@ def instruct(
     """
     assert 0 < len(id) <= INSTRUCTION_ID_CHARACTERS_MAX, "an instruction has an id that fits"
     body = instructions.encode(command)
+    now = clock.now()
     with connection.cursor() as cursor:
         cursor.execute(
             """
             INSERT INTO settlement_instruction (id, number, body, state, reason, created_at)
             VALUES (%s, nextval('settlement_instruction_number'), %s, 'PENDING', '', %s)
-            ON CONFLICT (id) DO NOTHING
+            ON CONFLICT (id) DO NOTHING RETURNING number
             """,
-            [id, body, clock.now()],
+            [id, body, now],
         )
-        is_new = cursor.rowcount == 1
+        written = cursor.fetchone()
+    if written is not None:
+        transaction.on_commit(ring)
+        return models.Instruction(
+            id=id,
+            number=written[0],
+            body=body,
+            state=models.Instruction.State.PENDING,
+            created_at=now,
+        )
     row = models.Instruction.objects.get(id=id)
     if bytes(row.body) != body:
         raise KeyReuse(f"instruction {id} was given before with other terms")
-    if is_new:
-        transaction.on_commit(ring)
     return row
 
 
