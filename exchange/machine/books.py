@@ -15,27 +15,30 @@ SPREAD_PERCENT_MAX = 10
 
 
 def flush(state: State) -> None:
-    """Emit the levels that changed, book by book in order of id."""
-    if not state.dirty:
-        return
-    for number in sorted(state.dirty):
-        instrument = state.dirty[number]
-        bids = instrument.book.bids.levels
-        asks = instrument.book.asks.levels
-        levels = []
-        for key in sorted(instrument.dirty):
-            level = (bids if key > 0 else asks).get(key)
-            lots = level.lots if level is not None else 0
-            levels.append((1, key, lots) if key > 0 else (-1, -key, lots))
-        instrument.dirty.clear()
-        instrument.book_sequence += 1
-        state.touched_instruments.add(instrument)
-        state.events.append(
-            events.BookChanged(instrument.symbol, instrument.book_sequence, tuple(levels))
-        )
-        if instrument.mid_since:
-            advance_mid(instrument, state.at)
-    state.dirty.clear()
+    """Announce every book that changed, in order of id."""
+    if state.dirty:
+        for number in sorted(state.dirty):
+            announce(state, state.dirty[number])
+        state.dirty.clear()
+
+
+def announce(state: State, instrument: Instrument) -> None:
+    """Emit the levels of a book that changed, asks from the highest, then bids from the lowest."""
+    bids = instrument.book.bids.levels
+    asks = instrument.book.asks.levels
+    levels = []
+    for key in sorted(instrument.dirty):
+        level = (bids if key > 0 else asks).get(key)
+        lots = level.lots if level is not None else 0
+        levels.append((1, key, lots) if key > 0 else (-1, -key, lots))
+    instrument.dirty.clear()
+    instrument.book_sequence += 1
+    state.touched_instruments.add(instrument)
+    state.events.append(
+        events.BookChanged(instrument.symbol, instrument.book_sequence, tuple(levels))
+    )
+    if instrument.mid_since:
+        advance_mid(instrument, state.at)
 
 
 def advance_mid(instrument: Instrument, at: int) -> None:

@@ -172,16 +172,13 @@ def _trading(state: State) -> list[Instrument]:
 
 def _mark_all(state: State) -> None:
     """Mark every open book, reserve again, and withdraw what is not funded any more."""
-    moved = False
     for instrument in _trading(state):
         price, method = _mark_price(instrument, state.at)
         if price != instrument.mark:
             _set_mark(state, instrument, price)
             state.events.append(events.Marked(instrument.symbol, price, method, state.at))
-            moved = True
-    if moved:
-        for number in sorted(state.accounts):
-            orders.withdraw_unfunded(state, state.accounts[number])
+    for number in sorted(state.accounts):
+        orders.withdraw_unfunded(state, state.accounts[number])
 
 
 def _mark_price(instrument: Instrument, at: int) -> tuple[int, str]:

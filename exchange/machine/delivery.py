@@ -3,7 +3,8 @@
 When trading ends (RULEBOOK 4.2) everything happens at one instant and in this order: what rests
 expires, the index is published, every position is paid the difference between its cost and the
 delivery price (the payments sum to exactly zero), the buyers' price goes into escrow, and net
-positions become entitlements, obligations and allocations to named clusters.
+positions become entitlements, obligations and allocations to named clusters. Orders elsewhere that
+are no longer funded leave last.
 
 Each interval then releases, refunds and compensates (RULEBOOK 6.4, 6.5), once. What is released
 repays a debt first. Compensation is paid from the seller's own cash, as far as that reaches without
@@ -58,6 +59,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
         _deliver(state, instrument, positions, price)
     for position in positions:
         _settle_position(state, position)
+        orders.withdraw_unfunded(state, position.account)
     instrument.positions.clear()
     instrument.trades.clear()
     instrument.open_interest = 0

@@ -64,7 +64,8 @@ def place(state: State, command: commands.PlaceOrder) -> None:
     if fills:
         _book_fills(state, instrument, order, fills)
     _finish(state, instrument, order, stopped)
-    books.flush(state)
+    if instrument.dirty:
+        books.announce(state, instrument)
 
 
 def _judge(
@@ -211,72 +212,73 @@ def _book_fills(
     The taker's own reserve is brought up to date by `_finish`, once.
     """
     side = taker.side
-    dirty = instrument.dirty
-    tape = instrument.trades
     maker_bp = 60 * instrument.maker_fee_bp
     taker_bp = 60 * instrument.taker_fee_bp
-    taker_position = taker.position
     out = state.events
-    at = state.at
-    symbol = instrument.symbol
-    sequence = state.sequence
     trade = state.next_trade
     for maker, lots in fills:
         price = maker.price
         value = price * lots
-        position = maker.position
-        dirty.add(-side * price)
-
         maker_fee = _charge(maker, value, maker_bp)
         taker_fee = _charge(taker, value, taker_bp)
-
-        long_before = max(position.net, 0) + max(taker_position.net, 0)
-        position.net -= side * lots
-        position.cost -= side * value
-        taker_position.net += side * lots
-        taker_position.cost += side * value
-        long_after = max(position.net, 0) + max(taker_position.net, 0)
-        instrument.open_interest += long_after - long_before
+        _move(instrument, taker.position, maker.position, side * lots, side * value)
         _release_reserve(instrument, maker, lots)
-
         out.append(
             events.Traded(
                 trade,
-                symbol,
+                instrument.symbol,
                 price,
                 lots,
                 maker.id,
                 taker.id,
-                position.account.id,
+                maker.account.id,
                 taker.account.id,
                 side,
                 maker_fee,
                 taker_fee,
-                sequence,
-                at,
+                state.sequence,
+                state.at,
             )
         )
         if maker_fee:
-            _pay_fee(state, position.account, maker_fee, trade)
+            _pay_fee(state, maker.account, maker_fee, trade)
         if taker_fee:
             _pay_fee(state, taker.account, taker_fee, trade)
-        maker.updated_at = at
-        maker.sequence = sequence
-        state.touched_orders[maker.id] = maker
-        state.touched_positions.add(position)
-        if not maker.remaining:
-            position.order_count -= 1
-            _end(state, maker, _FILLED, "")
-        if side > 0:
-            tape.append((at, lots, price, taker.group, maker.group))
-        else:
-            tape.append((at, lots, price, maker.group, taker.group))
+        _note_maker(state, maker)
+        buyer, seller = (taker, maker) if side > 0 else (maker, taker)
+        instrument.trades.append((state.at, lots, price, buyer.group, seller.group))
+        instrument.volume += lots
+        instrument.dirty.add(-side * price)
         trade += 1
     state.next_trade = trade
     instrument.last = price
-    instrument.volume += sum(lots for _, lots in fills)
     state.touched_instruments.add(instrument)
-    state.dirty[instrument.id] = instrument
+
+
+def _move(
+    instrument: Instrument, taker: Position, maker: Position, lots: int, value_ticks: int
+) -> None:
+    """Move signed lots and their cost from the maker's position to the taker's."""
+    before = taker.net
+    taker.net = after = before + lots
+    taker.cost += value_ticks
+    interest = (after if after > 0 else 0) - (before if before > 0 else 0)
+    before = maker.net
+    maker.net = after = before - lots
+    maker.cost -= value_ticks
+    interest += (after if after > 0 else 0) - (before if before > 0 else 0)
+    instrument.open_interest += interest
+
+
+def _note_maker(state: State, maker: Order) -> None:
+    """Remember that a maker has changed, and close it when it is filled."""
+    maker.updated_at = state.at
+    maker.sequence = state.sequence
+    state.touched_orders[maker.id] = maker
+    state.touched_positions.add(maker.position)
+    if not maker.remaining:
+        maker.position.order_count -= 1
+        _end(state, maker, _FILLED, "")
 
 
 def _charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
@@ -332,7 +334,6 @@ def _finish(state: State, instrument: Instrument, order: Order, stopped: bool) -
     else:
         instrument.book.rest(order)
         instrument.dirty.add(order.side * order.price)
-        state.dirty[instrument.id] = instrument
         order.account.orders[order.client_order_id] = order
         position.order_count += 1
         order.fee_reserve = _fee_reserve(instrument, order)

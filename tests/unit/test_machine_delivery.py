@@ -150,6 +150,22 @@ def test_a_short_without_money_is_lent_its_variation_and_may_then_only_reduce() 
     assert_ledger_agrees(floor)
 
 
+def test_a_loss_at_the_gate_withdraws_orders_elsewhere_that_it_leaves_unfunded() -> None:
+    floor = traded(seller_cash=10**6)
+    bid = floor.buy(SELLER, 5, 1_250, at="22")
+    for account in range(11, 21):
+        floor.account(account, certified=100)
+    for seller in range(11, 16):
+        floor.sell(seller, 100, 1_430)
+        floor.buy(seller + 5, 100, 1_430)
+    floor.at = instant("18:20")
+    assert bid in floor.machine.state.orders
+    floor.cancel(SELLER, 1)
+    floor.withdraw(SELLER, floor.view(SELLER).withdrawable)
+    floor.to("19:55")
+    assert (bid, "canceled", "unfunded") in floor.closed()
+
+
 def test_an_obligation_is_spread_over_the_sellers_clusters() -> None:
     floor = Floor("18:00")
     floor.account(SELLER, certified=25)
