@@ -26,7 +26,7 @@ def _actor(request: HttpRequest) -> str:
     return str(request.user.get_username())
 
 
-class _UserCreation(AdminUserCreationForm):
+class _UserCreation(AdminUserCreationForm[models.User]):
     """A new user; who it is for and when it was made."""
 
     class Meta:
@@ -39,7 +39,7 @@ class _UserCreation(AdminUserCreationForm):
         return super().save(commit)
 
 
-class _UserChange(UserChangeForm):
+class _UserChange(UserChangeForm[models.User]):
     """A user as staff may edit it."""
 
     class Meta:
@@ -49,7 +49,7 @@ class _UserChange(UserChangeForm):
 
 
 @admin.register(models.User)
-class UserAdmin(DjangoUserAdmin):
+class UserAdmin(DjangoUserAdmin[models.User]):
     """People who log in."""
 
     form = _UserChange

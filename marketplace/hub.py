@@ -30,6 +30,7 @@ SNAPSHOTS_AT_ONCE_MAX: Final = 4
 CONNECT_TIMEOUT_S: Final = 2.0
 RECONNECT_S_MIN: Final = 0.1
 RECONNECT_S_MAX: Final = 5.0
+HEALTH_CHECK_S: Final = 10
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,9 @@ class Hub:
         """Read the feed for ever; every connection but the first means new snapshots."""
         wait_s = RECONNECT_S_MIN
         while True:
-            client = valkey.asyncio.Valkey.from_url(settings.VALKEY_URL)
+            client = valkey.asyncio.Valkey.from_url(
+                settings.VALKEY_URL, socket_timeout=None, health_check_interval=HEALTH_CHECK_S
+            )
             try:
                 async with client.pubsub() as feed:
                     await feed.subscribe(channels.feed_channel())

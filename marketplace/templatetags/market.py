@@ -1,7 +1,7 @@
 """How the pages print what the tables hold: ticks, micro-USD, mNTU, instants.
 
 The tables hold integers; a page shows decimals. All printing goes through here, so that a price has
-three decimals on every page and a missing one is the same dash. A time is shown in UTC and carries
+three decimals on every page and a missing one (to a template None or an empty text) is a dash. A time is shown in UTC and carries
 the whole instant, from which the script writes the reader's own time into its tooltip.
 """
 
@@ -24,13 +24,13 @@ MONEY_DECIMALS_MIN = 2
 @register.filter
 def price(ticks: int | None) -> str:
     """Print ticks as USD per MNTU: `1.250`."""
-    return DASH if ticks is None else wire.price_text(ticks)
+    return wire.price_text(ticks) if isinstance(ticks, int) else DASH
 
 
 @register.filter
 def money(micros: int | None) -> str:
     """Print micro-USD to the last digit that is not zero, two at least: `1,000.00`, `0.0576`."""
-    if micros is None:
+    if not isinstance(micros, int):
         return DASH
     whole, _, rest = wire.micros_text(abs(micros)).partition(".")
     decimals = rest.rstrip("0").ljust(MONEY_DECIMALS_MIN, "0")
@@ -40,7 +40,7 @@ def money(micros: int | None) -> str:
 @register.filter
 def money6(micros: int | None) -> str:
     """Print micro-USD with all six decimals, for columns that add up."""
-    if micros is None:
+    if not isinstance(micros, int):
         return DASH
     whole, _, rest = wire.micros_text(abs(micros)).partition(".")
     return f"{MINUS if micros < 0 else ''}{int(whole):,}.{rest}"
@@ -49,25 +49,25 @@ def money6(micros: int | None) -> str:
 @register.filter
 def signed_money6(micros: int | None) -> str:
     """Print micro-USD with six decimals and its sign, plus included."""
-    return f"+{money6(micros)}" if micros is not None and micros > 0 else money6(micros)
+    return f"+{money6(micros)}" if isinstance(micros, int) and micros > 0 else money6(micros)
 
 
 @register.filter
 def count(number: int | None) -> str:
     """Print a whole number with thousands apart."""
-    return DASH if number is None else f"{number:,}".replace("-", MINUS)
+    return f"{number:,}".replace("-", MINUS) if isinstance(number, int) else DASH
 
 
 @register.filter
 def signed(number: int | None) -> str:
     """Print a whole number with its sign, plus included."""
-    return f"+{count(number)}" if number is not None and number > 0 else count(number)
+    return f"+{count(number)}" if isinstance(number, int) and number > 0 else count(number)
 
 
 @register.filter
 def ntu(mntu: int | None) -> str:
     """Print thousandths of an NTU as NTU, with decimals only where there are any."""
-    if mntu is None:
+    if not isinstance(mntu, int):
         return DASH
     whole, rest = divmod(mntu, wire.MNTU_PER_NTU)
     return f"{whole:,}.{rest:03d}" if rest else f"{whole:,}"
@@ -82,7 +82,7 @@ def label(text: str | None) -> str:
 @register.filter
 def percent(share: float | Decimal | None) -> str:
     """Print a share between 0 and 1 as a percentage."""
-    return DASH if share is None else f"{share * 100:.1f} %"
+    return f"{share * 100:.1f} %" if isinstance(share, float | Decimal) else DASH
 
 
 def _time(moment: datetime | None, shape: str) -> str | SafeString:
@@ -118,8 +118,15 @@ def day_hour(moment: datetime | None) -> str | SafeString:
 
 @register.filter
 def instant(moment: datetime | None) -> str | SafeString:
-    """Print the date and the time to the second: `2026-12-05 14:00:00`."""
-    return _time(moment, "%Y-%m-%d %H:%M:%S")
+    """Print the date and the time to the second: `2026-12-05 14:00:00`; a phone drops the date."""
+    if moment is None:
+        return DASH
+    return html.format_html(
+        '<time datetime="{}"><span class="wide">{} </span>{}</time>',
+        wire.moment_text(moment),
+        f"{moment:%Y-%m-%d}",
+        f"{moment:%H:%M:%S}",
+    )
 
 
 STATE_TAGS = {

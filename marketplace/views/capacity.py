@@ -137,7 +137,7 @@ def _keys_page(
     made: str = "",
     status: int = 200,
 ) -> HttpResponse:
-    checked = form.data.getlist("scopes") if form.is_bound else ["read", "gateway"]
+    checked = request.POST.getlist("scopes") if form.is_bound else ["read", "gateway"]
     values = {
         "keys": list(queries.api_keys(organization_id=member.organization.pk)),
         "form": form,

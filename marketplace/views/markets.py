@@ -40,10 +40,15 @@ def home(request: HttpRequest) -> HttpResponse:
             "context_tokens_max": grade.context_tokens_max,
             "output_weight": grade.weight_output // contract.NTU_PER_LOT_MINUTE,
             "reference_price_ticks": grade.reference_price_ticks,
+            "list_price": grade.list_price,
         }
         for grade in queries.grades()
     ]
-    values = {"rows": list(soonest.values()), "grades": grades}
+    values = {
+        "rows": list(soonest.values()),
+        "grades": grades,
+        "has_sources": any(grade["list_price"] for grade in grades),
+    }
     return shared.page(request, "marketplace/home.html", values)
 
 

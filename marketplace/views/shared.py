@@ -209,7 +209,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
         "detail": "It has been recorded. If you placed an order, its outcome is in your portfolio.",
         "site": {"links": [], "now": clock.now(), "now_ms": clock.now_micros() // 1000},
     }
-    return render(None, "errors/error.html", values, status=500)  # type: ignore[arg-type]
+    return render(None, "errors/error.html", values, status=500)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

@@ -16,6 +16,18 @@ function axis(extra = {}) {
   };
 }
 
+const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
+
+// Hours of the day as 14:00; the date only where a day begins or the axis does.
+function timeTexts(u, splits) {
+  return splits.map((seconds, index) => {
+    const moment = new Date(seconds * 1000);
+    const clock = moment.toISOString().slice(11, 16);
+    const date = `${moment.getUTCDate()} ${MONTHS[moment.getUTCMonth()]}`;
+    return index === 0 || clock === "00:00" ? `${clock}\n${date}` : clock;
+  });
+}
+
 const utc = (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC");
 
 function options(host, extra) {
@@ -53,6 +65,7 @@ function mount(host, build, data) {
 }
 
 const price = (u, value) => (value == null ? "–" : value.toFixed(3));
+const INCREMENTS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100];
 const priceTicks = (u, values) => values.map((value) => value.toFixed(3));
 
 function drawCandles(u) {
@@ -86,11 +99,20 @@ export function candleData(candles) {
   return ["time", "open", "high", "low", "close", "volume"].map(column);
 }
 
-export function candles(host, rows) {
+const CANDLES_MIN = 32;
+
+export function candles(host, rows, step) {
   const hidden = { scale: "price", stroke: "transparent", points: { show: false }, value: price };
   const build = () => ({
     scales: {
-      x: { time: true, range: (u, low, high) => [low - 60, high + 60] },
+      x: {
+        time: true,
+        range: (u) => {
+          const low = u.data[0][0] ?? 0;
+          const high = u.data[0].at(-1) ?? 0;
+          return [Math.min(low, high - CANDLES_MIN * step) - step, high + 2 * step];
+        },
+      },
       price: {
         range: (u, low, high) => {
           const lows = u.data[3].filter((value) => value != null);
@@ -98,13 +120,13 @@ export function candles(host, rows) {
           if (!lows.length) return [0, 1];
           const bottom = Math.min(...lows);
           const top = Math.max(...highs);
-          const room = Math.max((top - bottom) * 0.08, 0.002);
+          const room = Math.max((top - bottom) * 0.12, top * 0.004, 0.003);
           return [bottom - room, top + room];
         },
       },
       volume: { range: (u, low, high) => [0, Math.max(1, high) * 4.5] },
     },
-    axes: [axis(), axis({ scale: "price", values: priceTicks, size: 56 })],
+    axes: [axis({ values: timeTexts }), axis({ scale: "price", values: priceTicks, incrs: INCREMENTS, size: 56 })],
     series: [
       { label: "Time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
       { label: "Open", ...hidden },
@@ -133,8 +155,12 @@ export function lines(host, columns, series, { unit = "", time = true, digits = 
   const build = () => ({
     scales: { x: { time } },
     axes: [
-      axis(time ? {} : { values: (u, values) => values.map((v) => v.toFixed(digits)) }),
-      axis({ size: 60, values: (u, values) => values.map((v) => `${+v.toFixed(digits)}${unit}`) }),
+      axis(time ? { values: timeTexts } : { values: priceTicks, incrs: INCREMENTS }),
+      axis({
+        size: 60,
+        incrs: digits === 3 ? INCREMENTS : undefined,
+        values: (u, values) => values.map((v) => `${v.toFixed(digits === 3 ? 3 : 0)}${unit}`),
+      }),
     ],
     series: [
       time ? { label: "Time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" } : { label: "Price", value: price },
@@ -144,8 +170,8 @@ export function lines(host, columns, series, { unit = "", time = true, digits = 
         width: 1.5,
         dash: one.dash,
         fill: one.fill ? color(one.fill) : undefined,
-        paths: one.step ? uPlot.paths.stepped({ align: one.step }) : undefined,
-        points: { show: one.points ?? false, size: 5, fill: color(one.color ?? "accent") },
+        paths: one.step ? uPlot.paths.stepped({ align: one.step }) : one.points === "only" ? () => null : undefined,
+        points: { show: Boolean(one.points), size: 5, fill: color(one.color ?? "accent") },
         spanGaps: one.spanGaps ?? false,
         value: (u, value) => show(value, one.digits ?? digits),
       })),

@@ -130,7 +130,7 @@ let updateCandles = null;
 function drawChart() {
   if (!rows.length || chartHost.hidden) return;
   if (updateCandles) updateCandles(rows);
-  else updateCandles = drawCandles(chartHost, rows);
+  else updateCandles = drawCandles(chartHost, rows, step);
 }
 
 function takeTrade(trade) {
