@@ -1,5 +1,7 @@
 """The ledger's law as it stands in the database."""
 
+from random import Random
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -176,3 +178,106 @@ def test_posted_at_is_exact_to_the_microsecond() -> None:
     post(move(OUTSIDE, cash(7), 1))
     stored = models.Transfer.objects.get(sequence=1).at
     assert market_clock.to_micros(stored) == AT
+
+
+def test_random_batches_end_as_a_slow_and_obvious_ledger_says() -> None:
+    random = Random(20261201)
+    books: dict[tuple[int, int], int] = {}
+    accounts = [cash(owner) for owner in range(1, 6)] + [(2, Kind.ESCROW), OUTSIDE, FEES]
+    for owner in range(1, 6):
+        post(move(OUTSIDE, cash(owner), 100))
+        books[cash(owner)] = 100
+        books[OUTSIDE] = books.get(OUTSIDE, 0) - 100
+    refused = 0
+    for _ in range(150):
+        batch = [
+            move(*random.sample(accounts, 2), random.randint(1, 60))
+            for _ in range(random.randint(1, 8))
+        ]
+        after = dict(books)
+        is_sound = True
+        for each in batch:
+            debit = (each.debit_owner, each.debit_kind)
+            credit = (each.credit_owner, each.credit_kind)
+            after[debit] = after.get(debit, 0) - each.amount
+            after[credit] = after.get(credit, 0) + each.amount
+            is_sound = is_sound and (after[debit] >= 0 or debit == OUTSIDE)
+        if is_sound:
+            post(*batch)
+            books = after
+        else:
+            refused += 1
+            with pytest.raises(posting.PostingRefused):
+                post(*batch)
+    assert 20 < refused < 130
+    assert {(row.owner, row.kind): row.credits - row.debits for row in
+            models.Account.objects.all()} == books  # fmt: skip
+    assert sum(books.values()) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_writers_at_once_stand_in_line_and_leave_no_gap() -> None:
+    def write(first: int) -> None:
+        try:
+            for number in range(20):
+                # Opposite orders of the same accounts: locks are taken in one order all the same.
+                pair = (cash(1), cash(2)) if first else (cash(2), cash(1))
+                post(move(*pair, 1), move(*reversed(pair), 1, cause=str(number)))
+        finally:
+            connection.close()
+
+    post(move(OUTSIDE, cash(1), 100), move(OUTSIDE, cash(2), 100))
+    threads = [Thread(target=write, args=(number % 2,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [balance(1), balance(2)] == [100, 100]
+    sequences = models.Transfer.objects.order_by("sequence").values_list("sequence", flat=True)
+    assert list(sequences) == list(range(1, 163))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_writers_that_believe_to_be_the_one_the_second_is_stopped() -> None:
+    outcomes: list[str] = []
+
+    def write() -> None:
+        try:
+            post(move(OUTSIDE, cash(1), 5), expected=0)
+            outcomes.append("posted")
+        except posting.ChainMoved:
+            outcomes.append("moved")
+        finally:
+            connection.close()
+
+    threads = [Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["moved", "moved", "moved", "posted"]
+    assert balance(1) == 5
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_account_that_is_posted_to_does_not_block_rows_about_its_owner() -> None:
+    """`FOR UPDATE` would (FAULTS C32)."""
+    post(move(OUTSIDE, cash(1), 5))
+    at = market_clock.to_datetime(AT)
+
+    def insert() -> None:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '2s'")
+                models.MarginAccount.objects.create(organization_id=1, updated_at=at)
+                cursor.execute("SELECT 1 FROM settlement_account WHERE id = 65 FOR KEY SHARE")
+        finally:
+            connection.close()
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        head = posting.lock_chain(cursor, "cash")
+        operations.post_cash(cursor, [move(OUTSIDE, cash(1), 5)], at=AT, expected_sequence=head)
+        thread = Thread(target=insert)
+        thread.start()
+        thread.join()
+    assert models.MarginAccount.objects.count() == 1
