@@ -210,17 +210,40 @@ class Writer:
                 batch = [self._rows.popleft() for _ in range(min(len(self._rows), BATCH_ROWS_MAX))]
                 try:
                     await self._write([row for row, _ in batch])
-                except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                except (psycopg.DataError, psycopg.IntegrityError) as error:
+                    await self._write_apart(batch, error)
+                    continue
+                except (psycopg.Error, OSError) as error:
                     log.warning("usage could not be written: %s", type(error).__name__)
                     self._refuse_admissions(batch)
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, RECONNECT_S_MAX)
                     continue
                 pause_s = RECONNECT_S_MIN
-                for _, done in batch:
-                    if done is not None and not done.done():
-                        done.set_result(None)
+                _release(batch)
             self._idle.set()
+
+    async def _write_apart(
+        self, batch: list[tuple[Row, asyncio.Future[None] | None]], error: psycopg.Error
+    ) -> None:
+        """Find the row that the database refuses, so that the others do not wait for it for ever."""
+        if len(batch) > 1:
+            # The halves come first again, each as a batch of its own.
+            half = len(batch) // 2
+            for part in (batch[:half], batch[half:]):
+                try:
+                    await self._write([row for row, _ in part])
+                except (psycopg.DataError, psycopg.IntegrityError) as found:
+                    await self._write_apart(part, found)
+                except (psycopg.Error, OSError):
+                    self._refuse_admissions(part)
+                else:
+                    _release(part)
+            return
+        ((row, done),) = batch
+        log.error("a row that breaks the database's law is set aside: %s: %s", error, row)
+        if done is not None and not done.done():
+            done.set_exception(MeteringUnavailable())
 
     def _refuse_admissions(self, batch: list[tuple[Row, asyncio.Future[None] | None]]) -> None:
         """Give up admissions, which were not dispatched, and put usage back in front."""
@@ -265,6 +288,13 @@ class Writer:
 def store(cursor: Any, requests: list[RequestRow], events: list[UsageRow]) -> None:
     """Write rows in the caller's transaction; for whoever has them all, as a seed has."""
     cursor.execute(_WRITE, (_json(requests), _json(events)))
+
+
+def _release(batch: list[tuple[Row, asyncio.Future[None] | None]]) -> None:
+    """Tell those who wait that their rows are durable."""
+    for _, done in batch:
+        if done is not None and not done.done():
+            done.set_result(None)
 
 
 def _json(rows: list[Any]) -> str:

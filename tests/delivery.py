@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import uvicorn
@@ -37,7 +37,9 @@ def free_port() -> int:
 def fetch(url: str, method: str = "GET", body: Any = None) -> Any:
     """Return the JSON that a server answers."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=10) as got:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, data, method=method), timeout=10
+    ) as got:
         return json.loads(got.read())
 
 
@@ -142,9 +144,7 @@ class Stage:
         """Wait until so many requests of organizations have ended, and return their ends."""
         until = time.monotonic() + 10
         while True:
-            known = {
-                row.id: row for row in admission_models.Request.objects.filter(is_probe=False)
-            }
+            known = {row.id: row for row in admission_models.Request.objects.filter(is_probe=False)}
             found = [
                 event
                 for event in admission_models.UsageEvent.objects.exclude(state="OPEN").order_by(
@@ -182,8 +182,10 @@ def open_market(market: Market, clock: Any, *, lots: int = 1_000) -> None:
 
 
 @contextmanager
-def stage(market: Market, clock: Any, monkeypatch: Any) -> Iterator[Stage]:
-    """An hour under delivery, with a gateway and a model server in front of it."""
+def stage(
+    market: Market, clock: Any, monkeypatch: Any, *, has_gateway: bool = True
+) -> Iterator[Stage]:
+    """An hour under delivery, with a model server and, unless it is not wanted, a gateway."""
     port, cluster_port = free_port(), free_port()
     monkeypatch.setattr(settings, "CLUSTER_ORIGIN", f"http://127.0.0.1:{cluster_port}")
     monkeypatch.setattr(settings, "GATEWAY_ORIGIN", f"http://127.0.0.1:{port}")
@@ -200,7 +202,10 @@ def stage(market: Market, clock: Any, monkeypatch: Any) -> Iterator[Stage]:
     clusters = model_server.ModelServer()
     for cluster_id, config in queries.modelled_clusters():
         assert clusters.put(cluster_id, config) is None
-    with serving(clusters, cluster_port), serving(gateway.Gateway(), port):
+    with ExitStack() as servers:
+        servers.enter_context(serving(clusters, cluster_port))
+        if has_gateway:
+            servers.enter_context(serving(gateway.Gateway(), port))
         # Levels begin at zero; two seconds fill them.
         clock.advance(seconds=3)
         yield made
