@@ -14,7 +14,7 @@ from enum import IntEnum
 from heapq import heappop
 
 from exchange import events
-from exchange.machine import books, delivery, orders
+from exchange.machine import books, delivery, withdrawals
 from exchange.machine.state import Grade, Instrument, State
 from exchange.reasons import Close
 from marketplace import contract
@@ -178,7 +178,7 @@ def _mark_all(state: State) -> None:
             _set_mark(state, instrument, price)
             state.events.append(events.Marked(instrument.symbol, price, method, state.at))
     for number in sorted(state.accounts):
-        orders.withdraw_unfunded(state, state.accounts[number])
+        withdrawals.withdraw_unfunded(state, state.accounts[number])
 
 
 def _mark_price(instrument: Instrument, at: int) -> tuple[int, str]:
@@ -221,7 +221,7 @@ def _start_day(state: State) -> None:
         state.announce(instrument)
         for order in sorted(instrument.book, key=lambda order: order.id):
             if not instrument.band_low <= order.price <= instrument.band_high:
-                orders.withdraw(state, order, Close.BAND_MOVED)
+                withdrawals.withdraw(state, order, Close.BAND_MOVED)
     for grade in state.grades.values():
         old = [hour for hour in grade.index if hour < state.at - INDEX_KEPT]
         for hour in old:

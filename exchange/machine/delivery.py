@@ -12,7 +12,7 @@ what its purchases are prepaid with: nobody else ever pays for it.
 """
 
 from exchange import events
-from exchange.machine import orders
+from exchange.machine import withdrawals
 from exchange.machine.state import (
     Account,
     Allocation,
@@ -38,7 +38,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
     instrument.phase = InstrumentState.CLOSED
     state.announce(instrument)
     for order in sorted(instrument.book, key=lambda order: order.id):
-        orders.withdraw(state, order, Close.EXPIRED)
+        withdrawals.withdraw(state, order, Close.EXPIRED)
     positions = [instrument.positions[number] for number in sorted(instrument.positions)]
     price = _publish_index(state, instrument, positions)
     instrument.mark = price
@@ -59,7 +59,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
         _deliver(state, instrument, positions, price)
     for position in positions:
         _settle_position(state, position)
-        orders.withdraw_unfunded(state, position.account)
+        withdrawals.withdraw_unfunded(state, position.account)
     instrument.positions.clear()
     instrument.trades.clear()
     instrument.open_interest = 0
@@ -371,7 +371,7 @@ def _compensate(
             )
             state.repay(state.accounts[allocation.holder], amount, cause)
             paid[allocation.id] = amount
-        orders.withdraw_unfunded(state, seller)
+        withdrawals.withdraw_unfunded(state, seller)
     return paid
 
 

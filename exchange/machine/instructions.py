@@ -7,7 +7,7 @@ changes nothing and ends with `InstructionRefused`: each handler checks first an
 import msgspec
 
 from exchange import commands, events
-from exchange.machine import books, calendar, delivery, orders, usage
+from exchange.machine import books, calendar, delivery, orders, usage, withdrawals
 from exchange.machine.state import UNKNOWN, Account, Cluster, Grade, Instrument, State
 from exchange.reasons import Close, Refuse
 from marketplace import contract
@@ -194,7 +194,7 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
         position.certified = UNKNOWN
     grades = {order.grade} if known is None else {order.grade, known.grade}
     for grade in sorted(grades):
-        orders.withdraw_uncovered(state, account, grade)
+        withdrawals.withdraw_uncovered(state, account, grade)
     return None
 
 
@@ -243,5 +243,5 @@ def _kill(state: State, order: instructions.KillSwitch) -> Refuse | None:
     account.killed = order.enabled
     state.touched_accounts.add(account)
     if order.enabled:
-        orders.withdraw_all(state, account, Close.KILLED)
+        withdrawals.withdraw_all(state, account, Close.KILLED)
     return None

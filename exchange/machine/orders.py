@@ -8,12 +8,11 @@ order's fee has grown by (RULEBOOK 3.9), and what can still be charged is reserv
 
 from exchange import commands, events, matching
 from exchange.book import Order
-from exchange.machine import books
+from exchange.machine import books, withdrawals
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import UNKNOWN_ORDER, Close, OrderStatus, Reject
 from marketplace import contract
 from marketplace.contract import InstrumentState
-from settlement import margin
 from settlement.ledger import EXCHANGE, Code, Kind
 
 QUANTITY_MAX = 100_000
@@ -105,7 +104,7 @@ def _judge(
         return Reject.ACCOUNT_IN_DEBT
     price = command.price if side > 0 else instrument.band_high
     points = 60 * price * lots * instrument.fee_bp_max
-    needed = required_with(position, side, command.price, lots, -(-points // 10_000))
+    needed = position.required_with(side, command.price, lots, -(-points // 10_000))
     increase = needed - position.required
     if increase > 0 and increase > account.cash - account.required:
         return Reject.INSUFFICIENT_FUNDS
@@ -136,34 +135,6 @@ def _reduces(position: Position, side: int, lots: int) -> bool:
     if side > 0:
         return position.net < 0 and position.buy_lots + lots <= -position.net
     return position.net > 0 and position.sell_lots + lots <= position.net
-
-
-def required_with(position: Position, side: int, price: int, lots: int, fees: int) -> int:
-    """Return what a position would require with lots added to (or taken from) its orders."""
-    mark = position.instrument.mark
-    excess = side * (60 * price - 63 * mark)
-    total = position.excess + excess * lots if excess > 0 else position.excess
-    if side > 0:
-        return margin.required(
-            position.net,
-            position.cost,
-            mark,
-            position.buy_ticks + price * lots,
-            position.sell_lots,
-            total,
-            position.buy_fees + fees,
-            position.sell_fees,
-        )
-    return margin.required(
-        position.net,
-        position.cost,
-        mark,
-        position.buy_ticks,
-        position.sell_lots + lots,
-        total,
-        position.buy_fees,
-        position.sell_fees + fees,
-    )
 
 
 def _accept(
@@ -278,7 +249,7 @@ def _note_maker(state: State, maker: Order) -> None:
     state.touched_positions.add(maker.position)
     if not maker.remaining:
         maker.position.order_count -= 1
-        _end(state, maker, _FILLED, "")
+        withdrawals.end(state, maker, _FILLED, "")
 
 
 def _charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
@@ -326,11 +297,11 @@ def _finish(state: State, instrument: Instrument, order: Order, stopped: bool) -
     position = order.position
     state.touched_positions.add(position)
     if not order.remaining:
-        _end(state, order, _FILLED, "", live=False)
+        withdrawals.end(state, order, _FILLED, "", live=False)
     elif stopped:
-        _end(state, order, OrderStatus.CANCELED, Close.SELF_TRADE, live=False)
+        withdrawals.end(state, order, OrderStatus.CANCELED, Close.SELF_TRADE, live=False)
     elif order.time_in_force == IOC:
-        _end(state, order, OrderStatus.CANCELED, Close.IOC_REMAINDER, live=False)
+        withdrawals.end(state, order, OrderStatus.CANCELED, Close.IOC_REMAINDER, live=False)
     else:
         instrument.book.rest(order)
         instrument.dirty.add(order.side * order.price)
@@ -341,38 +312,6 @@ def _finish(state: State, instrument: Instrument, order: Order, stopped: bool) -
     position.refresh()
 
 
-def _end(state: State, order: Order, status: str, reason: str, *, live: bool = True) -> None:
-    """Close an order and say so."""
-    order.status = status
-    order.reason = str(reason)
-    order.updated_at = state.at
-    order.sequence = state.sequence
-    if live:
-        del order.account.orders[order.client_order_id]
-    state.touched_orders[order.id] = order
-    state.events.append(
-        events.OrderClosed(
-            order.id, order.account.id, str(status), order.reason, state.sequence, state.at
-        )
-    )
-
-
-def withdraw(state: State, order: Order, reason: Close) -> None:
-    """Take a resting order out of its book and release what it reserved."""
-    position = order.position
-    instrument = position.instrument
-    instrument.book.remove(order)
-    instrument.dirty.add(order.side * order.price)
-    state.dirty[instrument.id] = instrument
-    position.order_count -= 1
-    position.add_resting(order, -order.remaining, -order.fee_reserve)
-    order.fee_reserve = 0
-    position.refresh()
-    state.touched_positions.add(position)
-    status = OrderStatus.EXPIRED if reason is Close.EXPIRED else OrderStatus.CANCELED
-    _end(state, order, status, reason)
-
-
 def cancel(state: State, command: commands.CancelOrder) -> None:
     """Withdraw one order of an account."""
     order = state.orders.get(command.order)
@@ -381,7 +320,7 @@ def cancel(state: State, command: commands.CancelOrder) -> None:
             events.CancelRefused(command.account, command.order, UNKNOWN_ORDER, state.sequence)
         )
         return
-    withdraw(state, order, Close.REQUESTED)
+    withdrawals.withdraw(state, order, Close.REQUESTED)
     books.flush(state)
 
 
@@ -398,40 +337,4 @@ def cancel_matching(state: State, command: commands.CancelOrders) -> None:
             continue
         if command.side and order.side != command.side:
             continue
-        withdraw(state, order, Close.REQUESTED)
-
-
-def withdraw_all(state: State, account: Account, reason: Close) -> None:
-    """Withdraw every order of an account, earliest first."""
-    for order in sorted(account.orders.values(), key=lambda order: order.id):
-        withdraw(state, order, reason)
-
-
-def withdraw_unfunded(state: State, account: Account) -> None:
-    """Withdraw orders that need money until the account has what it needs, newest first."""
-    if account.cash >= account.required:
-        return
-    for order in sorted(account.orders.values(), key=lambda order: -order.id):
-        if account.cash >= account.required:
-            return
-        without = required_with(
-            order.position, order.side, order.price, -order.remaining, -order.fee_reserve
-        )
-        if without < order.position.required:
-            withdraw(state, order, Close.UNFUNDED)
-
-
-def withdraw_uncovered(state: State, account: Account, grade: str) -> None:
-    """Withdraw sales of a grade beyond what the account is certified for, newest first."""
-    positions = [p for p in account.positions.values() if p.instrument.grade.code == grade]
-    for position in sorted(positions, key=lambda p: p.instrument.id):
-        if not position.sell_lots:
-            continue
-        certified = position.certified_lots()
-        sales = [o for o in account.orders.values() if o.position is position and o.side < 0]
-        for order in sorted(sales, key=lambda order: -order.id):
-            if not margin.uncovered_lots(
-                net_lots=position.net, sell_lots=position.sell_lots, certified_lots=certified
-            ):
-                break
-            withdraw(state, order, Close.COVERAGE_LOST)
+        withdrawals.withdraw(state, order, Close.REQUESTED)

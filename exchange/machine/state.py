@@ -147,6 +147,23 @@ class Position:
         if excess > 0:
             self.excess += excess * lots
 
+    def required_with(self, side: int, price: int, lots: int, fees: int) -> int:
+        """Return what would be required with lots added to (or taken from) the orders."""
+        mark = self.instrument.mark
+        excess = side * (60 * price - 63 * mark)
+        total = self.excess + excess * lots if excess > 0 else self.excess
+        buy_ticks, sell_lots = self.buy_ticks, self.sell_lots
+        buy_fees, sell_fees = self.buy_fees, self.sell_fees
+        if side > 0:
+            buy_ticks += price * lots
+            buy_fees += fees
+        else:
+            sell_lots += lots
+            sell_fees += fees
+        return margin.required(
+            self.net, self.cost, mark, buy_ticks, sell_lots, total, buy_fees, sell_fees
+        )
+
     def certified_lots(self) -> int:
         """Return what the account is certified for in this hour."""
         if self.certified == UNKNOWN:
