@@ -73,7 +73,7 @@ def _read(cursor_row: models.MeterCursor) -> list[tuple[Any, ...]]:
             """,
             [cursor_row.xid, cursor_row.number, EVENTS_MAX],
         )
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 def _latest(events: list[tuple[Any, ...]]) -> dict[Any, Total]:

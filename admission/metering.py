@@ -226,9 +226,8 @@ class Writer:
     async def _write_apart(
         self, batch: list[tuple[Row, asyncio.Future[None] | None]], error: psycopg.Error
     ) -> None:
-        """Find the row that the database refuses, so that the others do not wait for it for ever."""
+        """Find the row that the database refuses, so that the others need not wait for it."""
         if len(batch) > 1:
-            # The halves come first again, each as a batch of its own.
             half = len(batch) // 2
             for part in (batch[:half], batch[half:]):
                 try:

@@ -108,7 +108,7 @@ class Observer:
                     ),
                 )
             outcome = settlement_queries.wait_for_instruction(hold_id, timeout_s=HOLD_WAIT_S)
-        except (DatabaseError, settlement_queries.OutcomeUnknown):
+        except (DatabaseError, errors.OutcomeUnknown):
             raise HoldUnknown(retry_after_s=1) from None
         finally:
             connection.close()
@@ -120,9 +120,9 @@ class Observer:
             return
         with contextlib.suppress(valkey.ValkeyError, OSError):
             pipe = self._valkey.pipeline(transaction=False)
-            pipe.hset(queries.LIVE_KEY, mapping=live)  # type: ignore[arg-type]
+            pipe.hset(queries.LIVE_KEY, mapping=live)
             pipe.expire(queries.LIVE_KEY, LIVE_TTL_S)
-            pipe.execute()
+            pipe.execute()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Let the schedulers go at once, so that another gateway need not wait for them."""
@@ -130,7 +130,7 @@ class Observer:
             if self._held is not None:
                 leases.release(self._held)
         connection.close()
-        self._valkey.close()
+        self._valkey.close()  # type: ignore[no-untyped-call]
 
 
 class HoldUnknown(errors.Unavailable):

@@ -168,8 +168,8 @@ class Pools:
         """Replace the state of the market."""
         self.snapshot = snapshot
         holders: dict[int, dict[int, tuple[Window, ...]]] = {}
-        for (cluster, holder), hours in snapshot.windows.items():
-            holders.setdefault(cluster, {})[holder] = hours
+        for (number, holder), hours in snapshot.windows.items():
+            holders.setdefault(number, {})[holder] = hours
         for cluster in snapshot.clusters.values():
             pool = self.pools.get(cluster.id)
             if pool is None:

@@ -390,11 +390,11 @@ def live_pools(cluster_ids: Iterable[int]) -> dict[int, LivePool]:
         settings.VALKEY_URL, socket_timeout=0.5, socket_connect_timeout=0.5
     )
     try:
-        values: list[Any] = client.hmget(LIVE_KEY, [str(each) for each in ids])
+        values: Any = client.hmget(LIVE_KEY, [str(each) for each in ids])
     except (valkey.ValkeyError, OSError):
         return {}
     finally:
-        client.close()
+        client.close()  # type: ignore[no-untyped-call]
     return {
         each: msgspec.json.decode(value, type=LivePool)
         for each, value in zip(ids, values, strict=True)

@@ -1,4 +1,4 @@
-"""An hour that is being delivered, for tests: a market past gate closure, a model server, a gateway.
+"""An hour under delivery, for tests: a market past gate closure, a model server, a gateway.
 
 Everything is the real thing on loopback ports: the engine of `tests.market`, the cluster model and
 the gateway under uvicorn in threads of this process, which share its frozen clock. The buyer holds
