@@ -16,13 +16,15 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import valkey
 import valkey.asyncio
 from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection
 
 from exchange import commands, envelope, queries
 from marketplace import clock, errors
@@ -37,6 +39,9 @@ ENTRY_COMMANDS_MAX = 500
 CONNECT_TIMEOUT_S = 1.0
 LISTEN_RETRY_S = 0.2
 SEND_ATTEMPTS_MAX = 3
+LOOKUPS_AT_ONCE_MAX = 4
+
+T = TypeVar("T")
 
 _SEND = """
 local epoch = redis.call('GET', KEYS[1])
@@ -71,6 +76,12 @@ class ClockSkew(errors.Unavailable):
     """The engine's clock and the database's are apart: nothing is taken until they agree."""
 
     code = "clock_skew"
+
+
+class DatabaseAway(errors.Unavailable):
+    """The database cannot be read, so that what became of a command is not known here."""
+
+    code = "database_unavailable"
 
 
 class InternalError(errors.Refusal):
@@ -152,7 +163,7 @@ class Client:
             async with asyncio.timeout(self.reply_timeout_s):
                 reply = await waiting.future
         except (TimeoutError, _Moved):
-            reply = await asyncio.to_thread(resolve, command, waiting.epoch, self.group)
+            reply = await in_thread(resolve, command, waiting.epoch, self.group)
         finally:
             self._outstanding.pop(correlation, None)
         return accepted(reply)
@@ -202,19 +213,19 @@ class Client:
             for _, waiting in batch:
                 waiting.epoch = self._epoch
             try:
-                connection = await self._pool.get_connection("EVAL")
+                line = await self._pool.get_connection("EVAL")
             except (valkey.ValkeyError, OSError) as error:
                 raise EngineDown("the way to the engine is closed") from error
             try:
-                await connection.send_command(*_send_arguments(self.group, self._epoch, data))
-                answer, detail = await connection.read_response()
+                await line.send_command(*_send_arguments(self.group, self._epoch, data))
+                answer, detail = await line.read_response()
             except (valkey.ValkeyError, OSError):
                 # Sent or not: nobody knows. The commands wait for a reply, then are looked up.
-                await connection.disconnect()
+                await line.disconnect()
                 logger.warning("the way to the engine broke while sending")
                 return
             finally:
-                await self._pool.release(connection)
+                await self._pool.release(line)
             if answer == b"sent":
                 return
             if answer != b"moved":
@@ -354,6 +365,23 @@ class SyncClient:
                 return
 
 
+async def in_thread(read: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """Return what a query returns, without holding up the loop, and hand its connection back.
+
+    :raises DatabaseAway: when the database does not answer.
+    """
+
+    def run() -> T:
+        try:
+            return read(*arguments, **named)
+        except (OperationalError, InterfaceError) as error:
+            raise DatabaseAway("the database does not answer", retry_after_s=1) from error
+        finally:
+            connection.close()
+
+    return await asyncio.get_running_loop().run_in_executor(_threads, run)
+
+
 def refused_by(answer: bytes) -> errors.Refusal:
     """Return the refusal that the sending script's answer stands for."""
     if answer == b"full":
@@ -389,6 +417,9 @@ def resolve(command: commands.Command, epoch: str, group: str) -> envelope.Reply
     if has_moved and isinstance(command, commands.PlaceOrder | commands.CancelOrder):
         raise NeverPlaced("the engine was replaced before it took the command")
     raise errors.OutcomeUnknown("ask again with the same id", retry_after_s=1)
+
+
+_threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE_MAX, thread_name_prefix="lookup")
 
 
 def _send_arguments(group: str, epoch: str, data: bytes) -> tuple[Any, ...]:

@@ -19,8 +19,8 @@ What can go wrong, and what then holds:
   until they agree (`clock_skew`).
 
 Deciding and waiting are apart: `run_batch` does one batch of what it is given, `exchange.loop`
-waits for entries and rings. A seed or a test drives `execute` in process, at the clock's time, frozen or
-not.
+waits for entries and rings. A seed or a test drives `execute` in process, at the clock's time,
+frozen or not.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 The engine publishes one message per batch (`envelope.Release`) on one channel; it holds the items
 of every topic, so that a process which serves many subscribers reads the market once and picks.
-Topics are `book:{symbol}`, `trades:{symbol}`, `ticker:{symbol}`, `index:{grade}`, `orders:{organization}`,
-`fills:{organization}` and `account:{organization}`; a payload is the JSON a subscriber gets.
+Topics are `book:{symbol}`, `trades:{symbol}`, `ticker:{symbol}`, `index:{grade}`, and of an
+organization `orders:{id}`, `fills:{id}` and `account:{id}`; a payload is the JSON a subscriber gets.
 
 Of a book a batch gives one delta: `previous_sequence` is the book's sequence before the batch,
 `sequence` the one after it, quantities are absolute, and the checksum is that of the book after it.
@@ -148,7 +148,7 @@ class Feed:
             method=event.method,
             at=text.time_text(event.at),
         )
-        return self._message("index", event.grade, sequence, value)
+        return self._message("index", event.grade, sequence, value, event.grade)
 
     def _message(
         self, channel: str, name: str, sequence: int, data: Any, instrument: str | None = None

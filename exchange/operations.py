@@ -4,7 +4,6 @@ These wait for the outcome like any caller of order entry does, through the same
 here writes a row. Outside of asyncio only: each thread has a connection of its own.
 """
 
-import hashlib
 import threading
 from collections.abc import Sequence
 
@@ -73,7 +72,6 @@ def place_command(
     time_in_force: str = "GTC",
 ) -> commands.PlaceOrder:
     """Return the command of a limit order, with the digest that tells its retries."""
-    terms = f"{side} {price_ticks} {lots} {time_in_force} {instrument}"
     return commands.PlaceOrder(
         account=organization,
         instrument=instrument,
@@ -82,7 +80,13 @@ def place_command(
         lots=lots,
         time_in_force=time_in_force,
         client_order_id=client_order_id,
-        fingerprint=hashlib.sha256(terms.encode()).digest(),
+        fingerprint=wire.fingerprint(
+            instrument=instrument,
+            side=side,
+            price_ticks=price_ticks,
+            lots=lots,
+            time_in_force=time_in_force,
+        ),
     )
 
 

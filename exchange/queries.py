@@ -78,6 +78,12 @@ def orders(
     return list(found.order_by("-id")[:limit])
 
 
+def orders_by_id(*, organization: int, ids: Sequence[int]) -> list[wire.OrderOut]:
+    """Return orders of the organization with their fills, in the order of their ids."""
+    found = models.Order.objects.filter(organization_id=organization, id__in=ids).order_by("id")
+    return with_fills(list(found))
+
+
 def with_fills(rows: Sequence[models.Order]) -> list[wire.OrderOut]:
     """Return orders as callers see them, each with its fills, oldest first."""
     ids = [row.id for row in rows]
@@ -153,6 +159,11 @@ def trades(*, symbol: str, limit: int, before: int | None = None) -> list[models
     if before is not None:
         found = found.filter(id__lt=before)
     return list(found.order_by("-at", "-id")[:limit])
+
+
+def trade_symbols(ids: Sequence[int]) -> dict[int, str]:
+    """Return the instruments of trades: what a statement needs to say what a fee was for."""
+    return dict(models.Trade.objects.filter(id__in=ids).values_list("id", "symbol"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ after its command is made from that command's events, so that the answer to a re
 the first request, byte for byte; an order that is read is made from its row.
 """
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from marketplace import contract, errors, http, wire
 
 CHECKSUM_LEVELS = 10
 SYMBOL_LENGTH_MAX = 40
+BATCH_OPERATIONS_MAX = 500
 
 Symbol = Annotated[
     str, msgspec.Meta(min_length=1, max_length=SYMBOL_LENGTH_MAX, pattern=r"^[A-Z0-9.]+\Z")
@@ -49,6 +51,27 @@ class OrderIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     post_only: bool = False
     reduce_only: bool = False
     self_trade_prevention: SelfTradePrevention = "cancel_newest"
+
+
+class PlaceOperation(OrderIn, tag="place", tag_field="op", kw_only=True):
+    """An order in a batch."""
+
+
+class CancelOperation(
+    msgspec.Struct, tag="cancel", tag_field="op", forbid_unknown_fields=True, kw_only=True
+):
+    """The cancel of an order in a batch."""
+
+    id: str
+
+
+class BatchIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Operations that are carried out in order, each with an outcome of its own."""
+
+    operations: Annotated[
+        list[PlaceOperation | CancelOperation],
+        msgspec.Meta(min_length=1, max_length=BATCH_OPERATIONS_MAX),
+    ]
 
 
 class Fill(msgspec.Struct, kw_only=True):
@@ -154,15 +177,22 @@ def place_order(account: int, given: OrderIn) -> commands.PlaceOrder:
     _refuse_unsupported(given)
     if price is None:
         raise http.malformed("price", "missing_field", "a limit order has a price")
+    side, time_in_force = 1 if given.side == "buy" else -1, given.time_in_force.upper()
     return commands.PlaceOrder(
         account=account,
         instrument=given.instrument,
-        side=1 if given.side == "buy" else -1,
+        side=side,
         price=price,
         lots=lots,
-        time_in_force=given.time_in_force.upper(),
+        time_in_force=time_in_force,
         client_order_id=given.client_order_id,
-        fingerprint=fingerprint(given),
+        fingerprint=fingerprint(
+            instrument=given.instrument,
+            side=side,
+            price_ticks=price,
+            lots=lots,
+            time_in_force=time_in_force,
+        ),
     )
 
 
@@ -187,9 +217,16 @@ def _refuse_unsupported(given: OrderIn) -> None:
             )
 
 
-def fingerprint(given: OrderIn) -> bytes:
-    """Return the digest of an order's terms: what a retry must have in common with the first."""
-    return http.fingerprint("ORDER", "", _canonical.encode(given))
+def fingerprint(
+    *, instrument: str, side: int, price_ticks: int, lots: int, time_in_force: str
+) -> bytes:
+    """Return the digest of an order's terms: what a retry must have in common with the first.
+
+    It is made of the terms and not of the request's bytes, so that a retry may spell out a default
+    or come through another door.
+    """
+    terms = f"{side} {price_ticks} {lots} {time_in_force} {instrument}"
+    return hashlib.sha256(terms.encode()).digest()
 
 
 def order_out(happened: Sequence[events.Event]) -> OrderOut:
@@ -367,6 +404,3 @@ def book_out(
         bids=levels_text(bids[:depth]),
         asks=levels_text(asks[:depth]),
     )
-
-
-_canonical = msgspec.json.Encoder(order="deterministic")

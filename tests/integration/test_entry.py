@@ -1,0 +1,401 @@
+"""Order entry over its ASGI interface, with a real engine behind the stream."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import valkey as valkey_client
+from django.conf import settings
+
+from exchange import models
+from exchange.entry import Entry
+from marketplace import clock as market_clock
+from marketplace import http, keys
+from marketplace.models import ApiKey, Organization
+from settlement import doorbell
+from tests.market import BUYER, HOUR, SELLER, Market
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIMIT = {
+    "instrument": HOUR,
+    "side": "buy",
+    "type": "limit",
+    "price": "1.250",
+    "quantity": 5,
+    "client_order_id": "c1",
+}
+
+versions = itertools.count(1)
+"""A ring loads the keys when their greatest version has changed."""
+
+
+def key_of(organization: int, scopes: list[str]) -> str:
+    """Give an organization a key."""
+    Organization.objects.get_or_create(
+        id=organization,
+        defaults={
+            "name": f"Organization {organization}",
+            "skeleton": f"organization {organization}",
+            "role": "BUYER",
+            "created_at": market_clock.now(),
+        },
+    )
+    issued = keys.issue(pepper=settings.KEY_PEPPER, deployment=settings.DEPLOYMENT)
+    ApiKey.objects.create(
+        id=issued.id,
+        organization_id=organization,
+        digest=issued.digest,
+        scopes=scopes,
+        version=next(versions),
+        created_at=market_clock.now(),
+    )
+    return issued.text
+
+
+@pytest.fixture
+def market(
+    valkey: valkey_client.Valkey, transactional_db: None, clock, monkeypatch
+) -> Iterator[Market]:
+    clock.set("2026-12-01T09:00Z")
+    monkeypatch.setattr(http, "WRITES", http.RateLimiter(per_second=100))
+    market = Market(valkey)
+    market.take_over()
+    market.open()
+    yield market
+    market.close()
+
+
+@pytest.fixture
+def key(market: Market) -> Iterator[str]:
+    text = key_of(BUYER, ["read", "trade"])
+    seller = key_of(SELLER, ["trade"])
+    reader = key_of(BUYER, ["read"])
+    keys.shared_ring().refresh()
+    yield SimpleNamespace(buyer=text, seller=seller, reader=reader)
+
+
+async def call(app: Entry, method: str, path: str, key: str, body=None, query: str = ""):
+    """Send one request and return (status, headers, decoded body)."""
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [
+            (b"authorization", f"Bearer {key}".encode()),
+            (b"content-type", b"application/json"),
+        ],
+        "client": ("127.0.0.1", 1),
+    }
+    sent: list[dict] = []
+
+    async def receive():
+        return {"type": "http.request", "body": raw, "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    await app(scope, receive, send)
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, json.loads(sent[1]["body"])
+
+
+def talk(conversation, *, reply_timeout_s: float = 5.0):
+    """Run a conversation with a started application."""
+
+    async def run():
+        app = Entry()
+        await app.start(reply_timeout_s=reply_timeout_s)
+        try:
+            return await conversation(app)
+        finally:
+            await app.stop()
+
+    return asyncio.run(run())
+
+
+def place(key: str, **changes):
+    async def conversation(app: Entry):
+        return await call(app, "POST", "/api/v1/orders", key, {**LIMIT, **changes})
+
+    return conversation
+
+
+def test_an_order_is_answered_as_a_whole_after_it_is_durable(market: Market, key) -> None:
+    with market.running():
+        status, headers, order = talk(place(key.buyer))
+    assert status == 201
+    assert headers["request-id"].startswith("req_")
+    assert headers["ratelimit-limit"] == "500"
+    row = models.Order.objects.get(client_order_id="c1")
+    assert order == {
+        "id": str(row.id),
+        "instrument": HOUR,
+        "side": "buy",
+        "type": "limit",
+        "price": "1.250",
+        "stop_price": None,
+        "quantity": 5,
+        "display_quantity": None,
+        "min_quantity": None,
+        "time_in_force": "gtc",
+        "expires_at": None,
+        "post_only": False,
+        "reduce_only": False,
+        "self_trade_prevention": "cancel_newest",
+        "client_order_id": "c1",
+        "status": "open",
+        "filled_quantity": 0,
+        "remaining_quantity": 5,
+        "average_price": None,
+        "fee": "0.000000",
+        "sequence": row.sequence,
+        "reason": None,
+        "created_at": "2026-12-01T09:00:00.000000Z",
+        "updated_at": "2026-12-01T09:00:00.000000Z",
+        "fills": [],
+    }
+
+
+def test_a_fill_is_in_the_answer_and_a_retry_is_answered_as_the_first(market: Market, key) -> None:
+    async def conversation(app: Entry):
+        sold = await call(
+            app, "POST", "/api/v1/orders", key.seller, {**LIMIT, "side": "sell", "quantity": 9}
+        )
+        bought = await call(app, "POST", "/api/v1/orders", key.buyer, LIMIT)
+        again = await call(
+            app, "POST", "/api/v1/orders", key.seller, {**LIMIT, "side": "sell", "quantity": 9}
+        )
+        other = await call(app, "POST", "/api/v1/orders", key.buyer, {**LIMIT, "quantity": 6})
+        return sold, bought, again, other
+
+    with market.running():
+        sold, bought, again, other = talk(conversation)
+    status, _, order = bought
+    assert (status, order["status"], order["filled_quantity"]) == (201, "filled", 5)
+    assert (order["average_price"], order["fee"]) == ("1.250000", "0.000750")
+    (fill,) = order["fills"]
+    assert (fill["liquidity"], fill["price"], fill["quantity"]) == ("taker", "1.250", 5)
+    # The seller's order was filled since, yet its retry is answered as the first request was.
+    assert again[0] == 201
+    assert again[1]["idempotency-replayed"] == "true"
+    assert again[2] == sold[2]
+    assert (other[0], other[2]["code"]) == (409, "key_reuse")
+
+
+def test_a_rule_refuses_with_its_reason_and_remembers_it(market: Market, key) -> None:
+    with market.running():
+        first = talk(place(key.buyer, price="9.000"))
+        again = talk(place(key.buyer, price="9.000"))
+        unknown = talk(place(key.buyer, instrument="NONE.H.20261201T14Z", client_order_id="c2"))
+    assert (first[0], first[2]["code"]) == (422, "outside_band")
+    assert "idempotency-replayed" not in first[1]
+    assert (again[0], again[2]["code"]) == (422, "outside_band")
+    assert again[1]["idempotency-replayed"] == "true"
+    assert (unknown[0], unknown[2]["code"]) == (422, "unknown_instrument")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "field"),
+    [
+        ({"price": "1.25"}, 400, "malformed", "price"),
+        ({"price": 1.25}, 400, "malformed", "price"),
+        ({"price": "-0.001"}, 400, "malformed", "price"),
+        ({"price": "0.000"}, 400, "malformed", "price"),
+        ({"price": None}, 400, "malformed", "price"),
+        ({"quantity": True}, 400, "malformed", "quantity"),
+        ({"quantity": "5"}, 400, "malformed", "quantity"),
+        ({"quantity": 0}, 400, "malformed", "quantity"),
+        ({"quantity": -5}, 400, "malformed", "quantity"),
+        ({"quantity": 10**30}, 400, "malformed", "quantity"),
+        ({"side": "BUY"}, 400, "malformed", "side"),
+        ({"client_order_id": ""}, 400, "malformed", "client_order_id"),
+        ({"client_order_id": "x" * 256}, 400, "malformed", "client_order_id"),
+        ({"client_order_id": "a\x00"}, 400, "malformed", "client_order_id"),
+        ({"client_order_id": "é"}, 400, "malformed", "client_order_id"),
+        ({"instrument": "llama"}, 400, "malformed", "instrument"),
+        ({"is_admin": True}, 400, "malformed", "is_admin"),
+        ({"type": "market", "price": None}, 422, "unsupported_order_type", "type"),
+        ({"time_in_force": "fok"}, 422, "unsupported_order_type", "time_in_force"),
+        ({"post_only": True}, 422, "unsupported_order_type", "post_only"),
+        ({"post_only": "yes"}, 400, "malformed", "post_only"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused_by_name_and_never_journaled(
+    market: Market, key, change, status, code, field
+) -> None:
+    before = market.engine.head.sequence
+    with market.running():
+        found, _, problem = talk(place(key.buyer, **change))
+    assert (found, problem["code"], problem["errors"][0]["field"]) == (status, code, field)
+    assert market.engine.head.sequence == before
+    assert not models.Order.objects.exists()
+
+
+def test_equal_keys_wrong_keys_and_missing_scopes_are_refused(market: Market, key) -> None:
+    async def conversation(app: Entry):
+        doubled = json.dumps(LIMIT)[:-1].encode() + b', "quantity": 1000}'
+        return (
+            await call(app, "POST", "/api/v1/orders", key.buyer, doubled),
+            await call(app, "POST", "/api/v1/orders", key.buyer + "x", LIMIT),
+            await call(app, "POST", "/api/v1/orders", key.reader, LIMIT),
+            await call(app, "PATCH", "/api/v1/orders/1", key.buyer, LIMIT),
+            await call(app, "POST", "/api/v1/orders", key.buyer, LIMIT, query="x=1"),
+        )
+
+    with market.running():
+        answers = talk(conversation)
+    assert [(status, body["code"]) for status, _, body in answers] == [
+        (400, "malformed"),
+        (401, "invalid_key"),
+        (403, "missing_scope"),
+        (405, "method_not_allowed"),
+        (400, "malformed"),
+    ]
+
+
+def test_a_cancel_answers_with_the_order_and_only_its_owner_may(market: Market, key) -> None:
+    async def conversation(app: Entry):
+        _, _, order = await call(app, "POST", "/api/v1/orders", key.buyer, LIMIT)
+        path = f"/api/v1/orders/{order['id']}"
+        foreign = await call(app, "DELETE", path, key.seller)
+        canceled = await call(app, "DELETE", path, key.buyer)
+        again = await call(app, "DELETE", path, key.buyer)
+        absent = await call(app, "DELETE", "/api/v1/orders/999999", key.buyer)
+        nonsense = await call(app, "DELETE", "/api/v1/orders/abc", key.buyer)
+        return foreign, canceled, again, absent, nonsense
+
+    with market.running():
+        foreign, canceled, again, absent, nonsense = talk(conversation)
+    assert (canceled[0], canceled[2]["status"]) == (200, "canceled")
+    assert canceled[2]["reason"] == "requested"
+    assert (again[0], again[2]["code"]) == (422, "order_closed")
+    assert {each[0] for each in (foreign, absent, nonsense)} == {404}
+
+
+def test_a_mass_cancel_takes_what_matches(market: Market, key) -> None:
+    async def conversation(app: Entry):
+        for price, id in (("1.200", "a"), ("1.210", "b"), ("1.220", "c")):
+            await call(
+                app,
+                "POST",
+                "/api/v1/orders",
+                key.buyer,
+                {**LIMIT, "price": price, "client_order_id": id},
+            )
+        none = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="side=sell")
+        wrong = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="sides=buy")
+        all = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="grade=LLAMA70B")
+        return none, wrong, all
+
+    with market.running():
+        none, wrong, all = talk(conversation)
+    assert (none[0], none[2]) == (200, {"results": []})
+    assert (wrong[0], wrong[2]["errors"][0]["field"]) == (400, "sides")
+    assert [order["client_order_id"] for order in all[2]["results"]] == ["a", "b", "c"]
+    assert {order["status"] for order in all[2]["results"]} == {"canceled"}
+
+
+def test_a_batch_answers_each_operation_in_order(market: Market, key) -> None:
+    async def conversation(app: Entry):
+        operations = [
+            {"op": "place", **LIMIT, "client_order_id": "x1"},
+            {"op": "place", **LIMIT, "client_order_id": "x2", "price": "1"},
+            {"op": "place", **LIMIT, "client_order_id": "x1"},
+            {"op": "place", **LIMIT, "client_order_id": "x3", "price": "9.000"},
+            {"op": "cancel", "id": "12345"},
+        ]
+        return await call(
+            app, "POST", "/api/v1/orders/batch", key.buyer, {"operations": operations}
+        )
+
+    with market.running():
+        status, headers, body = talk(conversation)
+    assert status == 200
+    first, malformed, retry, rejected, unknown = body["results"]
+    assert (first["status"], retry) == ("open", first)
+    assert [each["code"] for each in (malformed, rejected, unknown)] == [
+        "malformed",
+        "outside_band",
+        "unknown_order",
+    ]
+    assert headers["ratelimit-remaining"] == "495"
+
+
+def test_the_limit_of_a_key_is_exact(market: Market, key, monkeypatch) -> None:
+    monkeypatch.setattr(http, "WRITES", http.RateLimiter(per_second=2, burst_s=1))
+
+    async def conversation(app: Entry):
+        return [
+            await call(app, "DELETE", "/api/v1/orders", key.buyer, query="side=sell")
+            for _ in range(3)
+        ]
+
+    with market.running():
+        answers = talk(conversation)
+    assert [status for status, _, _ in answers] == [200, 200, 429]
+    assert answers[2][2]["code"] == "rate_limited"
+    assert answers[2][1]["retry-after"] == "1"
+
+
+def test_without_an_engine_the_answer_is_503_at_once_and_nothing_is_placed_later(
+    market: Market, key, valkey: valkey_client.Valkey
+) -> None:
+    market.loop.close()
+    status, headers, problem = talk(place(key.buyer))
+    assert (status, problem["code"]) == (503, "engine_unavailable")
+    assert headers["retry-after"] == "1"
+    market.loop._take_over()
+    market.work()
+    assert not models.Order.objects.exists()
+
+
+def test_no_reply_and_no_new_epoch_is_an_unknown_outcome(market: Market, key) -> None:
+    # The engine shows life and reads nothing: the order lies in the stream.
+    market.loop._beat()
+    status, _, problem = talk(place(key.buyer), reply_timeout_s=0.05)
+    assert (status, problem["code"]) == (504, "outcome_unknown")
+    with market.running():
+        status, headers, order = talk(place(key.buyer))
+    assert (status, order["status"]) == (201, "open")
+    assert models.Order.objects.count() == 1
+
+
+def test_an_order_that_an_older_epoch_never_took_is_never_placed(market: Market, key) -> None:
+    async def conversation(app: Entry):
+        asked = asyncio.create_task(call(app, "POST", "/api/v1/orders", key.buyer, LIMIT))
+        while await asyncio.to_thread(market.client.xlen, doorbell.stream_key(1)) < 1:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(market.loop._take_over)
+        return await asked
+
+    market.loop._trim()
+    market.loop._beat()
+    status, _, problem = talk(conversation)
+    assert (status, problem["code"]) == (503, "never_placed")
+    market.work()
+    assert not models.Order.objects.exists()
+
+
+def test_a_lost_reply_is_looked_up(market: Market, key, monkeypatch) -> None:
+    monkeypatch.setattr(market.engine, "_publish", lambda *_: None)
+    with market.running():
+        status, _, order = talk(place(key.buyer), reply_timeout_s=0.5)
+    assert (status, order["client_order_id"], order["status"]) == (201, "c1", "open")
+
+
+def test_a_full_backlog_is_refused(market: Market, key, monkeypatch) -> None:
+    from exchange import client
+
+    monkeypatch.setattr(client, "COMMAND_BACKLOG_MAX", 1)
+    market.client.xadd(doorbell.stream_key(1), {"d": "1"})
+    market.loop._beat()
+    status, headers, problem = talk(place(key.buyer))
+    assert (status, problem["code"]) == (503, "engine_overloaded")
+    assert headers["retry-after"] == "1"
