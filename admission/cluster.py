@@ -9,7 +9,7 @@ adds one token to every sequence that is decoding. The model says what that take
 `compute` is floating-point work over the peak of the precision, `memory` the bytes of weights and
 KV cache over the bandwidth, `link` the bytes of the all-reduces under tensor parallelism over the
 interconnect. It is the *sum* of compute and memory time and not the larger of the two: real kernels
-overlap little, and the sum fits measured servers better. Five constants per serving stack,
+overlap little, and the sum fits measured servers a little better. Five constants per serving stack,
 accelerator and kind of model are fitted to measured servers (`admission.calibration`); what is left
 is arithmetic on public data sheets and model cards. `docs/cluster-model.md` has the errors.
 
