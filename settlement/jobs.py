@@ -16,13 +16,16 @@ clock. Kinds are registered by the `tasks` module of the app that does the work
 (`settlement.kinds`), rows are planned by `settlement.planning`.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 import kombu.exceptions
-from celery import current_app
+from celery import Celery
+from django.conf import settings
 from django.db import connection, transaction
+from kombu import Queue
 
 from marketplace import clock
 from settlement import kinds, models, planning
@@ -69,8 +72,9 @@ def sweep() -> int:
 def ring(queue: str) -> None:
     """Wake a worker of a queue. A broker that is away is rung again by the next sweep."""
     try:
-        with current_app.connection_for_write(transport_options=BROKER_ONCE) as broker:
-            current_app.send_task(
+        app = _bell()
+        with app.connection_for_write(transport_options=BROKER_ONCE) as broker:
+            app.send_task(
                 DOORBELL,
                 kwargs={"queue": queue},
                 queue=queue,
@@ -80,6 +84,15 @@ def ring(queue: str) -> None:
             )
     except (kombu.exceptions.KombuError, OSError):
         logger.warning("the broker is away; the next sweep rings again")
+
+
+@functools.cache
+def _bell() -> Celery:
+    """Return an application that only sends: web processes and commands load no worker's."""
+    app = Celery("bell", broker=settings.CELERY_BROKER_URL, set_as_current=False)
+    app.conf.task_queues = [Queue(queue) for queue in (kinds.URGENT, kinds.NORMAL)]
+    app.conf.task_default_queue = kinds.NORMAL
+    return app
 
 
 def work(queue: str) -> int:

@@ -71,9 +71,10 @@ def test_of_many_who_give_the_same_instruction_at_once_one_writes_it(
 def test_a_broker_that_is_away_does_not_fail_the_transaction(
     monkeypatch: pytest.MonkeyPatch, clock
 ) -> None:
-    monkeypatch.setattr(app.conf, "broker_url", "redis://127.0.0.1:1/0")
-    monkeypatch.setattr(app.conf, "broker_write_url", "redis://127.0.0.1:1/0")
+    monkeypatch.setattr(settings, "CELERY_BROKER_URL", "redis://127.0.0.1:1/0")
+    jobs._bell.cache_clear()
     jobs.enqueue(kind="seal", slot="x", due_at=clock.at)
+    jobs._bell.cache_clear()
     assert models.Job.objects.get(slot="x").state == "DUE"
 
 
