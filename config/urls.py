@@ -5,7 +5,7 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from admission import api as admission
 from exchange import api as exchange
-from marketplace.api import account, capacity, demo, operator, public, schema
+from marketplace.api import account, capacity, demo, operator, public, schema, statements
 from marketplace.endpoint import Nowhere, resource
 from settlement import api as settlement
 
@@ -40,6 +40,7 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/entitlements", resource(settlement.ListEntitlements)),
     path("api/v1/usage", resource(admission.ShowUsage)),
     path("api/v1/settlements", resource(settlement.ListSettlements)),
+    path("api/v1/statements", resource(statements.ListStatements)),
     path("api/v1/deposits", resource(account.RequestDeposit)),
     path("api/v1/withdrawals", resource(account.RequestWithdrawal)),
     path("api/v1/api-keys", resource(account.ListApiKeys, account.CreateApiKey)),

@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from exchange import queries, wire
+from exchange import queries, reasons, wire
 from marketplace import clock, contract, errors
 from marketplace import queries as catalog
 from marketplace import wire as texts
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 
-ORDER_REASONS = ("unknown_instrument", "insufficient_funds", "insufficient_coverage")
+ORDER_REASONS = tuple(reasons.Reject)
 GradeCode = Annotated[str, msgspec.Meta(min_length=2, max_length=16)]
 
 

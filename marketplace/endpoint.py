@@ -204,7 +204,7 @@ class Resource(APIView):
             if body:
                 http.require_json(request.META.get("CONTENT_TYPE", ""))
             decoder = _decoder(endpoint_class.Input)
-            arguments.append(http.decode(body or b"", decoder))
+            arguments.append(http.decode(body or b"{}", decoder))
         elif body.strip() not in (b"", b"{}"):
             raise http.malformed("", "unexpected_body", "this operation takes no body")
         call = Call(

@@ -151,7 +151,9 @@ def _refuse_equal_pair(pairs: list[tuple[str, object]]) -> None:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise malformed(_shown(key), "duplicate_key", "a key appears twice in one object")
+            raise malformed(
+                _shown(key) or '""', "duplicate_key", "a key appears twice in one object"
+            )
         seen.add(key)
 
 

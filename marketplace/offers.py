@@ -11,14 +11,10 @@ from dataclasses import dataclass
 
 from django.db import transaction
 
+from admission import operations as admission_operations
 from exchange import models as exchange_models
 from exchange import operations as exchange_operations
 from marketplace import clock, contract, errors, models, queries
-
-try:
-    from admission import operations as admission_operations
-except ImportError:  # written at this moment
-    admission_operations = None  # type: ignore[assignment]
 
 CLUSTERS_PER_ORGANIZATION_MAX = 1_000
 _ENDED = ("FILLED", "CANCELED", "EXPIRED", "REJECTED")

@@ -8,7 +8,7 @@ transaction.
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -54,7 +54,7 @@ class NewKey:
     """A key that was just made; its text is shown this once."""
 
     row: models.ApiKey
-    text: str
+    text: str = field(repr=False)
 
 
 # Organizations

@@ -16,11 +16,7 @@ _MEMBER_SCOPES = {
 
 def memberships(*, user: models.User) -> QuerySet[models.Membership]:
     """Return the user's memberships with their organizations, oldest first."""
-    return (
-        models.Membership.objects.filter(user=user)
-        .select_related("organization")
-        .order_by("id")
-    )
+    return models.Membership.objects.filter(user=user).select_related("organization").order_by("id")
 
 
 def membership(

@@ -4,17 +4,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from admission import models as admission_models
+from admission import operations as admission_operations
+from admission import queries as admission_queries
 from exchange import wire as exchange_wire
 from marketplace import contract, errors, idempotency, models, offers, queries, text, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Replayable, Strict
-
-try:
-    from admission import operations as admission_operations
-except ImportError:  # written at this moment
-    admission_operations = None  # type: ignore[assignment]
-
-CERTIFIED_STATES = ("certified", "refused", "failed")
 
 
 class ClusterOut(Answer):
@@ -65,7 +59,15 @@ class RegisterCluster(Endpoint):
     status = 201
     tag = "capacity"
     is_idempotent = True
-    codes = ("not_a_provider", "unknown_grade", "unknown_accelerator", "endpoint_not_allowed")
+    codes = (
+        "not_a_provider",
+        "unknown_grade",
+        "cluster_limit",
+        "unknown_accelerator",
+        "unsupported_tensor_parallel",
+        "model_does_not_fit",
+        "endpoint_not_allowed",
+    )
     Output = ClusterOut
 
     class Input(Strict):
@@ -212,7 +214,17 @@ class ListCapacity(Endpoint):
     status = 201
     tag = "capacity"
     is_idempotent = True
-    codes = ("cluster_not_certified", "other_grade", "insufficient_coverage", "outside_band")
+    codes = (
+        "cluster_not_certified",
+        "other_grade",
+        "not_open",
+        "halted",
+        "closed",
+        "outside_band",
+        "insufficient_funds",
+        "insufficient_coverage",
+        "engine_unavailable",
+    )
     Output = ListingOut
 
     class Input(Strict):
@@ -299,9 +311,7 @@ def listing_out(offer: offers.Offer) -> ListingOut:
 
 def _certification(cluster_id: int, certification_id: int) -> CertificationOut:
     """:raises NotFound: when the cluster has no such certification."""
-    row = admission_models.Certification.objects.filter(
-        pk=certification_id, cluster=cluster_id
-    ).first()
+    row = admission_queries.certification(certification_id, cluster_id=cluster_id)
     if row is None:
         raise errors.NotFound()
     return CertificationOut(

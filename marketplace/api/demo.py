@@ -4,14 +4,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from admission import operations as admission_operations
 from marketplace import clock, demonstration, errors, models, wire
 from marketplace.api import operator
 from marketplace.endpoint import Answer, Call, Endpoint, Strict
-
-try:
-    from admission import operations as admission_operations
-except ImportError:  # written at this moment
-    admission_operations = None  # type: ignore[assignment]
 
 
 class CreateDemoOrganization(Endpoint):

@@ -20,7 +20,7 @@ def _ring(django_db_setup: None) -> Iterator[None]:
 
 @pytest.fixture
 def world(
-    _ring: None, valkey: valkey_client.Valkey, transactional_db: None, clock
+    _ring: None, valkey: valkey_client.Valkey, transactional_db: None, clock, settings
 ) -> Iterator["World"]:
     """An exchange at 09:00 UTC on December 1, 2026, with one grade; nobody has an account yet."""
     from marketplace import http, keys, models
@@ -28,6 +28,7 @@ def world(
     from tests.market import GRADE, Market, define_grade
     from tests.rest import World
 
+    settings.CLUSTER_ORIGIN = settings.GATEWAY_ORIGIN = "http://127.0.0.1:9"  # nobody is there
     for limiter in (http.READS, http.WRITES):
         limiter._full_at.clear()
     market = Market(valkey)
