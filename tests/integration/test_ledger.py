@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from django.db import Error, connection, transaction
+from django.db.migrations.executor import MigrationExecutor
 
 from marketplace import clock as market_clock
 from settlement import models, operations, posting
@@ -281,3 +282,45 @@ def test_an_account_that_is_posted_to_does_not_block_rows_about_its_owner() -> N
         thread.start()
         thread.join()
     assert models.MarginAccount.objects.count() == 1
+
+
+def test_the_applications_role_works_on_every_table_but_the_ledgers() -> None:
+    ledger_tables = {
+        f"settlement_{name}" for name in ("account", "transfer", "chainlink", "chainhead")
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT tablename,
+                   array(SELECT verb FROM unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE',
+                                                       'TRUNCATE', 'TRIGGER']) AS verb
+                         WHERE has_table_privilege('baseload_app', 'public.' || tablename, verb))
+            FROM pg_tables WHERE schemaname = 'public'
+            """
+        )
+        rights = {table: set(verbs) for table, verbs in cursor.fetchall()}
+        cursor.execute(
+            "SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'"
+            " AND NOT has_sequence_privilege('baseload_app', 'public.' || sequencename, 'USAGE')"
+        )
+        assert cursor.fetchall() == [("settlement_capacity_account",)]
+    assert {table: verbs for table, verbs in rights.items() if verbs == {"SELECT"}}.keys() == (
+        ledger_tables
+    )
+    others = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    for table in rights.keys() - ledger_tables - {"settlement_seal"}:
+        assert rights[table] == others, table
+    assert rights["settlement_seal"] == {"SELECT", "INSERT"}
+
+
+def test_the_law_can_be_taken_back_and_given_again() -> None:
+    with connection.schema_editor(atomic=False) as editor:
+        executor = MigrationExecutor(connection)
+        law = executor.loader.get_migration("settlement", "0002_law")
+        state = executor.loader.project_state(("settlement", "0002_law"))
+        with transaction.atomic():
+            for operation in reversed(law.operations):
+                operation.database_backwards("settlement", editor, state, state)
+            for operation in law.operations:
+                operation.database_forwards("settlement", editor, state, state)
+    assert post(move(OUTSIDE, cash(7), 500)) == 1
