@@ -14,7 +14,7 @@ from enum import IntEnum
 from heapq import heappop
 
 from exchange import events
-from exchange.machine import books, delivery, withdrawals
+from exchange.machine import books, delivery, usage, withdrawals
 from exchange.machine.state import Grade, Instrument, State
 from exchange.reasons import Close
 from marketplace import contract
@@ -26,7 +26,7 @@ MID_WINDOW = index.MID_WINDOW
 BAND_TICKS_MIN = 10
 REFERENCE_DAYS = 7
 INDEX_KEPT = (REFERENCE_DAYS + 2) * DAY
-HOLDS_KEPT = 2 * DAY
+HOLDS_KEPT = usage.USAGE_AGE_MAX + DAY
 
 
 class Entry(IntEnum):

@@ -31,6 +31,7 @@ from settlement.ledger import EXCHANGE, Code, Kind
 
 ALL_SETTLED = (1 << contract.INTERVALS_PER_HOUR) - 1
 _LOOKAHEAD_HOURS = 48
+_DELIVERED_MAX = 10**15
 
 
 def end_trading(state: State, instrument: Instrument) -> None:
@@ -282,7 +283,7 @@ def _refuse_report(
         most = allocation.lots * contract.MNTU_PER_LOT_INTERVAL
         if not 0 <= line.available_mntu <= most or not 0 <= line.short_mntu <= most:
             return Refuse.INVALID_REPORT
-        if line.delivered_mntu < 0:
+        if not 0 <= line.delivered_mntu <= _DELIVERED_MAX:
             return Refuse.INVALID_REPORT
     return None
 

@@ -17,6 +17,8 @@ from settlement.ledger import EXCHANGE, Code, Kind
 AMOUNT_MAX = 10**15
 """Micro-USD of one deposit or withdrawal."""
 CAUSE_MAX = 80
+NUMBER_MAX = 2**62
+"""Highest id or instant that is taken from outside: all of them fit a row."""
 _BASIS_POINTS_MAX = 1_000
 
 
@@ -91,7 +93,7 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
 def _open_account(state: State, order: instructions.OpenAccount) -> Refuse | None:
     if order.account in state.accounts:
         return Refuse.ACCOUNT_EXISTS
-    if order.account < 1 or order.group < 1:
+    if not 1 <= order.account <= NUMBER_MAX or not 1 <= order.group <= NUMBER_MAX:
         return Refuse.INVALID_TERMS
     account = state.accounts[order.account] = Account(order.account, order.group)
     state.touched_accounts.add(account)
@@ -178,7 +180,11 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
         return Refuse.UNKNOWN_ACCOUNT
     if order.grade not in state.grades:
         return Refuse.UNKNOWN_GRADE
-    if not 0 <= order.lots <= contract.LOTS_MAX or order.cluster < 1:
+    if (
+        not 0 <= order.lots <= contract.LOTS_MAX
+        or not 1 <= order.cluster <= NUMBER_MAX
+        or not 0 <= order.valid_until <= NUMBER_MAX
+    ):
         return Refuse.INVALID_TERMS
     known = state.clusters.get(order.cluster)
     if known is not None and known.account != order.account:

@@ -11,8 +11,10 @@ from marketplace import contract
 from settlement import delivery, instructions, margin
 from settlement.ledger import EXCHANGE, Code, Kind
 
-USAGE_HOURS_MAX = 24
-"""Usage is reserved and charged within this many hours of the hour it belongs to."""
+USAGE_AGE_MAX = 7 * contract.DAY
+"""Usage is reserved and charged within this long of the hour it belongs to."""
+MNTU_MAX = 10**15
+"""mNTU of one charge."""
 
 
 def reserve(state: State, order: instructions.ReserveUsage) -> Refuse | None:
@@ -52,7 +54,7 @@ def charge(state: State, order: instructions.ChargeUsage) -> Refuse | None:
         return Refuse.UNKNOWN_GRADE
     if not _is_near(state, order.hour_starts_at):
         return Refuse.UNKNOWN_HOUR
-    if order.mntu < 0 or not 1 <= order.interval <= contract.INTERVALS_PER_HOUR:
+    if not 0 <= order.mntu <= MNTU_MAX or not 1 <= order.interval <= contract.INTERVALS_PER_HOUR:
         return Refuse.INVALID_AMOUNT
     hold = state.holds.setdefault(_key(order), Hold(0))
     mark = (order.seller, order.interval)
@@ -92,7 +94,7 @@ def _key(
 def _is_near(state: State, hour_starts_at: int) -> bool:
     """Whether an instant is a full hour for which usage may still come in, or come soon."""
     is_hour = hour_starts_at % contract.HOUR == 0
-    return is_hour and abs(state.at - hour_starts_at) <= USAGE_HOURS_MAX * contract.HOUR
+    return is_hour and abs(state.at - hour_starts_at) <= USAGE_AGE_MAX
 
 
 def _cause(order: instructions.ReserveUsage | instructions.ChargeUsage) -> str:

@@ -413,4 +413,6 @@ def test_a_cluster_belongs_to_one_account() -> None:
     floor.account(2)
     assert floor.certify(2, 10, cluster=1) == "cluster_of_another"
     assert floor.certify(9, 10) == "unknown_account"
-    assert floor.certify(1, -1) == "invalid_terms"
+    for wrong in ({"lots": -1}, {"lots": 10**7}, {"lots": 1, "until": 2**63}):
+        assert floor.certify(1, **wrong) == "invalid_terms"
+    assert floor.certify(1, 1, cluster=2**70) == "invalid_terms"
