@@ -244,7 +244,8 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 200
 # Static files
 
 STATIC_URL = "/static/"
-STATIC_ROOT = Path(os.environ.get("STATIC_ROOT") or BASE_DIR / "staticfiles")
+# A demo serves static files from where they lie; production collects them first.
+STATIC_ROOT = None if IS_DEMO else Path(os.environ.get("STATIC_ROOT") or BASE_DIR / "staticfiles")
 WHITENOISE_USE_FINDERS = IS_DEMO
 WHITENOISE_MAX_AGE = 0 if IS_DEMO else 3600
 _STATIC_BACKEND = (
