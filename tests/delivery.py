@@ -183,9 +183,12 @@ def open_market(market: Market, clock: Any, *, lots: int = 1_000) -> None:
 
 @contextmanager
 def stage(
-    market: Market, clock: Any, monkeypatch: Any, *, has_gateway: bool = True
+    market: Market, clock: Any, monkeypatch: Any, *, has_gateway: bool = True, upstream: Any = None
 ) -> Iterator[Stage]:
-    """An hour under delivery, with a model server and, unless it is not wanted, a gateway."""
+    """An hour under delivery, with a model server and, unless it is not wanted, a gateway.
+
+    `upstream` is an ASGI application to stand behind the cluster instead of the model server.
+    """
     port, cluster_port = free_port(), free_port()
     monkeypatch.setattr(settings, "CLUSTER_ORIGIN", f"http://127.0.0.1:{cluster_port}")
     monkeypatch.setattr(settings, "GATEWAY_ORIGIN", f"http://127.0.0.1:{port}")
@@ -203,6 +206,12 @@ def stage(
     for cluster_id, config in queries.modelled_clusters():
         assert clusters.put(cluster_id, config) is None
     with ExitStack() as servers:
+        if upstream is not None:
+            other_port = free_port()
+            servers.enter_context(serving(upstream, other_port))
+            models.Cluster.objects.update(
+                is_modelled=False, endpoint=f"http://127.0.0.1:{other_port}/v1"
+            )
         servers.enter_context(serving(clusters, cluster_port))
         if has_gateway:
             servers.enter_context(serving(gateway.Gateway(), port))

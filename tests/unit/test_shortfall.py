@@ -1,0 +1,71 @@
+"""What was available, owed and missed, by hand."""
+
+from admission import shortfall
+from admission.shortfall import Jump, Miss
+
+SECOND = 1_000_000
+LOT = 5_000_000
+
+
+def miss(at: int, body: bytes = b"a", charge: int = 100, holder: int = 1) -> Miss:
+    return Miss(
+        holder=holder, cluster=7, body_digest=body, charge_mntu=charge, arrived_at=at * SECOND
+    )
+
+
+def test_availability_is_the_share_of_probes_and_refusals_that_passed() -> None:
+    for probes, passed, refusals, available in (
+        (10, 10, 0, 40 * LOT),
+        (10, 5, 0, 20 * LOT),
+        (10, 10, 10, 20 * LOT),
+        (10, 0, 0, 0),
+        (0, 0, 3, 0),
+        (0, 0, 0, 40 * LOT),
+        (3, 2, 0, 40 * LOT * 2 // 3),
+    ):
+        assert (
+            shortfall.available_mntu(lots=40, probes=probes, passed=passed, refusals=refusals)
+            == available
+        )
+
+
+def test_the_same_body_counts_once_a_minute() -> None:
+    found = [miss(0), miss(30), miss(59), miss(60), miss(61), miss(10, b"b"), miss(5, holder=2)]
+    assert [each.arrived_at // SECOND for each in shortfall.once_each(found)] == [0, 5, 10, 60]
+
+
+def test_debt_is_what_was_used_beyond_the_rate_and_lowers_what_is_owed() -> None:
+    assert shortfall.debt_mntu([(1, 3 * LOT), (1, 0)]) == LOT
+    assert shortfall.debt_mntu([(1, 3 * LOT), (2, 0)]) == 0
+    assert shortfall.owed_mntu(lots=1, debt=LOT // 2) == LOT // 2
+    assert shortfall.owed_mntu(lots=1, debt=2 * LOT) == 0
+
+
+def test_what_may_be_missed_is_bounded_by_what_is_owed_and_by_the_past() -> None:
+    assert shortfall.short_mntu(missed=9 * LOT, owed=40 * LOT, past_demand=[]) == LOT
+    assert shortfall.short_mntu(missed=9 * LOT, owed=40 * LOT, past_demand=[4 * LOT]) == 6 * LOT
+    assert shortfall.short_mntu(missed=9 * LOT, owed=2 * LOT, past_demand=[9 * LOT]) == 2 * LOT
+    assert shortfall.short_mntu(missed=3, owed=2 * LOT, past_demand=[9 * LOT]) == 3
+    old = [100 * LOT, *[2 * LOT] * 12]
+    assert shortfall.short_mntu(missed=9 * LOT, owed=40 * LOT, past_demand=old) == 3 * LOT
+
+
+def test_a_leap_fills_its_half_minutes_evenly_and_real_probes_go_first() -> None:
+    start = 3_600 * SECOND
+    jump = Jump(from_at=start - 1, to_at=start + 3_600 * SECOND, probes={7: (3, 10)})
+    assert shortfall.probe_slots(7, start, made={}, jumps=[jump]) == (10, 3)
+    assert shortfall.probe_slots(7, start, made={start: True}, jumps=[jump])[0] == 10
+    assert shortfall.probe_slots(8, start, made={}, jumps=[jump]) == (0, 0)
+    whole = [
+        shortfall.probe_slots(7, start + k * 300 * SECOND, made={}, jumps=[jump])[1]
+        for k in range(12)
+    ]
+    assert whole == [3] * 12
+    later = Jump(from_at=start + 100 * SECOND, to_at=start + 200 * SECOND, probes={7: (1, 1)})
+    assert shortfall.probe_slots(7, start, made={start: False}, jumps=[later]) == (4, 3)
+
+
+def test_parts_sum_to_the_whole() -> None:
+    assert shortfall.parts(10, [1, 1, 1]) == [3, 3, 4]
+    assert shortfall.parts(0, [5, 3]) == [0, 0]
+    assert sum(shortfall.parts(999_999_999_999, [7, 13, 1, 29])) == 999_999_999_999
