@@ -1,8 +1,9 @@
 """How the pages print what the tables hold: ticks, micro-USD, mNTU, instants.
 
 The tables hold integers; a page shows decimals. All printing goes through here, so that a price has
-three decimals on every page and a missing one (to a template None or an empty text) is a dash. A time is shown in UTC and carries
-the whole instant, from which the script writes the reader's own time into its tooltip.
+three decimals on every page and what is missing (None, or to a template an empty text) is a dash.
+A time is shown in UTC and carries the whole instant, from which the script writes the reader's own
+time into its tooltip.
 """
 
 from datetime import datetime
