@@ -1,10 +1,12 @@
-"""The five constants of the cluster model, per serving stack, accelerator and kind of model.
+"""The five constants of the cluster model, per serving stack, accelerator and model.
 
 Fitted by `manage.py fit_cluster_model --fit` to two thirds of the measured serving points of NVIDIA
 aiconfigurator (commit 095f58a, Apache-2.0); the other third was held out and says how good they
 are. `compute` and `memory` are inverse efficiencies and held to at least 1: nothing is faster than
 its data sheet, also where the points alone would not object. A group with fewer than
 `GROUP_POINTS_MIN` points is not fitted: six points do not tell five constants apart.
+A model with so many points of its own, in a group that has other models too, has constants of its
+own; every other one has those of its kind, dense or mixture of experts.
 """
 
 from dataclasses import dataclass
@@ -66,11 +68,35 @@ CALIBRATIONS: dict[tuple[str, str, str], Calibration] = {
     ("vllm", "H200", "moe"): Calibration(
         compute=1.996, memory=1.436, layer_us=90.039, sequence_us=0.0, link=6.924
     ),
+    ("trtllm", "H100", "LLAMA8B"): Calibration(
+        compute=1.209, memory=1.0, layer_us=57.314, sequence_us=22.311, link=2.586
+    ),
+    ("trtllm", "H100", "QWEN32B"): Calibration(
+        compute=1.477, memory=1.0, layer_us=60.488, sequence_us=39.097, link=3.28
+    ),
+    ("trtllm", "H100", "QWEN235B"): Calibration(
+        compute=1.0, memory=1.0, layer_us=79.233, sequence_us=0.0, link=11.569
+    ),
+    ("vllm", "H100", "GPTOSS120B"): Calibration(
+        compute=1.0, memory=1.0, layer_us=92.72, sequence_us=0.0, link=0.0
+    ),
+    ("vllm", "H200", "GPTOSS120B"): Calibration(
+        compute=2.671, memory=1.225, layer_us=86.919, sequence_us=11.863, link=5.686
+    ),
+    ("vllm", "H200", "MINIMAXM2"): Calibration(
+        compute=4.258, memory=1.453, layer_us=107.956, sequence_us=0.0, link=1.968
+    ),
 }
-"""By serving stack, accelerator and kind of model."""
+"""By serving stack, accelerator, and kind of model (`dense`, `moe`) or one model."""
 
 STACKS = ("vllm", "trtllm", "sglang")
 """In the order in which one is taken where a cluster names none."""
+
+
+def find(stack: str, accelerator: str, *, model: str, kind: str) -> Calibration | None:
+    """Return the constants of a model, else those of its kind, or None when there are none."""
+    own = CALIBRATIONS.get((stack, accelerator, model))
+    return own or CALIBRATIONS.get((stack, accelerator, kind))
 
 
 def default_stack(accelerator: str, kind: str) -> str | None:

@@ -10,7 +10,7 @@ adds one token to every sequence that is decoding. The model says what that take
 KV cache over the bandwidth, `link` the bytes of the all-reduces under tensor parallelism over the
 interconnect. It is the *sum* of compute and memory time and not the larger of the two: real kernels
 overlap little, and the sum fits measured servers a little better. Five constants per serving stack,
-accelerator and kind of model are fitted to measured servers (`admission.calibration`); what is left
+accelerator and model are fitted to measured servers (`admission.calibration`); what is left
 is arithmetic on public data sheets and model cards. `docs/cluster-model.md` has the errors.
 
 This is physics and uses floats; its results are whole microseconds and the same on every machine.
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from admission.calibration import CALIBRATIONS, Calibration, default_stack
+from admission.calibration import Calibration, default_stack, find
 
 BYTES_PER_PARAMETER = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625, "int4": 0.5625}
 """fp4 and int4 carry a scale of 8 bits per 16 weights, or its like."""
@@ -236,9 +236,15 @@ class Cluster:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """The fitted constants of this stack, accelerator and kind of model."""
-        stack = self.stack or default_stack(self.accelerator, self.shape.kind)
-        return CALIBRATIONS[stack or "", self.accelerator, self.shape.kind]
+        """The fitted constants of this stack, accelerator and model.
+
+        :raises KeyError: when it was not measured; `problem` says so before.
+        """
+        stack = self.stack or default_stack(self.accelerator, self.shape.kind) or ""
+        found = find(stack, self.accelerator, model=self.model, kind=self.shape.kind)
+        if found is None:
+            raise KeyError(stack, self.accelerator, self.model)
+        return found
 
     @cached_property
     def kv_tokens(self) -> int:
@@ -275,8 +281,9 @@ def problem(cluster: Cluster) -> str | None:
         return "chunk_tokens_out_of_range"
     if not 1 <= cluster.sequences_max <= min(SEQUENCES_MAX, cluster.chunk_tokens):
         return "sequences_max_out_of_range"
-    stack = cluster.stack or default_stack(cluster.accelerator, cluster.shape.kind)
-    if (stack or "", cluster.accelerator, cluster.shape.kind) not in CALIBRATIONS:
+    stack = cluster.stack or default_stack(cluster.accelerator, cluster.shape.kind) or ""
+    kind = cluster.shape.kind
+    if find(stack, cluster.accelerator, model=cluster.model, kind=kind) is None:
         return "not_calibrated"
     if cluster.kv_tokens < cluster.chunk_tokens:
         return "model_does_not_fit"

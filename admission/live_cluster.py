@@ -169,6 +169,7 @@ class LiveCluster:
         self._places: dict[str, _Worker] = {}
         self._arrivals = 0
         self._available = PARTS
+        self.is_closed = False
         self.set_available(config.available)
 
     def set_available(self, share: float) -> None:
@@ -247,7 +248,8 @@ class LiveCluster:
         return True
 
     def close(self) -> None:
-        """Stop every replica and end every stream."""
+        """Stop every replica and end every stream; nothing may be started any more."""
+        self.is_closed = True
         for worker in self._workers:
             worker.stop()
         for job in self._jobs.values():

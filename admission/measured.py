@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from admission import cluster
-from admission.calibration import Calibration
+from admission.calibration import GROUP_POINTS_MIN, Calibration
 
 MODEL_NAMES = {
     "meta-llama/Llama-3.1-8B-Instruct": "LLAMA8B",
@@ -53,7 +53,7 @@ class ServingPoint:
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """Stack, accelerator and kind of model: what shares one calibration."""
+        """Stack, accelerator and kind of model: what shares a calibration."""
         return self.cluster.stack, self.cluster.accelerator, self.cluster.shape.kind
 
     @property
@@ -130,6 +130,24 @@ def _is_plain(row: dict[str, str], model: str) -> bool:
     experts = _size(row, "moe_tp_size") * _size(row, "moe_ep_size")
     plain = _size(row, "pp_size") == 1 and _size(row, "attention_dp_size") == 1
     return plain and parallel <= 8 and (cluster.MODELS[model].experts == 1 or experts == parallel)
+
+
+def groups(points: Sequence[ServingPoint]) -> dict[tuple[str, str, str], list[ServingPoint]]:
+    """Return the points that each calibration is fitted to, in order of its key.
+
+    A model has a group of its own when it has enough points and is not alone in that of its kind.
+    """
+    found: dict[tuple[str, str, str], list[ServingPoint]] = {}
+    for point in points:
+        stack, accelerator, kind = point.group
+        found.setdefault((stack, accelerator, kind), []).append(point)
+        found.setdefault((stack, accelerator, point.cluster.model), []).append(point)
+    return {
+        key: members
+        for key, members in sorted(found.items())
+        if len(members) >= GROUP_POINTS_MIN
+        and (key[2] == members[0].group[2] or len(members) < len(found[members[0].group]))
+    }
 
 
 def fit(points: Sequence[ServingPoint]) -> Calibration:

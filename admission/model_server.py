@@ -202,6 +202,9 @@ class ModelServer:
         except (modelled_answers.BadRequest, ValueError) as error:
             await _error(send, 400, str(error))
             return
+        if live.is_closed:
+            await _refuse(send)
+            return
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"").decode("latin-1") or f"{next(self._numbers)}"
         if request_id in live.generated and live.generated[request_id].state == "running":

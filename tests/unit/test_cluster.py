@@ -1,6 +1,5 @@
 """The cluster model: arithmetic by hand, batching in tables, error on measured servers."""
 
-from collections import defaultdict
 from statistics import median
 
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from admission import cluster, measured
-from admission.calibration import CALIBRATIONS, GROUP_POINTS_MIN, Calibration
+from admission.calibration import CALIBRATIONS, Calibration
 from admission.cluster import MODELS, Cluster
 from admission.replica import Replica, Sequence
 
@@ -185,38 +184,34 @@ def test_coasting_is_what_single_steps_would_have_been(requests, budget) -> None
 
 @pytest.mark.data(POINTS)
 def test_the_constants_are_those_that_a_fit_finds_without_the_points_held_out(data_folder) -> None:
-    groups = _groups(data_folder)
+    groups = measured.groups(points_of(data_folder))
     assert set(groups) == set(CALIBRATIONS)
-    for group in (("vllm", "H100", "dense"), ("vllm", "B200", "dense")):
-        fitted = measured.fit([point for point in groups[group] if not point.held_out])
+    for group, members in groups.items():
+        fitted = measured.fit([point for point in members if not point.held_out])
         for name in Calibration.__dataclass_fields__:
             value = getattr(CALIBRATIONS[group], name)
-            assert getattr(fitted, name) == pytest.approx(value, abs=0.002)
+            assert getattr(fitted, name) == pytest.approx(value, abs=0.002), (group, name)
 
 
 @pytest.mark.data(POINTS)
 def test_the_median_error_on_points_held_out_is_below_nine_percent(data_folder) -> None:
-    groups = _groups(data_folder)
-    held_out = [
-        point.error(CALIBRATIONS[group])
-        for group, points in groups.items()
-        for point in points
-        if point.held_out
-    ]
+    points = [each for each in points_of(data_folder) if each.group in CALIBRATIONS]
+    held_out = [each for each in points if each.held_out]
     assert len(held_out) > 300
-    assert median(held_out) < 0.07
+    assert median(each.error(each.cluster.calibration) for each in held_out) < 0.06
     for accelerator, stack in (("H100", "vllm"), ("H200", "trtllm"), ("B200", "vllm")):
-        by = CALIBRATIONS[stack, accelerator, "dense"]
-        points = [each for each in groups[stack, accelerator, "dense"] if each.held_out]
-        assert measured.median_error(points, by) < 0.09
+        dense = [each for each in held_out if each.group == (stack, accelerator, "dense")]
+        assert median(each.error(each.cluster.calibration) for each in dense) < 0.09
 
 
 @pytest.mark.data(POINTS)
 def test_the_replica_in_a_closed_loop_agrees_with_the_formula_it_was_fitted_by(data_folder) -> None:
     points = [
         each
-        for each in _groups(data_folder)["vllm", "H100", "dense"]
-        if each.output_tokens == 1_024 and each.concurrency <= 32
+        for each in points_of(data_folder)
+        if each.group == ("vllm", "H100", "dense")
+        and each.output_tokens == 1_024
+        and each.concurrency <= 32
     ]
     for point in points[:6]:
         assert _closed_loop_ms(point) == pytest.approx(
@@ -224,11 +219,8 @@ def test_the_replica_in_a_closed_loop_agrees_with_the_formula_it_was_fitted_by(d
         )
 
 
-def _groups(folder) -> dict[tuple[str, str, str], list[measured.ServingPoint]]:
-    groups = defaultdict(list)
-    for point in measured.read_points(folder / POINTS / "serving_points.csv.gz"):
-        groups[point.group].append(point)
-    return {group: each for group, each in groups.items() if len(each) >= GROUP_POINTS_MIN}
+def points_of(folder) -> list[measured.ServingPoint]:
+    return measured.read_points(folder / POINTS / "serving_points.csv.gz")
 
 
 def _closed_loop_ms(point: measured.ServingPoint) -> float:

@@ -14,7 +14,7 @@ from statistics import median
 from django.core.management.base import BaseCommand, CommandError
 
 from admission import measured
-from admission.calibration import CALIBRATIONS, GROUP_POINTS_MIN, Calibration
+from admission.calibration import CALIBRATIONS, Calibration
 
 Group = tuple[str, str, str]
 
@@ -33,21 +33,17 @@ class Command(BaseCommand):
         """Read, fit when asked, print."""
         path = options["points"] or _default_path()
         assert isinstance(path, Path), "argparse makes paths"
-        groups: dict[Group, list[measured.ServingPoint]] = defaultdict(list)
-        for point in measured.read_points(path):
-            groups[point.group].append(point)
-        kept = {g: p for g, p in sorted(groups.items()) if len(p) >= GROUP_POINTS_MIN}
+        points = measured.read_points(path)
         constants = CALIBRATIONS
         if options["fit"]:
-            constants = {group: _fit(points) for group, points in kept.items()}
-            for group, by in constants.items():
-                self.stdout.write(f"    {group}: {by},")
-        self._print_table(kept, constants)
+            groups = measured.groups(points)
+            constants = {key: _fit(members) for key, members in groups.items()}
+            for key, by in constants.items():
+                self.stdout.write(f"    {key}: {by},")
+        self._print_table([each for each in points if each.group in constants], constants)
 
     def _print_table(
-        self,
-        groups: dict[Group, list[measured.ServingPoint]],
-        constants: dict[Group, Calibration],
+        self, points: list[measured.ServingPoint], constants: dict[Group, Calibration]
     ) -> None:
         """Print one line per configuration and the medians over all points."""
         write = self.stdout.write
@@ -57,21 +53,20 @@ class Command(BaseCommand):
         write("|---|---|---|---|---|---|---|---|---|")
         fitted: list[float] = []
         held_out: list[float] = []
-        for group, points in groups.items():
-            by = constants[group]
-            rows: dict[tuple[str, str, int], list[measured.ServingPoint]] = defaultdict(list)
-            for point in points:
-                shape = point.cluster
-                rows[shape.model, shape.precision, shape.tensor_parallel].append(point)
-            for (model, precision, parallel), row in sorted(rows.items()):
-                near = [point.error(by) for point in row if not point.held_out]
-                far = [point.error(by) for point in row if point.held_out]
-                fitted += near
-                held_out += far
-                write(
-                    f"| {group[0]} | {group[1]} | {model} | {precision} | {parallel} "
-                    f"| {len(near)} | {_percent(near)} | {len(far)} | {_percent(far)} |"
-                )
+        rows: dict[tuple[str, str, str, str, int], list[measured.ServingPoint]] = defaultdict(list)
+        for point in points:
+            of = point.cluster
+            key = (of.stack, of.accelerator, of.model, of.precision, of.tensor_parallel)
+            rows[key].append(point)
+        for key, row in sorted(rows.items()):
+            own = constants.get((key[0], key[1], key[2]))
+            by = own or constants[row[0].group]
+            near = [point.error(by) for point in row if not point.held_out]
+            far = [point.error(by) for point in row if point.held_out]
+            fitted += near
+            held_out += far
+            names = " | ".join(map(str, key))
+            write(f"| {names} | {len(near)} | {_percent(near)} | {len(far)} | {_percent(far)} |")
         write("")
         write(f"fitted: {len(fitted)} points, median error {_percent(fitted)}")
         write(f"held out: {len(held_out)} points, median error {_percent(held_out)}")
