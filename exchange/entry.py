@@ -9,8 +9,8 @@ It is raw ASGI because this is the path that is measured: no framework stands be
 bytes and the engine's stream, and nothing on the way to it waits for anything but the reply. Keys
 come from the ring in memory, limits from buckets in memory, bodies through the strict decoder that
 every door has. A repeated `client_order_id` is answered as the first request was, with
-`Idempotency-Replayed: true`. A refusal by a rule of the market is a 422 with the reason as its code; what was
-never understood is a 400 and was never journaled.
+`Idempotency-Replayed: true`. A refusal by a rule of the market is a 422 with the reason as its
+code; what was never understood is a 400 and was never journaled.
 """
 
 import logging

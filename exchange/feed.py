@@ -3,7 +3,8 @@
 The engine publishes one message per batch (`envelope.Release`) on one channel; it holds the items
 of every topic, so that a process which serves many subscribers reads the market once and picks.
 Topics are `book:{symbol}`, `trades:{symbol}`, `ticker:{symbol}`, `index:{grade}`, and of an
-organization `orders:{id}`, `fills:{id}` and `account:{id}`; a payload is the JSON a subscriber gets.
+organization `orders:{id}`, `fills:{id}` and `account:{id}`; a payload is the JSON that a
+subscriber gets.
 
 Of a book a batch gives one delta: `previous_sequence` is the book's sequence before the batch,
 `sequence` the one after it, quantities are absolute, and the checksum is that of the book after it.

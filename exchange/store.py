@@ -195,10 +195,10 @@ def end_stale_holder(connection: Connection, group: str) -> bool:
             """
             SELECT bool_or(pg_terminate_backend(pid)) FROM pg_locks
             WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid <> pg_backend_pid()
-              AND classid = (%s::bigint >> 32)::bigint::oid
-              AND objid = (%s::bigint & 4294967295)::oid
+              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND classid = %s::bigint::oid AND objid = %s::bigint::oid
             """,
-            [number, number],
+            [number >> 32 & 0xFFFFFFFF, number & 0xFFFFFFFF],
         ).fetchone()
     return bool(row and row[0])
 

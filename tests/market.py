@@ -46,9 +46,9 @@ class Market:
     def close(self) -> None:
         self.connection.close()
 
-    def instruct(self, id: str, command: instructions.AnyInstruction) -> None:
+    def instruct(self, name: str, command: instructions.AnyInstruction) -> None:
         """Write an instruction and let the engine take it."""
-        settlement.instruct(id=id, command=command)
+        settlement.instruct(id=name, command=command)
         self.work()
 
     def work(self) -> None:
@@ -95,7 +95,7 @@ class Market:
             try:
                 while not self.loop._stopping.is_set():
                     self.loop.step()
-            except BaseException as failure:
+            except BaseException as failure:  # noqa: BLE001 - shown by the test's own thread
                 failures.append(failure)
 
         thread = threading.Thread(target=work, daemon=True)
@@ -128,7 +128,7 @@ def order(
     side: int,
     price: int,
     lots: int,
-    id: str,
+    client_order_id: str,
     *,
     instrument: str = HOUR,
     time_in_force: str = "GTC",
@@ -139,14 +139,14 @@ def order(
         side=side,
         price_ticks=price,
         lots=lots,
-        client_order_id=id,
+        client_order_id=client_order_id,
         time_in_force=time_in_force,
     )
 
 
-def buy(account: int, price: int, lots: int, id: str, **more) -> commands.PlaceOrder:
-    return order(account, 1, price, lots, id, **more)
+def buy(account: int, price: int, lots: int, name: str, **more) -> commands.PlaceOrder:
+    return order(account, 1, price, lots, name, **more)
 
 
-def sell(account: int, price: int, lots: int, id: str, **more) -> commands.PlaceOrder:
-    return order(account, -1, price, lots, id, **more)
+def sell(account: int, price: int, lots: int, name: str, **more) -> commands.PlaceOrder:
+    return order(account, -1, price, lots, name, **more)

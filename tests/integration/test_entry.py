@@ -70,12 +70,12 @@ def market(
 
 
 @pytest.fixture
-def key(market: Market) -> Iterator[str]:
+def key(market: Market) -> SimpleNamespace:
     text = key_of(BUYER, ["read", "trade"])
     seller = key_of(SELLER, ["trade"])
     reader = key_of(BUYER, ["read"])
     keys.shared_ring().refresh()
-    yield SimpleNamespace(buyer=text, seller=seller, reader=reader)
+    return SimpleNamespace(buyer=text, seller=seller, reader=reader)
 
 
 async def call(app: Entry, method: str, path: str, key: str, body=None, query: str = ""):
@@ -281,25 +281,25 @@ def test_a_cancel_answers_with_the_order_and_only_its_owner_may(market: Market, 
 
 def test_a_mass_cancel_takes_what_matches(market: Market, key) -> None:
     async def conversation(app: Entry):
-        for price, id in (("1.200", "a"), ("1.210", "b"), ("1.220", "c")):
+        for price, name in (("1.200", "a"), ("1.210", "b"), ("1.220", "c")):
             await call(
                 app,
                 "POST",
                 "/api/v1/orders",
                 key.buyer,
-                {**LIMIT, "price": price, "client_order_id": id},
+                {**LIMIT, "price": price, "client_order_id": name},
             )
         none = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="side=sell")
         wrong = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="sides=buy")
-        all = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="grade=LLAMA70B")
-        return none, wrong, all
+        every = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="grade=LLAMA70B")
+        return none, wrong, every
 
     with market.running():
-        none, wrong, all = talk(conversation)
+        none, wrong, every = talk(conversation)
     assert (none[0], none[2]) == (200, {"results": []})
     assert (wrong[0], wrong[2]["errors"][0]["field"]) == (400, "sides")
-    assert [order["client_order_id"] for order in all[2]["results"]] == ["a", "b", "c"]
-    assert {order["status"] for order in all[2]["results"]} == {"canceled"}
+    assert [order["client_order_id"] for order in every[2]["results"]] == ["a", "b", "c"]
+    assert {order["status"] for order in every[2]["results"]} == {"canceled"}
 
 
 def test_a_batch_answers_each_operation_in_order(market: Market, key) -> None:
@@ -362,7 +362,7 @@ def test_no_reply_and_no_new_epoch_is_an_unknown_outcome(market: Market, key) ->
     status, _, problem = talk(place(key.buyer), reply_timeout_s=0.05)
     assert (status, problem["code"]) == (504, "outcome_unknown")
     with market.running():
-        status, headers, order = talk(place(key.buyer))
+        status, _, order = talk(place(key.buyer))
     assert (status, order["status"]) == (201, "open")
     assert models.Order.objects.count() == 1
 
