@@ -7,6 +7,7 @@ from admission import api as admission
 from exchange import api as exchange
 from marketplace.api import account, capacity, demo, operator, public, schema, statements
 from marketplace.endpoint import Nowhere, resource
+from marketplace.views import document
 from settlement import api as settlement
 
 API: list[URLPattern | URLResolver] = [
@@ -30,6 +31,7 @@ API: list[URLPattern | URLResolver] = [
         "api/v1/orders",
         resource(exchange.ListOrders, exchange.PlaceOrder, exchange.CancelOrders),
     ),
+    path("api/v1/orders/batch", resource(exchange.EnterBatch)),
     path("api/v1/orders/<str:order_id>", resource(exchange.ShowOrder, exchange.CancelOrder)),
     # Account
     path("api/v1/account", resource(settlement.ShowAccount)),
@@ -67,7 +69,7 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/demo/faults", resource(demo.SetFault)),
     # The document
     path("api/v1/schema", resource(schema.ShowSchema)),
-    path("api/v1/docs", schema.reader, name="api-docs"),
+    path("api/v1/docs", document.reader, name="api-docs"),
     re_path(r"^api/v1(?:/.*)?$", Nowhere.as_view()),
 ]
 

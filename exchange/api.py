@@ -6,11 +6,11 @@ oldest, instruments from the first listed to the last.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from exchange import queries, reasons, wire
+from exchange import entry, queries, reasons, wire
 from marketplace import clock, contract, errors
 from marketplace import queries as catalog
 from marketplace import wire as texts
@@ -350,6 +350,37 @@ class PlaceOrder(Endpoint):
     Output = wire.OrderOut
 
 
+class EnterBatch(Endpoint):
+    """Place and cancel up to 500 orders; an order or a problem for each, in order.
+
+    Each operation counts as a write.
+    """
+
+    method = "POST"
+    scope = "trade"
+    tag = "orders"
+    is_documented_only = True
+    codes = ("engine_unavailable",)
+    Input = wire.BatchIn
+
+    class Output(Answer):
+        """An order, or a problem, for every operation, in order."""
+
+        results: Annotated[
+            list[Any],
+            msgspec.Meta(
+                extra_json_schema={
+                    "items": {
+                        "anyOf": [
+                            {"$ref": "#/components/schemas/OrderOut"},
+                            {"$ref": "#/components/schemas/Problem"},
+                        ]
+                    }
+                }
+            ),
+        ]
+
+
 class CancelOrder(Endpoint):
     """Cancel a resting order; answered with the order as it is then."""
 
@@ -377,10 +408,7 @@ class CancelOrders(Endpoint):
         side: Literal["", "buy", "sell"] = ""
         grade: str = ""
 
-    class Output(Answer):
-        """The orders that were canceled."""
-
-        results: list[wire.OrderOut]
+    Output = entry.Canceled
 
 
 class ListFills(Endpoint):

@@ -89,6 +89,7 @@ CODES: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "The key used up its requests; reads and writes count apart."),
     "internal_error": (500, "A defect on our side; `request_id` finds it in our logs."),
     "unavailable": (503, "A part is down; nothing was done and nothing will be done later."),
+    "database_unavailable": (503, "The database cannot be reached; nothing was placed."),
     "keys_unavailable": (503, "Keys cannot be checked now."),
     "engine_unavailable": (503, "The engine is down; the order was not placed and will not be."),
     "engine_overloaded": (503, "Too many commands wait; this one was not placed."),

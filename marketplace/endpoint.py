@@ -40,11 +40,11 @@ _CURSORS = http.Cursors(settings.SECRET_KEY)
 _SNAKE = re.compile(r"(?<!^)(?=[A-Z])")
 
 
-class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Base of every `Input` and `Query`: a field that is not known is refused by name."""
 
 
-class Answer(msgspec.Struct, kw_only=True, frozen=True):
+class Answer(msgspec.Struct, kw_only=True):
     """Base of every `Output`."""
 
 

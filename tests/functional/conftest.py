@@ -9,6 +9,7 @@ import valkey as valkey_client
 if TYPE_CHECKING:  # this file is read before Django is set up
     from tests.rest import Api, World
 
+
 @pytest.fixture(scope="session")
 def _ring(django_db_setup: None) -> Iterator[None]:
     """Stop the ring before its database is dropped."""

@@ -102,9 +102,7 @@ def test_only_operators_move_the_clock(world: World) -> None:
     assert (reply.status, reply.code) == (403, "missing_scope")
 
 
-def test_a_fault_is_for_the_clusters_owner_and_for_operators(
-    world: World, operator: Party
-) -> None:
+def test_a_fault_is_for_the_clusters_owner_and_for_operators(world: World, operator: Party) -> None:
     owner, other = world.party("Cirrus", "PROVIDER"), world.party("Nimbus", "PROVIDER")
     cluster = world.cluster(owner, lots=0)
     for who, status in ((other, 404), (owner, 503), (operator, 503)):

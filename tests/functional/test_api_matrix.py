@@ -1,0 +1,323 @@
+"""Every route against every kind of caller: nobody reaches what is another organization's."""
+
+import re
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from admission.models import Certification
+from marketplace import clock as market_clock
+from marketplace import models, openapi, operations
+from marketplace.endpoint import Endpoint
+from tests.market import GRADE, HOUR, buy, sell
+from tests.rest import Api, Party, World
+
+PUBLIC = {"symbol": HOUR, "grade": GRADE, "hour": "20261201T14Z", "pool_id": "none"}
+OWNED = {"order_id", "key_id", "cluster_id", "certification_id", "listing_id"}
+OPERATORS = {"organization_id"}
+_PARAMETER = re.compile(r"{(\w+)}")
+
+
+def routes(*, served: bool = True) -> list[tuple[str, type[Endpoint]]]:
+    """Every operation with its path below `/api/v1/`; those that Django itself serves."""
+    return [
+        (path.removeprefix("/api/v1/"), endpoint)
+        for path, endpoint in openapi.operations()
+        if not (served and endpoint.is_documented_only)
+    ]
+
+
+def valid_body(endpoint: type[Endpoint], owner: dict[str, str]) -> dict[str, Any]:
+    """A body that would be taken from the owner of the objects."""
+    bodies: dict[str, dict[str, Any]] = {
+        "RequestDeposit": {"amount": "1"},
+        "RequestWithdrawal": {"amount": "1"},
+        "CreateApiKey": {"scopes": ["read"]},
+        "RegisterCluster": {"name": "Hall", "grade": GRADE, "accelerator": "H100"},
+        "ListCapacity": {
+            "cluster": owner["cluster_id"],
+            "instrument": HOUR,
+            "price": "1.250",
+            "quantity": 1,
+        },
+        "CreateDemoOrganization": {"name": "Fabrikam", "role": "buyer"},
+        "AdvanceClock": {"advance_to": "2026-12-01T10:00:00Z"},
+        "SetFault": {"cluster": owner["cluster_id"], "available": 1.0},
+    }
+    return bodies.get(endpoint.__name__, {})
+
+
+@pytest.fixture
+def owner(world: World) -> Party:
+    return world.party("Cirrus", "PROVIDER", cash=1_000_000_000)
+
+
+@pytest.fixture
+def stranger(world: World) -> Party:
+    return world.party("Nimbus", "PROVIDER", cash=1_000_000_000)
+
+
+@pytest.fixture
+def objects(world: World, owner: Party) -> dict[str, str]:
+    """One object of the owner's for every kind that a path can name."""
+    cluster = world.cluster(owner)
+    ((placed, *_),) = world.market.execute(sell(owner.id, 1_250, 10, "s1"))
+    listing = models.Listing.objects.create(
+        organization=owner.organization,
+        cluster=cluster,
+        symbol=HOUR,
+        price_ticks=1_250,
+        lots=10,
+        order=placed.order,
+        state="OPEN",
+        created_at=market_clock.now(),
+    )
+    certification = Certification.objects.create(
+        cluster=cluster.pk, state="RUNNING", created_at=market_clock.now()
+    )
+    key = models.ApiKey.objects.get(organization=owner.organization)
+    return {
+        "order_id": str(placed.order),
+        "key_id": key.pk,
+        "cluster_id": str(cluster.pk),
+        "certification_id": str(certification.pk),
+        "listing_id": str(listing.pk),
+    }
+
+
+def test_every_parameter_of_every_path_is_of_a_known_kind() -> None:
+    known = OWNED | OPERATORS | set(PUBLIC)
+    for path, _ in routes(served=False):
+        assert set(_PARAMETER.findall(path)) <= known, path
+
+
+def test_what_is_anothers_looks_like_what_does_not_exist(
+    world: World, owner: Party, stranger: Party, objects: dict[str, str]
+) -> None:
+    tried = 0
+    for path, endpoint in routes():
+        if not OWNED & set(_PARAMETER.findall(path)):
+            continue
+        body = valid_body(endpoint, objects) if endpoint.Input else None
+        foreign = stranger.api.send(
+            endpoint.method,
+            _PARAMETER.sub(lambda found: objects[found[1]], path),
+            body=body,
+            headers={"Idempotency-Key": f"f-{path}"},
+        )
+        unknown = stranger.api.send(
+            endpoint.method,
+            _PARAMETER.sub("999999999", path),
+            body=body,
+            headers={"Idempotency-Key": f"u-{path}"},
+        )
+        assert foreign.status == unknown.status == 404, path
+        foreign.json.pop("request_id")
+        unknown.json.pop("request_id")
+        assert foreign.json == unknown.json, path
+        tried += 1
+    assert tried == 6
+    # Nothing of it had an effect.
+    assert models.Listing.objects.get().state == "OPEN"
+    assert models.ApiKey.objects.get(pk=objects["key_id"]).revoked_at is None
+    assert Certification.objects.count() == 1
+
+
+def test_a_body_cannot_name_what_is_anothers(
+    world: World, stranger: Party, objects: dict[str, str]
+) -> None:
+    offer = {
+        "cluster": objects["cluster_id"],
+        "instrument": HOUR,
+        "price": "1.250",
+        "quantity": 1,
+    }
+    assert stranger.api.post("listings", offer).status == 404
+    fault = {"cluster": objects["cluster_id"], "available": 0.0}
+    assert stranger.api.post("demo/faults", fault, key="-").status == 404
+
+
+def test_no_list_shows_what_is_anothers(
+    world: World, owner: Party, stranger: Party, objects: dict[str, str]
+) -> None:
+    world.market.execute(buy(owner.id, 1_200, 1, "mine"))
+    for path, endpoint in routes():
+        if endpoint.scope is None or endpoint.Item is None:
+            continue
+        rows = stranger.api.get(path).json["results"]
+        if path == "api-keys":
+            assert [row["id"] for row in rows] != [objects["key_id"]]
+            assert len(rows) == 1
+        elif path in ("ledger", "statements"):
+            assert len(rows) == 1  # its own deposit
+        else:
+            assert rows == [], path
+
+
+def test_a_cursor_of_another_organization_is_refused(
+    world: World, owner: Party, stranger: Party
+) -> None:
+    for number in range(3):
+        world.market.execute(buy(owner.id, 1_200, 1, f"b{number}"))
+    cursor = owner.api.get("orders", limit=1).json["next_cursor"]
+    assert owner.api.get("orders", limit=1, cursor=cursor).status == 200
+    assert stranger.api.get("orders", limit=1, cursor=cursor).status == 400
+
+
+def test_every_route_that_needs_a_scope_is_refused_without_it(
+    world: World, owner: Party, objects: dict[str, str]
+) -> None:
+    scopes = ["read", "trade", "transfer", "gateway"]
+    keyed = {
+        scope: Api(
+            key=operations.create_key(
+                organization_id=owner.id, scopes=[other for other in scopes if other != scope]
+            ).text
+        )
+        for scope in scopes
+    } | {"operate": owner.api}
+    for path, endpoint in routes():
+        if endpoint.scope is None:
+            continue
+        reply = keyed[endpoint.scope].send(
+            endpoint.method, _PARAMETER.sub(lambda found: objects.get(found[1], "1"), path)
+        )
+        assert (reply.status, reply.code) == (403, "missing_scope"), path
+
+
+def test_no_body_sets_what_is_not_the_callers_to_set(
+    world: World, owner: Party, objects: dict[str, str]
+) -> None:
+    operator = world.party("Market operations", "OPERATOR")
+    smuggled = (
+        "org_id", "organization", "status", "filled_qty", "fee_rate", "is_staff",
+        "verified_capacity", "certified_lots", "settlement_price", "balance", "id", "is_killed",
+    )  # fmt: skip
+    tried = 0
+    for path, endpoint in routes():
+        if endpoint.Input is None:
+            continue
+        who = operator if endpoint.scope == "operate" else owner
+        known = set(endpoint.Input.__struct_encode_fields__)
+        for name in smuggled:
+            if name in known:
+                continue
+            reply = who.api.send(
+                endpoint.method,
+                _PARAMETER.sub(lambda found: {**objects, **PUBLIC}.get(found[1], "1"), path),
+                body=valid_body(endpoint, objects) | {name: 1},
+                headers={"Idempotency-Key": f"{path}-{name}"},
+            )
+            assert (reply.status, reply.blamed) == (400, [(name, "unknown_field")]), path
+            tried += 1
+    assert tried > 100
+    assert models.IdempotencyRecord.objects.count() == 0
+    assert models.AuditEntry.objects.count() == 0
+
+
+# Sessions of the exchange's own pages
+
+
+@pytest.fixture
+def member(world: World) -> models.User:
+    user = operations.sign_up(
+        email="ada@example.com",
+        password="a long enough phrase",
+        organization_name="Lovelace",
+        role="BUYER",
+    )
+    world.market.work()
+    return user
+
+
+def test_a_session_reads_as_its_organization(member: models.User) -> None:
+    client = Client()
+    client.force_login(member)
+    assert client.get("/api/v1/account").status_code == 200
+    assert client.get("/api/v1/orders").json() == {"results": [], "next_cursor": None}
+
+
+def test_a_session_writes_only_with_its_csrf_token(world: World, member: models.User) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(member)
+    sent = {"data": {"amount": "10"}, "content_type": "application/json"}
+    headers = {"Idempotency-Key": "s1"}
+    refused = client.post("/api/v1/deposits", **sent, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (403, "csrf")
+    foreign = client.post(
+        "/api/v1/deposits",
+        **sent,
+        headers=headers | {"Origin": "https://evil.example", "X-CSRFToken": "x" * 64},
+    )
+    assert (foreign.status_code, foreign.json()["code"]) == (403, "csrf")
+    client.get("/portfolio")
+    token = client.cookies["csrftoken"].value
+    with world.running():
+        taken = client.post("/api/v1/deposits", **sent, headers=headers | {"X-CSRFToken": token})
+    assert taken.status_code == 201
+
+
+def test_a_viewer_reads_and_writes_nothing(world: World, member: models.User) -> None:
+    models.Membership.objects.update(role="VIEWER")
+    client = Client()
+    client.force_login(member)
+    assert client.get("/api/v1/account").status_code == 200
+    reply = client.post(
+        "/api/v1/deposits",
+        data={"amount": "10"},
+        content_type="application/json",
+        headers={"Idempotency-Key": "v"},
+    )
+    assert (reply.status_code, reply.json()["code"]) == (403, "missing_scope")
+
+
+def test_a_session_never_operates(world: World, member: models.User) -> None:
+    models.User.objects.update(is_staff=True, is_superuser=True)
+    client = Client()
+    client.force_login(member)
+    reply = client.post(f"/api/v1/instruments/{HOUR}/halt", content_type="application/json")
+    assert (reply.status_code, reply.json()["code"]) == (403, "missing_scope")
+
+
+# Nothing of a key or of our insides is ever shown
+
+
+def test_a_defect_shows_nothing_of_itself(
+    world: World, owner: Party, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    def broken(_: int) -> None:
+        raise RuntimeError(f"SELECT secret FROM vault -- {owner.api.key}")
+
+    monkeypatch.setattr("settlement.queries.account", broken)
+    reply = owner.api.get("account")
+    assert (reply.status, reply.code) == (500, "internal_error")
+    shown = str(reply.json)
+    assert "SELECT" not in shown and "Traceback" not in shown and "/" not in reply.json["detail"]
+
+
+def test_a_key_appears_in_no_log_and_in_no_answer(
+    world: World, owner: Party, objects: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+    import logging
+
+    from config import logs
+
+    secret = owner.api.key.rsplit("_", 1)[1]
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(logs.Formatter())
+    logging.getLogger().addHandler(handler)
+    try:
+        monkeypatch.setattr("settlement.queries.account", lambda _: 1 / 0)
+        answers = [owner.api.get("account"), owner.api.get(f"nowhere/{owner.api.key}")]
+        answers += [owner.api.get("api-keys"), owner.api.get("orders", cursor=owner.api.key)]
+        logging.getLogger("test").error("called with %s", owner.api.key)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert secret not in written.getvalue()
+    assert written.getvalue() != ""
+    for answer in answers:
+        assert secret not in str(answer.json)
+        assert secret not in str(answer.headers)
