@@ -6,13 +6,17 @@ searches for the rate a cluster may sell. All of them find in the rows what they
 done.
 """
 
-from typing import Any
-
 from django.db import transaction
 
-from admission import cluster as physics
-from admission import consumption, models, operations, reporting, shortfall, simulator
-from admission.decisions import ServiceClass
+from admission import (
+    certification,
+    consumption,
+    models,
+    operations,
+    reporting,
+    shortfall,
+    simulator,
+)
 from marketplace import clock, contract
 from marketplace import models as catalog
 from settlement import jobs, kinds, slots
@@ -85,7 +89,11 @@ def certify(claim: Claim) -> None:
         report = _search(claim, row, cluster)
         with transaction.atomic():
             jobs.fence(claim)
-            row.lots, row.report, row.progress = report.certified_lots, _shown(report), 99
+            row.lots, row.report, row.progress = (
+                report.certified_lots,
+                certification.shown(report),
+                99,
+            )
             row.save(update_fields=["lots", "report", "progress"])
     assert row.lots is not None, "a search has a result"
     with transaction.atomic():
@@ -102,7 +110,6 @@ def certify(claim: Claim) -> None:
 
 def _search(claim: Claim, row: models.Certification, cluster: catalog.Cluster) -> simulator.Report:
     """Search on the cluster model, showing how far it is."""
-    grade = cluster.grade
 
     def show(percent: int, found: str) -> None:
         with transaction.atomic():
@@ -111,71 +118,7 @@ def _search(claim: Claim, row: models.Certification, cluster: catalog.Cluster) -
                 state=models.Certification.State.RUNNING, progress=min(percent, 98)
             )
 
-    hardware = physics.Cluster(
-        accelerator=cluster.accelerator,
-        model=grade.model_shape,
-        precision=grade.precision,
-        tensor_parallel=cluster.tensor_parallel,
-        replicas=cluster.replicas,
-    )
-    targets = simulator.TARGETS[ServiceClass.P2]
-    if len(grade.first_token_ms) == len(grade.per_token_ms) == len(ServiceClass):
-        targets = simulator.Targets(
-            service_class=ServiceClass.P2,
-            first_token_us=grade.first_token_ms[ServiceClass.P2] * 1_000,
-            per_token_us=grade.per_token_ms[ServiceClass.P2] * 1_000,
-        )
-    return simulator.certify(
-        hardware,
-        simulator.Mix(
-            name=f"{grade.code} base",
-            prompt_tokens=grade.mix_prompt_tokens,
-            output_tokens=grade.mix_output_tokens,
-        ),
-        targets,
-        weights=contract.WeightSchedule(
-            version=grade.schedule_version,
-            cached=grade.weight_cached,
-            output=grade.weight_output,
-        ),
-        progress=show,
-    )
-
-
-def _shown(report: simulator.Report) -> dict[str, Any]:
-    """Return a report as it is stored and shown."""
-    return {
-        "method": "model",
-        "accelerator": report.cluster.accelerator,
-        "model": report.cluster.model,
-        "precision": report.cluster.precision,
-        "tensor_parallel": report.cluster.tensor_parallel,
-        "replicas": report.cluster.replicas,
-        "mix": {
-            "name": report.mix.name,
-            "prompt_tokens": report.mix.prompt_tokens,
-            "output_tokens": report.mix.output_tokens,
-            "cached_tokens": report.mix.cached_tokens,
-        },
-        "targets": {
-            "class": report.targets.service_class.name,
-            "first_token_ms": report.targets.first_token_us // 1_000,
-            "per_token_ms": report.targets.per_token_us // 1_000,
-        },
-        "measured_lots": report.measured_lots,
-        "certified_lots": report.certified_lots,
-        "trials": [
-            {
-                "lots": trial.lots,
-                "requests": trial.requests,
-                "within_permille": trial.within_permille,
-                "first_token_ms_p99": trial.first_token_us_p99 // 1_000,
-                "per_token_ms_p99": trial.per_token_us_p99 // 1_000,
-                "passed": trial.passed,
-            }
-            for trial in report.trials
-        ],
-    }
+    return certification.search(certification.plan(cluster), progress=show)
 
 
 kinds.register(

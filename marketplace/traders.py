@@ -3,11 +3,12 @@
 The demo's market-maker, the seeded history and the simulations all act through these functions.
 They decide and return values; whoever calls them places the orders. A maker anchors each hour to
 the grade's reference price, bends it by the hour of the day and lets it wander, quotes a ladder
-around the result, and leans against what it holds. A trader has a view of an hour, a few percent off
-the maker's, and acts when the book is on the wrong side of it.
+around the result, and leans against what it holds. A trader has a view of an hour, a few percent
+off the maker's, and acts when the book is on the wrong side of it.
 
-Nothing here is random: chance is a hash of what it is about (`noise`), so the same market comes out
-of the same seed on any machine. Prices are ticks, sizes lots, instants microseconds since the epoch.
+Nothing here is random: chance is a hash of what it is about (`noise`), so the same market comes
+out of the same seed on any machine. Prices are ticks, sizes lots, instants microseconds since the
+epoch.
 """
 
 import hashlib
@@ -63,7 +64,7 @@ class Requote:
 class MakerTerms:
     """How a market-maker quotes one grade."""
 
-    half_spread_permille: int = 12
+    half_spread_permille: int = 18
     step_permille: int = 8
     levels: int = 3
     lots_per_level: int = 40
@@ -165,28 +166,31 @@ def decide(
     band: tuple[int, int],
     at: int,
 ) -> Quote | None:
-    """Return the order a trader sends now, or None.
+    """Return the order a trader sends now, or None; it rests if nobody takes the other side.
 
-    A hedger buys towards its need, keenly when it is far from it. Others buy below their view and
-    sell above it, never more than they hold or have cover for.
+    A hedger buys towards its need, and pays the ask while it lacks more than half. Others offer to
+    deal at their view, on the side that the book makes them prefer or else on either, and never
+    sell more than they hold or have cover for.
     """
     bid, ask = best
     low, high = band
     swing = noise(trader.name, symbol, at) % (2 * trader.opinion_permille + 1)
-    view = fair * (1_000 + swing - trader.opinion_permille) // 1_000
+    view = _within(fair * (1_000 + swing - trader.opinion_permille) // 1_000, low, high)
     size = 1 + noise(trader.name, symbol, at, "size") % trader.lots_max
     needed = trader.needs_lots - net_lots
-    if trader.needs_lots and needed > 0 and ask is not None:
-        price = max(ask, view) if needed * 2 > trader.needs_lots else view
-        return Quote(
-            side=contract.Side.BUY, price_ticks=_within(price, low, high), lots=min(size, needed)
-        )
-    if ask is not None and view > ask:
-        return Quote(side=contract.Side.BUY, price_ticks=_within(ask, low, high), lots=size)
-    lots = min(size, max(0, net_lots - trader.needs_lots) + sellable_lots)
-    if bid is not None and view < bid and lots > 0:
-        return Quote(side=contract.Side.SELL, price_ticks=_within(bid, low, high), lots=lots)
-    return None
+    if needed > 0 and trader.needs_lots:
+        is_keen = ask is not None and needed * 2 > trader.needs_lots
+        price = _within(max(ask or 0, view), low, high) if is_keen else view
+        return Quote(side=contract.Side.BUY, price_ticks=price, lots=min(size, needed))
+    sellable = min(size, max(0, net_lots - trader.needs_lots) + sellable_lots)
+    is_selling = sellable > 0 and (
+        (bid is not None and view < bid) or noise(trader.name, symbol, at, "side") % 2 == 0
+    )
+    if is_selling:
+        return Quote(side=contract.Side.SELL, price_ticks=view, lots=sellable)
+    if trader.needs_lots:
+        return None
+    return Quote(side=contract.Side.BUY, price_ticks=view, lots=size)
 
 
 def demand_mntu(*, organization: str, lots: int, interval_starts_at: int) -> int:

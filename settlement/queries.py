@@ -361,12 +361,18 @@ def _contiguous_hours(
             starts_at__lte=starts_at + timedelta(hours=CONTIGUOUS_HOURS_MAX),
         ).values_list("organization_id", "grade", "starts_at")
     }
-    for organization, symbol in models.Position.objects.filter(
-        organization_id__in=owners, net_lots__gt=0
-    ).values_list("organization_id", "symbol"):
-        bought = contract.parse_symbol(symbol)
-        if bought is not None and bought.product is contract.Product.HOUR:
-            held.add((organization, bought.grade, clock.to_datetime(bought.starts_at)))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT position.organization_id, instrument.grade_id, instrument.starts_at
+            FROM settlement_position position
+            JOIN marketplace_instrument instrument USING (symbol)
+            WHERE position.organization_id = ANY(%s) AND position.net_lots > 0
+              AND instrument.product = 'HOUR' AND instrument.starts_at > %s
+            """,
+            [owners, starts_at],
+        )
+        held.update(cursor.fetchall())
     found = {}
     for holder, grade in holders:
         hours = 1

@@ -1,0 +1,1 @@
+"""What an operator of the demo and the auditor run."""

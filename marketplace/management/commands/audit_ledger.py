@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import connection, transaction
 
 from marketplace import audit
+from settlement import audit as settlement_audit
 
 
 class Command(BaseCommand):
@@ -20,10 +20,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Check everything as of one instant and print what was found."""
-        with transaction.atomic():
-            with connection.cursor() as cursor:
-                # The engine and the meter go on meanwhile; all checks must see one moment.
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        with settlement_audit.one_moment():
             findings = audit.run()
         violated = sum(1 for finding in findings if finding.violations)
         if options["json"]:

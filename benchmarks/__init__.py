@@ -1,0 +1,1 @@
+"""Numbers we publish, each with the machine, the load and the peer beside it."""

@@ -1,0 +1,187 @@
+"""The demo's market-maker at work: every open book two-sided, in batches, and quiet when nothing
+moves.
+
+It looks at the market once a second with one small query, and renews quotes only where there is a
+reason: a book that has opened or whose band has moved, its own fills, or a step of the reference
+(`traders.fair_ticks` holds still for a quarter of an hour). What it wants and what rests are
+compared (`traders.requote`), so an order that is still right keeps its place. It is an
+organization like any other: it owns clusters, sells no more than they are certified for, and its
+orders go through the same stream as everybody's.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from django.db import connection
+from django.db.models import Sum
+
+from exchange import commands, events
+from exchange import models as exchange_models
+from exchange import operations as exchange_operations
+from marketplace import clock, contract, errors, models, traders
+from settlement import models as settlement_models
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+COMMANDS_PER_BATCH_MAX = 200
+RESTING_MAX = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What decides the quotes of one book besides the market's time."""
+
+    symbol: str
+    grade: str
+    starts_at: int
+    band: tuple[int, int]
+    volume_lots: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Maker:
+    """Quotes for one organization; `terms` are the same for all grades."""
+
+    organization: int
+    terms: traders.MakerTerms = field(default_factory=traders.MakerTerms)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _seen: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    """Per book what its quotes were last made from."""
+    _number: int = 0
+
+    def run(self) -> None:
+        """Quote until stopped; an engine that is away is waited for."""
+        while not self.stopped.wait(LOOK_EVERY_S):
+            try:
+                self.look()
+            except errors.Refusal as refusal:
+                logger.warning("quotes wait: %s", refusal.detail)
+                self._seen.clear()
+            finally:
+                connection.close_if_unusable_or_obsolete()
+
+    def look(self) -> int:
+        """Renew the quotes that have a reason to change; return how many commands that took."""
+        books = self._open_books()
+        net_lots = self._net_lots()
+        at = clock.now_micros()
+        reference_ticks = dict(models.Grade.objects.values_list("code", "reference_price_ticks"))
+        wanted: dict[str, list[traders.Quote]] = {}
+        reasons: dict[str, tuple[object, ...]] = {}
+        certified = self._certified()
+        for book in books:
+            fair = traders.fair_ticks(
+                grade=book.grade,
+                reference_ticks=reference_ticks[book.grade],
+                starts_at=book.starts_at,
+                at=at,
+            )
+            net = net_lots.get(book.symbol, 0)
+            sellable = certified.get(book.grade, 0) + net
+            reasons[book.symbol] = (fair, net, sellable, book.band, book.volume_lots)
+            if self._seen.get(book.symbol) != reasons[book.symbol]:
+                wanted[book.symbol] = traders.ladder(
+                    terms=self.terms,
+                    fair=fair,
+                    band=book.band,
+                    net_lots=net,
+                    sellable_lots=sellable,
+                )
+        sent = self._renew(wanted) if wanted else 0
+        self._seen = reasons
+        return sent
+
+    def _renew(self, wanted: dict[str, list[traders.Quote]]) -> int:
+        """Send what turns the resting orders of these books into the wanted ones."""
+        resting = self._resting(wanted)
+        batch: list[commands.Command] = []
+        sent = 0
+        for symbol, quotes in wanted.items():
+            change = traders.requote(resting=resting.get(symbol, []), wanted=quotes)
+            batch += [
+                commands.CancelOrder(account=self.organization, order=order)
+                for order in change.cancels
+            ]
+            batch += [self._order(symbol, quote) for quote in change.orders]
+            if len(batch) >= COMMANDS_PER_BATCH_MAX:
+                sent += self._submit(batch)
+                batch = []
+        return sent + self._submit(batch)
+
+    def _submit(self, batch: Sequence[commands.Command]) -> int:
+        """:raises Refusal: when the engine is away or did not answer."""
+        if not batch:
+            return 0
+        for outcome in exchange_operations.submit(batch):
+            if isinstance(outcome, errors.Refusal):
+                raise outcome
+            for event in outcome.events:
+                if isinstance(event, events.OrderRejected):
+                    logger.warning("quote in %s refused: %s", event.instrument, event.reason)
+        return len(batch)
+
+    def _order(self, symbol: str, quote: traders.Quote) -> commands.PlaceOrder:
+        self._number += 1
+        return exchange_operations.place_command(
+            organization=self.organization,
+            instrument=symbol,
+            side=int(quote.side),
+            price_ticks=quote.price_ticks,
+            lots=quote.lots,
+            client_order_id=f"maker-{clock.system_micros()}-{self._number}",
+        )
+
+    # What it knows
+
+    def _open_books(self) -> list[Book]:
+        rows = models.Instrument.objects.filter(
+            state=models.Instrument.State.CONTINUOUS, product=contract.Product.HOUR
+        ).order_by("starts_at", "id")
+        return [
+            Book(
+                row.symbol,
+                row.grade_id,
+                clock.to_micros(row.starts_at),
+                (row.band_low_ticks, row.band_high_ticks),
+                row.volume_lots,
+            )
+            for row in rows
+        ]
+
+    def _net_lots(self) -> dict[str, int]:
+        return dict(
+            settlement_models.Position.objects.filter(
+                organization_id=self.organization
+            ).values_list("symbol", "net_lots")
+        )
+
+    def _certified(self) -> dict[str, int]:
+        rows = (
+            models.Cluster.objects.filter(
+                organization_id=self.organization, state=models.Cluster.State.CERTIFIED
+            )
+            .values("grade_id")
+            .annotate(lots=Sum("certified_lots"))
+        )
+        return {row["grade_id"]: row["lots"] for row in rows}
+
+    def _resting(self, symbols: Iterable[str]) -> dict[str, list[traders.Resting]]:
+        found: dict[str, list[traders.Resting]] = {}
+        rows = exchange_models.Order.objects.filter(
+            organization_id=self.organization,
+            symbol__in=list(symbols),
+            status__in=["OPEN", "PARTIALLY_FILLED"],
+        ).order_by("id")[:RESTING_MAX]
+        for row in rows:
+            found.setdefault(row.symbol, []).append(
+                traders.Resting(
+                    order=row.id,
+                    side=contract.Side(row.side),
+                    price_ticks=row.price_ticks,
+                    lots=row.lots - row.filled_lots,
+                )
+            )
+        return found
