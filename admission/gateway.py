@@ -51,8 +51,8 @@ PROBE_PROMPTS = (
 REQUESTS_PER_MINUTE = {"P0": 10_000, "P1": 10_000, "P2": 5_000, "P3": 500}
 """Per key and class (RULEBOOK 7.13)."""
 REMEMBERED_KEYS_MAX = 100_000
-THREADS_MAX = 4
-"""Threads that wait for the engine and read the snapshot; nothing else blocks."""
+HOLDS_AT_ONCE_MAX = 4
+"""Threads that wait for the engine to hold cash; beside them one reads the snapshot."""
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -175,7 +175,9 @@ class Gateway:
         self._ring: keys.KeyRing | None = None
         self._desk: Desk | None = None
         self._observer: observation.Observer | None = None
-        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="gateway")
+        # Apart, so that an engine that does not answer cannot keep the gateway from looking.
+        self._eyes = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._hands = ThreadPoolExecutor(HOLDS_AT_ONCE_MAX, thread_name_prefix="hold")
         self._poller: asyncio.Task[None] | None = None
         self._offset = 0
         self._refreshing: asyncio.Future[None] | None = None
@@ -214,7 +216,7 @@ class Gateway:
         await writer.start()
         await client.start()
         loop = asyncio.get_running_loop()
-        self._ring = await loop.run_in_executor(self._threads, keys.shared_ring)
+        self._ring = await loop.run_in_executor(self._eyes, keys.shared_ring)
         self._observer = observation.Observer(self.name)
         reserves = Reserves(self._hold_cash)
         self._desk = Desk(
@@ -237,8 +239,9 @@ class Gateway:
         self.pools.close()
         if self._observer is not None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, self._observer.close)
-        self._threads.shutdown(wait=False)
+            await loop.run_in_executor(self._eyes, self._observer.close)
+        self._eyes.shutdown(wait=False)
+        self._hands.shutdown(wait=False)
 
     async def _poll(self) -> None:
         while True:
@@ -260,7 +263,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         offset = clock.offset_micros()
         try:
-            seen = await loop.run_in_executor(self._threads, self._observer.look)
+            seen = await loop.run_in_executor(self._eyes, self._observer.look)
         except observation.DatabaseError as error:
             log.warning("the market could not be read: %s", type(error).__name__)
             self.is_leading = False
@@ -269,14 +272,14 @@ class Gateway:
         self.pools.take(seen.snapshot)
         self._offset = offset
         await loop.run_in_executor(
-            self._threads, self._observer.publish, observation.live_of(self.pools, self.name)
+            self._eyes, self._observer.publish, observation.live_of(self.pools, self.name)
         )
 
     async def _hold_cash(self, organization: int, grade: str, hour: int, amount: int) -> bool:
         """Ask the machine to hold cash for pay-as-you-go tokens."""
         assert self._observer is not None, "the gateway was started"
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._observer.hold_cash, organization, grade, hour, amount
+            self._hands, self._observer.hold_cash, organization, grade, hour, amount
         )
 
     # Requests
