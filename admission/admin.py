@@ -1,5 +1,7 @@
 """What the gateways decided and metered, for staff to read. The gateways and meters write it."""
 
+import uuid
+
 from django.contrib import admin
 
 from admission import models
@@ -91,3 +93,22 @@ class PoolIntervalAdmin(backoffice.ReadOnly):
     )
     list_filter = ("service_class", "cluster")
     ordering = ("-interval_starts_at", "-id")
+
+
+@admin.register(models.UsageEventShown)
+class UsageEventAdmin(backoffice.ByTwoKeys):
+    """Checkpoints and ends of requests: running totals."""
+
+    keys = (("request_id", uuid.UUID), ("sequence", int))
+    list_display = ("id", "prompt_tokens", "cached_tokens", "output_tokens", "mntu", "state", "at")
+    list_filter = ("state", "is_estimated", "is_bounded")
+    search_fields = ("=request_id",)
+    ordering = ("-at", "request_id", "sequence")
+
+
+@admin.register(models.MeterCursor)
+class MeterCursorAdmin(backoffice.ReadOnly):
+    """How far the meter has read."""
+
+    list_display = ("name", "xid", "number")
+    ordering = ("name",)

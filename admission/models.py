@@ -176,3 +176,26 @@ class PoolInterval(models.Model):
                 name="pool_interval_is_single",
             ),
         ]
+
+
+class UsageEventShown(models.Model):
+    """The usage events under one key, for the admin, which takes no composite one; a view."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+    request_id = models.UUIDField()
+    sequence = models.IntegerField()
+    prompt_tokens = models.BigIntegerField()
+    cached_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    reasoning_tokens = models.BigIntegerField()
+    mntu = models.BigIntegerField()
+    state = models.CharField(max_length=9)
+    is_estimated = models.BooleanField()
+    is_bounded = models.BooleanField()
+    at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "admission_usageevent_shown"
+        verbose_name = "usage event"
+        verbose_name_plural = "usage events"

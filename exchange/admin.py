@@ -66,3 +66,24 @@ class TradeAdmin(backoffice.ReadOnly):
     search_fields = ("=id", "symbol", "=maker", "=taker", "=maker_order", "=taker_order")
     ordering = ("-id",)
     shown_price = backoffice.price("price_ticks", "price")
+
+
+@admin.register(models.JournalBatchShown)
+class JournalBatchAdmin(backoffice.ByTwoKeys):
+    """Batches of commands as they were journaled, and the hashes that chain them."""
+
+    keys = (("group", str), ("sequence", int))
+    list_display = (
+        "id",
+        "first_sequence",
+        "sequence",
+        "epoch",
+        "at",
+        "short_hash",
+        "short_previous",
+    )
+    list_filter = ("group", "epoch")
+    ordering = ("-sequence", "group")
+    short_hash = backoffice.digest("hash", "hash")
+    short_previous = backoffice.digest("previous_hash", "previous hash")
+    exclude = ("hash", "previous_hash")

@@ -139,3 +139,24 @@ class Trade(models.Model):
             models.Index(fields=["maker_order"], name="trade_by_maker_order"),
             models.Index(fields=["taker_order"], name="trade_by_taker_order"),
         ]
+
+
+class JournalBatchShown(models.Model):
+    """The journal batches under one key, for the admin, which takes no composite one; a view."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+    group = models.CharField(max_length=32)
+    sequence = models.BigIntegerField()
+    first_sequence = models.BigIntegerField()
+    epoch = models.BigIntegerField()
+    at = models.DateTimeField()
+    format = models.SmallIntegerField()
+    rules = models.SmallIntegerField()
+    previous_hash = models.BinaryField()
+    hash = models.BinaryField()
+
+    class Meta:
+        managed = False
+        db_table = "exchange_journalbatch_shown"
+        verbose_name = "journal batch"
+        verbose_name_plural = "journal batches"

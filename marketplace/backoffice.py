@@ -51,6 +51,29 @@ class ReadOnly(admin.ModelAdmin[Any]):
         return False
 
 
+class ByTwoKeys(ReadOnly):
+    """Shows rows that have a key of two columns; `keys` names them with their types.
+
+    The page's own key is the two joined by a colon, which no index knows; a single row is therefore
+    looked up by the columns themselves.
+    """
+
+    keys: tuple[tuple[str, Callable[[str], Any]], ...] = ()
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        """Return the row of a key, or None."""
+        parts = object_id.rsplit(":", 1)
+        if len(parts) != len(self.keys) or from_field is not None:
+            return None
+        try:
+            found = {name: kind(part) for (name, kind), part in zip(self.keys, parts, strict=True)}
+        except ValueError:
+            return None
+        return self.get_queryset(request).filter(**found).first()
+
+
 def with_reason(
     *, name: str, title: str, perform: Callable[[HttpRequest, Any, str], None]
 ) -> Action:

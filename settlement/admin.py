@@ -1,4 +1,4 @@
-"""The clearing house's rows, for staff to read. What staff decide becomes an instruction elsewhere."""
+"""The clearing house's rows, for staff to read. What they decide is an instruction."""
 
 from django.contrib import admin
 
@@ -197,3 +197,70 @@ class ClockJumpAdmin(backoffice.ReadOnly):
 
     list_display = ("from_at", "to_at")
     ordering = ("-id",)
+
+
+@admin.register(models.TransferShown)
+class TransferAdmin(backoffice.ByTwoKeys):
+    """Immutable double entries."""
+
+    keys = (("chain", str), ("sequence", int))
+    list_display = ("id", "at", "code", "debit_account", "credit_account", "amount", "cause")
+    list_filter = ("chain", "code")
+    search_fields = ("=debit_account", "=credit_account", "=cause")
+    ordering = ("-sequence", "chain")
+
+
+@admin.register(models.ChainLinkShown)
+class ChainLinkAdmin(backoffice.ByTwoKeys):
+    """The hashes that bind batches of transfers."""
+
+    keys = (("chain", str), ("sequence", int))
+    list_display = ("id", "first_sequence", "at", "short_hash", "short_previous")
+    list_filter = ("chain",)
+    ordering = ("-sequence", "chain")
+    short_hash = backoffice.digest("hash", "hash")
+    short_previous = backoffice.digest("previous_hash", "previous hash")
+    exclude = ("hash", "previous_hash")
+
+
+@admin.register(models.SealShown)
+class SealAdmin(backoffice.ByTwoKeys):
+    """Signed heads."""
+
+    keys = (("chain", str), ("sequence", int))
+    list_display = ("id", "at", "short_hash", "short_signature")
+    list_filter = ("chain",)
+    ordering = ("-at", "chain")
+    short_hash = backoffice.digest("hash", "hash")
+    short_signature = backoffice.digest("signature", "signature")
+    exclude = ("hash", "signature")
+
+
+@admin.register(models.ChainHead)
+class ChainHeadAdmin(backoffice.ReadOnly):
+    """Where each chain ends."""
+
+    list_display = ("chain", "sequence", "at", "short_hash")
+    ordering = ("chain",)
+    short_hash = backoffice.digest("hash", "hash")
+    exclude = ("hash",)
+
+
+@admin.register(models.SigningKey)
+class SigningKeyAdmin(backoffice.ReadOnly):
+    """Public keys that seals verify with."""
+
+    list_display = ("id", "purpose", "valid_from", "valid_until", "short_key")
+    list_filter = ("purpose",)
+    ordering = ("-valid_from", "id")
+    short_key = backoffice.digest("public_key", "public key")
+    exclude = ("public_key",)
+
+
+@admin.register(models.DeliveryHour)
+class DeliveryHourAdmin(backoffice.ReadOnly):
+    """How far the work of each hour of delivery is."""
+
+    list_display = ("grade", "starts_at", "planned_steps", "granted_at", "expired_at")
+    list_filter = ("grade",)
+    ordering = ("-starts_at", "grade")

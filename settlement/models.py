@@ -393,3 +393,58 @@ class ClockJump(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(from_at__lt=F("to_at")), name="clock_moves_forward"),
         ]
+
+
+class TransferShown(models.Model):
+    """The transfers under one key, for the admin, which takes no composite one; a view."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+    chain = models.CharField(max_length=16)
+    sequence = models.BigIntegerField()
+    debit_account = models.BigIntegerField()
+    credit_account = models.BigIntegerField()
+    amount = models.BigIntegerField()
+    code = models.SmallIntegerField()
+    cause = models.CharField(max_length=80)
+    at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "settlement_transfer_shown"
+        verbose_name = "transfer"
+        verbose_name_plural = "transfers"
+
+
+class ChainLinkShown(models.Model):
+    """The chain links under one key, for the admin, which takes no composite one; a view."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+    chain = models.CharField(max_length=16)
+    sequence = models.BigIntegerField()
+    first_sequence = models.BigIntegerField()
+    previous_hash = models.BinaryField()
+    hash = models.BinaryField()
+    at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "settlement_chainlink_shown"
+        verbose_name = "chain link"
+        verbose_name_plural = "chain links"
+
+
+class SealShown(models.Model):
+    """The seals under one key, for the admin, which takes no composite one; a view."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+    chain = models.CharField(max_length=16)
+    sequence = models.BigIntegerField()
+    hash = models.BinaryField()
+    signature = models.BinaryField()
+    at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "settlement_seal_shown"
+        verbose_name = "seal"
+        verbose_name_plural = "seals"

@@ -1,0 +1,93 @@
+"""Views with one key each over tables that have two, for the admin to read.
+
+The admin takes no model with a composite key. A view runs with its reader's own rights, so nobody
+writes through it what the table would refuse.
+"""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("settlement", "0002_law")]
+
+    operations = [
+        migrations.RunSQL(
+            """
+            CREATE VIEW settlement_transfer_shown WITH (security_invoker = true) AS
+            SELECT chain || ':' || sequence AS id, "chain", "sequence", "debit_account", "credit_account", "amount", "code", "cause", "at"
+            FROM settlement_transfer
+            """,
+            "DROP VIEW settlement_transfer_shown",
+        ),
+        migrations.CreateModel(
+            name="TransferShown",
+            fields=[
+                ("id", models.CharField(max_length=80, primary_key=True, serialize=False)),
+                ("chain", models.CharField(max_length=16)),
+                ("sequence", models.BigIntegerField()),
+                ("debit_account", models.BigIntegerField()),
+                ("credit_account", models.BigIntegerField()),
+                ("amount", models.BigIntegerField()),
+                ("code", models.SmallIntegerField()),
+                ("cause", models.CharField(max_length=80)),
+                ("at", models.DateTimeField()),
+            ],
+            options={
+                "verbose_name": "transfer",
+                "verbose_name_plural": "transfers",
+                "db_table": "settlement_transfer_shown",
+                "managed": False,
+            },
+        ),
+        migrations.RunSQL(
+            """
+            CREATE VIEW settlement_chainlink_shown WITH (security_invoker = true) AS
+            SELECT chain || ':' || sequence AS id, "chain", "sequence", "first_sequence", "previous_hash", "hash", "at"
+            FROM settlement_chainlink
+            """,
+            "DROP VIEW settlement_chainlink_shown",
+        ),
+        migrations.CreateModel(
+            name="ChainLinkShown",
+            fields=[
+                ("id", models.CharField(max_length=80, primary_key=True, serialize=False)),
+                ("chain", models.CharField(max_length=16)),
+                ("sequence", models.BigIntegerField()),
+                ("first_sequence", models.BigIntegerField()),
+                ("previous_hash", models.BinaryField()),
+                ("hash", models.BinaryField()),
+                ("at", models.DateTimeField()),
+            ],
+            options={
+                "verbose_name": "chain link",
+                "verbose_name_plural": "chain links",
+                "db_table": "settlement_chainlink_shown",
+                "managed": False,
+            },
+        ),
+        migrations.RunSQL(
+            """
+            CREATE VIEW settlement_seal_shown WITH (security_invoker = true) AS
+            SELECT chain || ':' || sequence AS id, "chain", "sequence", "hash", "signature", "at"
+            FROM settlement_seal
+            """,
+            "DROP VIEW settlement_seal_shown",
+        ),
+        migrations.CreateModel(
+            name="SealShown",
+            fields=[
+                ("id", models.CharField(max_length=80, primary_key=True, serialize=False)),
+                ("chain", models.CharField(max_length=16)),
+                ("sequence", models.BigIntegerField()),
+                ("hash", models.BinaryField()),
+                ("signature", models.BinaryField()),
+                ("at", models.DateTimeField()),
+            ],
+            options={
+                "verbose_name": "seal",
+                "verbose_name_plural": "seals",
+                "db_table": "settlement_seal_shown",
+                "managed": False,
+            },
+        ),
+    ]
