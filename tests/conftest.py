@@ -73,8 +73,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "browser: needs chromium and chromium-driver")
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
     import django
+    from django.conf import settings
 
     django.setup()
+    ours = os.environ["VALKEY_URL"] == settings.VALKEY_URL and settings.VAR == VAR
+    assert ours, "Django was loaded before the run's own addresses were known"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Let each worker load Django itself, after it has chosen its addresses."""
+    del os.environ["DJANGO_SETTINGS_MODULE"]
     _let_tests_empty_tables()
 
 
