@@ -76,6 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from django.conf import settings
 
     django.setup()
+    _let_tests_empty_tables()
     ours = os.environ["VALKEY_URL"] == settings.VALKEY_URL and settings.VAR == VAR
     assert ours, "Django was loaded before the run's own addresses were known"
 
@@ -84,7 +85,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_setupnodes() -> None:
     """Let each worker load Django itself, after it has chosen its addresses."""
     del os.environ["DJANGO_SETTINGS_MODULE"]
-    _let_tests_empty_tables()
 
 
 def _let_tests_empty_tables() -> None:
