@@ -8,7 +8,7 @@ from celery import shared_task
 
 from marketplace import clock, contract
 from settlement import audit, jobs, kinds, operations, seals, slots
-from settlement.kinds import Kind
+from settlement.kinds import Claim, Kind
 
 SEAL_EVERY = contract.INTERVAL
 RECONCILE_EVERY = contract.HOUR
@@ -54,11 +54,12 @@ def seal(_slot: str, at: int) -> None:
     seals.seal(at)
 
 
-def reconcile(_slot: str, at: int) -> None:
+def reconcile(claim: Claim) -> None:
     """Audit the ledger; a violation parks the job, where it is seen."""
-    is_full = at % contract.DAY // contract.HOUR == RECONCILE_FULL_HOUR
-    since = None if is_full else clock.to_datetime(at - RECONCILE_WINDOW)
-    found = [finding for finding in audit.run(since=since) if finding.violations]
+    is_full = claim.at % contract.DAY // contract.HOUR == RECONCILE_FULL_HOUR
+    since = None if is_full else clock.to_datetime(claim.at - RECONCILE_WINDOW)
+    with audit.one_moment():
+        found = [finding for finding in audit.run(since=since) if finding.violations]
     assert not found, "; ".join(str(finding) for finding in found)
 
 
@@ -93,7 +94,7 @@ kinds.register(
     Kind(
         name="reconcile",
         schedule=kinds.Every(period=RECONCILE_EVERY),
-        handler=reconcile,
+        long_handler=reconcile,
         is_awaited=False,
     )
 )

@@ -58,7 +58,7 @@ def _conserved(_since: datetime | None) -> Finding:
     )
 
 
-def _balances(since: datetime | None) -> Finding:
+def _balances(_since: datetime | None) -> Finding:
     """Totals of accounts are the sums of their transfers, and no transfer is without account."""
     return from_sql(
         "balances are the sums of transfers",
@@ -77,9 +77,7 @@ def _balances(since: datetime | None) -> Finding:
         FROM settlement_account account FULL JOIN total ON total.account = account.id
         WHERE account.debits IS DISTINCT FROM coalesce(total.debits, 0)
            OR account.credits IS DISTINCT FROM coalesce(total.credits, 0)
-        """
-        if since is None
-        else "SELECT '' WHERE false",
+        """,
     )
 
 
@@ -139,13 +137,22 @@ def _chains(since: datetime | None) -> Finding:
 def _pages(chain: str, since: datetime | None) -> Iterator[list[Link]]:
     """Yield the links of a chain in order, a page at a time."""
     after = 0
+    if since is not None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT coalesce(min(sequence), (SELECT max(sequence) FROM settlement_chainlink"
+                " WHERE chain = %s) + 1, 1) - 1 FROM settlement_chainlink"
+                " WHERE chain = %s AND at >= %s",
+                [chain, chain, since],
+            )
+            after = cursor.fetchone()[0]
     while True:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT sequence, first_sequence, previous_hash, hash, at"
                 " FROM settlement_chainlink WHERE chain = %s AND sequence > %s"
-                " AND (%s::timestamptz IS NULL OR at >= %s) ORDER BY sequence LIMIT %s",
-                [chain, after, since, since, LINKS_PER_PAGE],
+                " ORDER BY sequence LIMIT %s",
+                [chain, after, LINKS_PER_PAGE],
             )
             page = [
                 (sequence, first, bytes(previous), bytes(stored), at)
@@ -262,9 +269,9 @@ CHECKS: tuple[Check, ...] = (
     _identities,
     _overdrawn,
     _conserved,
-    _balances,
     _transfers,
     _clearing,
     _chains,
     _seals,
 )
+FULL_CHECKS: tuple[Check, ...] = (_balances,)

@@ -173,6 +173,7 @@ def violations() -> list[str]:
 
 def test_an_hour_is_paid_interval_by_interval_and_every_invariant_holds(delivered) -> None:
     assert violations() == []
+    assert set(models.Job.objects.values_list("state", flat=True)) == {"DONE"}
     settled = {row.interval: row for row in models.IntervalSettlement.objects.all()}
     assert sorted(settled) == list(range(1, 13))
     assert settled[1].released_micros == PER_INTERVAL
@@ -403,3 +404,13 @@ def test_a_jump_of_a_day_plans_work_only_where_there_is_delivery(delivered, cloc
     assert models.Job.objects.count() - before <= 4
     settle_all(delivered)
     assert violations() == []
+
+
+def test_a_violation_parks_the_reconciliation_where_it_is_seen(delivered, clock) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute("UPDATE settlement_transfer SET cause = 'x' WHERE code = 8")
+    clock.advance(seconds=3600)
+    work()
+    parked = models.Job.objects.get(kind="reconcile", state="PARKED")
+    assert "the ledger's hash chains verify: VIOLATION (1 of" in parked.error
