@@ -42,6 +42,15 @@ def test_a_group_with_most_of_the_volume_weighs_less() -> None:
     assert index.compute(inputs(trades)) == (index.half_up(weighted, total), Method.TRADES)
 
 
+def test_a_group_weighs_less_on_whichever_side_it_stands() -> None:
+    """V is 100; group 9 sells, then buys, 50 of it, to and from two others."""
+    calm = [(10, 1000, 1, 2), (10, 1000, 3, 4), (15, 1000, 5, 6), (15, 1000, 7, 8)]
+    weighted = 50 * 600_000 * 1100 + 50 * 1_000_000 * 1000
+    expected = index.half_up(weighted, 50 * 600_000 + 50 * 1_000_000), Method.TRADES
+    assert index.compute(inputs([(25, 1100, 10, 9), (25, 1100, 11, 9), *calm])) == expected
+    assert index.compute(inputs([(25, 1100, 9, 10), (25, 1100, 9, 11), *calm])) == expected
+
+
 @pytest.mark.parametrize(
     "trades",
     [

@@ -295,3 +295,15 @@ def test_an_idle_machine_knows_when_it_has_to_be_woken() -> None:
     assert floor.machine.next_due() == instant("14:00")
     floor.to("14:00")
     assert floor.machine.next_due() == instant("14:55")
+
+
+def test_only_the_time_in_which_a_book_qualified_counts_for_its_middle() -> None:
+    for until, method in (("19:20", "mark"), ("19:25", "mid")):
+        floor = Floor("18:00")
+        quoted(floor)
+        floor.buy(3, 10, 1_240)
+        offer = floor.sell(1, 10, 1_260)
+        floor.at = instant(until)
+        floor.cancel(1, offer)
+        floor.to("19:55")
+        assert published(floor, "20").method == method

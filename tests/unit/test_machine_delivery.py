@@ -447,3 +447,27 @@ def test_usage_costs_the_hours_index_where_there_is_one() -> None:
     reserve(floor, 2_000_000)
     charge(floor, 1, 1_000_000_000)
     assert floor.moved()[0][2] == 1_100_000 - 2_200
+
+
+def test_a_deposit_repays_a_debt_first() -> None:
+    floor = spot(1_000_000)
+    assert charge(floor, 1, 1_000_000_000) is None
+    assert floor.view(BUYER).debt == 375_000
+    floor.deposit(BUYER, 300_000)
+    assert floor.moved() == [
+        (OUTSIDE, (BUYER, CASH), 300_000, Code.DEPOSIT),
+        ((BUYER, CASH), LAYER, 300_000, Code.LAYER_REPAYMENT),
+    ]
+    floor.deposit(BUYER, 300_000)
+    assert (floor.view(BUYER).cash, floor.view(BUYER).debt) == (225_000, 0)
+
+
+def test_a_compensation_withdraws_orders_that_it_leaves_unfunded() -> None:
+    floor = traded(seller_cash=800_000)
+    bid = floor.buy(SELLER, 4, 1_250, at="23")
+    floor.to("19:55")
+    for interval in range(1, 6):
+        floor.settle("20", interval, {1: (0, FULL)})
+    assert bid in floor.machine.state.orders
+    floor.settle("20", 6, {1: (0, FULL)})
+    assert floor.closed() == [(bid, "canceled", "unfunded")]

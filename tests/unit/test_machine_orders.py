@@ -416,3 +416,61 @@ def test_a_cluster_belongs_to_one_account() -> None:
     for wrong in ({"lots": -1}, {"lots": 10**7}, {"lots": 1, "until": 2**63}):
         assert floor.certify(1, **wrong) == "invalid_terms"
     assert floor.certify(1, 1, cluster=2**70) == "invalid_terms"
+
+
+def test_a_seller_has_the_fee_of_the_best_price_it_could_meet() -> None:
+    floor = Floor()
+    five_percent = 60 * 100 * 1_250 // 20
+    at_price, at_best = (-(-60 * 100 * price * 20 // 10_000) for price in (1_250, 1_437))
+    floor.account(1, cash=five_percent + at_best - 1, certified=100)
+    floor.sell(1, 100, 1_250)
+    assert floor.rejected() == Reject.INSUFFICIENT_FUNDS
+    floor.deposit(1, 1)
+    floor.sell(1, 100, 1_250)
+    assert floor.rejected() is None
+    assert floor.view(1).available == at_best - at_price
+
+
+def test_an_order_that_will_not_rest_is_not_counted_among_those_that_do() -> None:
+    floor = Floor(checked=False)
+    floor.account(1)
+    for _ in range(orders.OPEN_ORDERS_MAX):
+        floor.buy(1, 1, 1_100)
+    floor.buy(1, 1, 1_100)
+    assert floor.rejected() == "open_order_limit"
+    floor.buy(1, 1, 1_100, time_in_force="IOC")
+    assert floor.rejected() is None
+
+
+def overdrawn_by_a_mark() -> Floor:
+    """Account 5 is long an hour it paid in full, and short another that went against it."""
+    floor = Floor("13:40")
+    floor.account(1, certified=1_000)
+    floor.account(3)
+    floor.account(5, cash=760_000, certified=1_000)
+    floor.sell(1, 5, 1_250, at="21")
+    floor.buy(5, 5, 1_250, at="21")
+    floor.sell(5, 40, 1_250)
+    floor.buy(3, 40, 1_250)
+    floor.sell(1, 900, 1_430)
+    floor.buy(3, 900, 1_430)
+    return floor
+
+
+def test_an_account_that_lacks_money_may_still_do_what_needs_none() -> None:
+    floor = overdrawn_by_a_mark()
+    floor.to("14:00")
+    assert floor.view(5).available < 0
+    floor.buy(5, 1, 1_100, at="22")
+    assert floor.rejected() == "insufficient_funds"
+    floor.sell(5, 5, 1_250, at="21")
+    assert floor.rejected() is None
+
+
+def test_an_order_that_needs_no_money_stays_when_money_is_missing() -> None:
+    floor = overdrawn_by_a_mark()
+    bid = floor.buy(5, 1, 1_100, at="22")
+    out_of_a_long = floor.sell(5, 5, 1_250, at="21")
+    floor.to("14:00")
+    assert (bid, "canceled", "unfunded") in floor.closed()
+    assert out_of_a_long in floor.machine.state.orders
