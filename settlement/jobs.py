@@ -40,6 +40,8 @@ PAUSE_S_MAX = 300
 ERROR_CHARACTERS_MAX = 2_000
 WORK_S_MAX = 20
 """How long one doorbell may keep a worker; what is left rings again."""
+KEPT = 7 * clock.DAY
+"""How long finished jobs of periodic kinds are shown."""
 DOORBELL = "settlement.work"
 BROKER_ONCE = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 """A ring is tried once: whoever rings has better to do than to wait for a broker."""
@@ -309,6 +311,18 @@ def unpark(*, kind: str, slot: str) -> bool:
             state=models.Job.State.DUE, attempts=0, not_before=None, leased_until=None
         )
     )
+
+
+def prune(at: int) -> int:
+    """Forget finished jobs of periodic kinds that are old; return how many.
+
+    Planning only looks for the latest slot of a periodic kind. Jobs about delivery and those that
+    were enqueued stay for ever: they are what keeps a slot from being done twice.
+    """
+    periodic = [kind.name for kind in kinds.every() if isinstance(kind.schedule, kinds.Every)]
+    return models.Job.objects.filter(
+        kind__in=periodic, state=models.Job.State.DONE, due_at__lt=clock.to_datetime(at - KEPT)
+    ).delete()[0]
 
 
 def _park(cursor: Any, claim: Claim, attempts: int, error: str) -> None:

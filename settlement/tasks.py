@@ -63,6 +63,11 @@ def reconcile(claim: Claim) -> None:
     assert not found, "; ".join(str(finding) for finding in found)
 
 
+def prune_jobs(_slot: str, at: int) -> None:
+    """Forget old finished jobs of periodic kinds."""
+    jobs.prune(at)
+
+
 kinds.register(
     Kind(
         name="grant_capacity",
@@ -95,6 +100,14 @@ kinds.register(
         name="reconcile",
         schedule=kinds.Every(period=RECONCILE_EVERY),
         long_handler=reconcile,
+        is_awaited=False,
+    )
+)
+kinds.register(
+    Kind(
+        name="prune_jobs",
+        schedule=kinds.Every(period=contract.DAY),
+        handler=prune_jobs,
         is_awaited=False,
     )
 )

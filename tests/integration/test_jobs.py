@@ -259,6 +259,19 @@ def test_of_a_periodic_kinds_missed_slots_the_latest_is_done_or_all_in_order(
     assert models.Job.objects.filter(kind="sum").count() == 11
 
 
+def test_only_old_finished_jobs_of_periodic_kinds_are_forgotten(registry, clock) -> None:
+    registry("seal", schedule=kinds.Every(period=300 * market_clock.SECOND))
+    registry("certify")
+    jobs.enqueue(kind="certify", slot="1", due_at=clock.at)
+    drain()
+    clock.advance(seconds=8 * 86_400)
+    drain()
+    jobs.enqueue(kind="certify", slot="2", due_at=clock.at)
+    assert jobs.prune(clock.at) == 1
+    assert [name.split()[0] for name in states()] == ["certify", "seal", "certify"]
+    assert drain() == 1
+
+
 def test_a_clock_does_not_wait_for_what_it_need_not(registry, clock) -> None:
     registry("audit", is_awaited=False)
     registry("settle")

@@ -73,7 +73,9 @@ def reporting() -> Iterator[None]:
 
     kinds.load()
     before = dict(kinds._registry)
-    own = ("grant_capacity", "settle_interval", "expire_capacity", "seal", "reconcile")
+    own = (
+        "grant_capacity", "settle_interval", "expire_capacity", "seal", "reconcile", "prune_jobs",
+    )  # fmt: skip
     for name in set(before) - set(own):
         del kinds._registry[name]
     kinds.register(
