@@ -1,6 +1,7 @@
 """Bells: the engine's in Valkey, the workers' through Celery. None of them carries any work."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,8 +13,19 @@ from django.conf import settings
 from django.db import connection
 
 from config.celery import app
+from marketplace import clock as market_clock
 from marketplace.errors import KeyReuse
-from settlement import doorbell, instructions, jobs, models, operations, planning, tasks
+from settlement import (
+    doorbell,
+    instructions,
+    jobs,
+    kinds,
+    leases,
+    models,
+    operations,
+    planning,
+    tasks,
+)
 from settlement.kinds import Kind, every, get
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -84,23 +96,60 @@ def test_a_message_for_a_queue_that_does_not_exist_does_nothing() -> None:
 
 
 def test_what_is_planned_waits_in_a_queue_that_the_broker_has() -> None:
-    from settlement import kinds
-
     kinds.load()
     assert {kind.queue for kind in every()} <= {queue.name for queue in app.conf.task_queues}
 
 
-@pytest.fixture
-def worker(valkey: valkey_client.Valkey, tmp_path) -> Iterator[subprocess.Popen[bytes]]:
-    """A real Celery worker on this worker's broker and database."""
+def environment() -> dict[str, str]:
+    """Return the environment of a process that works on the test's database."""
     name = connection.settings_dict["NAME"]
-    url = settings.DATABASE_URL
     old = settings.DATABASE_URL.split("?")[0].rsplit("/", 1)[1]
-    environment = os.environ | {"DATABASE_URL": url.replace(f"/{old}", f"/{name}", 1)}
+    url = settings.DATABASE_URL.replace(f"/{old}", f"/{name}", 1)
+    return os.environ | {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "config.settings"}
+
+
+KILLED = """
+import os, signal
+import django
+django.setup()
+from settlement import jobs, kinds, leases
+kinds._loaded.append(True)
+def handler(slot, at):
+    leases.take(name="effect", holder=slot)
+    os.kill(os.getpid(), signal.SIGKILL)
+kinds.register(kinds.Kind(name="effect", handler=handler))
+jobs.work(kinds.NORMAL)
+"""
+
+
+def test_a_worker_that_is_killed_in_the_middle_leaves_nothing_and_another_does_it_once(
+    clock,
+) -> None:
+    kind = Kind(name="effect", handler=lambda slot, at: leases.take(name="effect", holder=slot))
+    planning.store([planning.row(kind, "once", 0, clock.at)])
+    died = subprocess.run([sys.executable, "-c", KILLED], env=environment(), check=False)
+    assert died.returncode == -signal.SIGKILL
+    job = models.Job.objects.get(kind="effect")
+    assert (job.state, job.lease_epoch, models.Lease.objects.count()) == ("RUNNING", 1, 0)
+    models.Job.objects.update(leased_until=market_clock.to_datetime(0))
+    kinds.register(kind)
+    try:
+        assert jobs.run(jobs.claim(kinds.NORMAL, at=clock.at)) == 1
+        assert jobs.claim(kinds.NORMAL, at=clock.at) == []
+    finally:
+        del kinds._registry["effect"]
+    job.refresh_from_db()
+    assert (job.state, job.lease_epoch, job.attempts) == ("DONE", 2, 1)
+    assert models.Lease.objects.get().holder == "once"
+
+
+@pytest.fixture
+def worker(valkey: valkey_client.Valkey) -> Iterator[subprocess.Popen[bytes]]:
+    """A real Celery worker on this worker's broker and database."""
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "config.celery", "worker", "--pool=solo",
          "-Q", "urgent,normal", "--without-gossip", "--without-mingle", "--without-heartbeat"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     yield process
     process.kill()
@@ -109,10 +158,7 @@ def worker(valkey: valkey_client.Valkey, tmp_path) -> Iterator[subprocess.Popen[
 
 @pytest.mark.slow
 def test_a_sweep_wakes_a_worker_that_finds_its_work_in_the_table(worker, clock) -> None:
-    from settlement import kinds
-
     kinds.load()
-    kinds.register(Kind(name="seal", handler=get("seal").handler))
     long_ago = 0  # the worker has a clock of its own
     planning.store([planning.row(get("seal"), "one", long_ago, clock.at)])
     jobs.sweep()
