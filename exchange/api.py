@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from exchange import entry, queries, reasons, wire
+from exchange import queries, reasons, wire
 from marketplace import clock, contract, errors
 from marketplace import queries as catalog
 from marketplace import wire as texts
@@ -408,7 +408,10 @@ class CancelOrders(Endpoint):
         side: Literal["", "buy", "sell"] = ""
         grade: str = ""
 
-    Output = entry.Canceled
+    class Output(Answer):
+        """The orders that were canceled."""
+
+        results: list[wire.OrderOut]
 
 
 class ListFills(Endpoint):

@@ -279,7 +279,8 @@ class KeyRing:
 
     def _run(self) -> None:
         """Refresh on every message and at least every `REFRESH_S` seconds, until stopped."""
-        channel = self._valkey.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        client: Any = self._valkey
+        channel = client.pubsub(ignore_subscribe_messages=True)
         while not self._stopping.is_set():
             try:
                 if not channel.subscribed:
