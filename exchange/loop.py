@@ -119,12 +119,13 @@ class Loop:
         """
         self._keep_alive()
         is_polling = clock.monotonic_ns() >= self._poll_at
-        is_busy = is_polling or self.engine.is_due()
+        is_busy = is_polling or self._is_due()
         incoming, is_rung = self._read(0 if is_busy else self._wait_ms(wait_ms))
-        if (is_polling or is_rung) and not self.engine.is_skewed:
+        if is_polling or is_rung:
             self._poll_at = clock.monotonic_ns() + POLL_MS * 1_000_000
-            incoming = self.engine.take_instructions() + incoming
-        if not incoming and self.engine.is_due() and not self.engine.is_skewed:
+            if not self.engine.is_skewed:
+                incoming = self.engine.take_instructions() + incoming
+        if not incoming and self._is_due():
             incoming = [engine.Incoming(commands.Tick())]
         if not incoming:
             if not is_busy:
@@ -134,10 +135,16 @@ class Loop:
         self._trim()
         return len(incoming)
 
+    def _is_due(self) -> bool:
+        """Whether the calendar has something to do that may be done now."""
+        return self.engine.is_due() and not self.engine.is_skewed
+
     def _take_over(self) -> None:
         """Begin an epoch, waiting for Valkey when it is away: without it there are no orders."""
         while not self._stopping.is_set():
             try:
+                # Asked first, so that waiting for Valkey raises no epochs and replays nothing.
+                self.client.ping()
                 self.engine.take_over()
                 self._beat()
                 self.client.publish(channels.epoch_channel(self.group), str(self.epoch))
@@ -175,7 +182,7 @@ class Loop:
         until_poll_ms = (self._poll_at - clock.monotonic_ns()) // 1_000_000
         wait_ms = min(limit_ms, until_poll_ms)
         due = self.engine.machine.next_due()
-        if due is not None:
+        if due is not None and not self.engine.is_skewed:
             wait_ms = min(wait_ms, (due - clock.now_micros()) // 1_000 + 1)
         return max(1, wait_ms)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from exchange import client, commands, envelope, events, queries, wire
-from marketplace import errors
+from marketplace import errors, http
 
 
 class Rejected(errors.Refusal):
@@ -71,7 +71,13 @@ def place_command(
     client_order_id: str,
     time_in_force: str = "GTC",
 ) -> commands.PlaceOrder:
-    """Return the command of a limit order, with the digest that tells its retries."""
+    """Return the command of a limit order, with the digest that tells its retries.
+
+    :raises Malformed: when the symbol or the id is none, so that it could not be stored.
+    """
+    http.parse_idempotency_key(client_order_id, "client_order_id")
+    if not 0 < len(instrument) <= wire.SYMBOL_LENGTH_MAX or not instrument.isascii():
+        raise http.malformed("instrument", "invalid_value", "no such form of symbol")
     return commands.PlaceOrder(
         account=organization,
         instrument=instrument,

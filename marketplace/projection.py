@@ -70,7 +70,10 @@ def write_instruments(
     listed_at: dict[str, int],
     at: int,
 ) -> None:
-    """Store instruments as they stand (`InstrumentView`); `listed_at` has the instants of those that are new."""
+    """Store instruments as they stand (`exchange.machine.views.InstrumentView`).
+
+    `listed_at` has the instants of those that are new.
+    """
     rows = []
     for view in instruments:
         terms = contract.parse_symbol(view.symbol)

@@ -343,3 +343,18 @@ def test_candles_are_made_of_trades_and_leave_quiet_intervals_out(market: Market
     assert (oldest.open, oldest.high, oldest.low, oldest.close) == (1_250, 1_260, 1_250, 1_260)
     assert (oldest.lots, oldest.trades, newest.lots) == (15, 2, 5)
     assert (newest.starts_at - oldest.starts_at).seconds == 180
+
+
+def test_a_skewed_engine_waits_instead_of_spinning(market: Market, clock, monkeypatch) -> None:
+    true = store.database_clock
+    monkeypatch.setattr(store, "database_clock", lambda c: true(c) - 2_000_000)
+    market.engine.check_clock()
+    clock.set("2026-12-01T12:00Z")
+    assert market.engine.is_due()
+    market.loop._poll_at = 2**62
+    waited: list[int] = []
+    monkeypatch.setattr(
+        market.loop, "_read", lambda wait_ms: (waited.append(wait_ms), ([], False))[1]
+    )
+    assert market.loop.step(wait_ms=200) == 0
+    assert waited == [200]
