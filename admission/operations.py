@@ -106,7 +106,7 @@ def _install(row: catalog.Cluster) -> None:
     try:
         _send("PUT", f"{settings.CLUSTER_ORIGIN}/clusters/{row.pk}", body)
     except errors.Unavailable:
-        log.warning("the model server does not answer; it will find cluster %s by itself", row.pk)
+        log.debug("the model server does not answer; it will find cluster %s by itself", row.pk)
 
 
 def request_certification(*, cluster_id: int) -> models.Certification:

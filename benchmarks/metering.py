@@ -1,7 +1,7 @@
 """Ten minutes of real requests through the gateway, and whether every token was metered.
 
 The Azure conversation trace of 2023 is replayed at its own pace against the cluster model:
-arrivals, prompt lengths and output lengths are the trace's. Three buyers hold capacity for the hour,
+arrivals, prompt and output lengths are the trace's. Three buyers hold capacity for the hour,
 a fourth pays as it goes. Printed are time to first token and queue wait by class, the tokens that
 the gateway metered against those that the cluster says it generated (they must be equal), and what
 the ledger's audit says afterwards.

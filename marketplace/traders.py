@@ -196,10 +196,10 @@ def decide(
 def demand_mntu(*, organization: str, lots: int, interval_starts_at: int) -> int:
     """Return how many mNTU an organization asks for in a five-minute interval.
 
-    Two fifths to all of what it holds, by the hour of the day and by its own habit.
+    A fifth to three fifths of what it holds, by the hour of the day and by its own habit.
     """
     hour = interval_starts_at % contract.DAY // contract.HOUR
-    habit = 40 + noise("demand", organization, interval_starts_at) % 50
+    habit = 20 + noise("demand", organization, interval_starts_at) % 40
     percent = min(100, habit * HOURLY_DEMAND_PERCENT[hour] // 100)
     return lots * contract.MNTU_PER_LOT_INTERVAL * percent // 100
 

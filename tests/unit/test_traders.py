@@ -2,7 +2,7 @@
 
 from marketplace import contract, traders
 
-TERMS = traders.MakerTerms(levels=3, lots_per_level=10)
+TERMS = traders.MakerTerms(half_spread_permille=12, step_permille=8, levels=3, lots_per_level=10)
 BAND = (850, 1150)
 
 
@@ -124,12 +124,12 @@ def test_a_trader_without_lots_or_cover_never_sells() -> None:
     assert {q.side for q in quotes if q} == {contract.Side.BUY}
 
 
-def test_demand_is_between_two_fifths_and_all_of_what_is_held() -> None:
+def test_demand_is_between_a_sixth_and_seven_tenths_of_what_is_held() -> None:
     asked = [
         traders.demand_mntu(organization="Acme", lots=10, interval_starts_at=k * contract.INTERVAL)
         for k in range(288)
     ]
 
     whole = 10 * contract.MNTU_PER_LOT_INTERVAL
-    assert min(asked) >= whole * 33 // 100
-    assert max(asked) <= whole
+    assert min(asked) >= whole // 6
+    assert max(asked) <= whole * 7 // 10
