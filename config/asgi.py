@@ -5,11 +5,15 @@ where is decided here and nowhere else. Django serves everything else, static fi
 """
 
 import os
+import warnings
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 from django.core.asgi import get_asgi_application
+
+# whitenoise hands Django a file to read, which is what static files are.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous")
 
 pages: Any = get_asgi_application()
 
