@@ -157,14 +157,19 @@ class Desk:
             await self.writer.admit(self._shed_row(ask, request_id, pool, decision))
             raise _shed(decision)
         hold: Hold | None = None
+        is_written = False
         try:
             if decision.class_served is ServiceClass.P3 and not ask.is_probe:
                 hold = await self._hold(ask, pool)
+            is_written = True
             await self.writer.admit(self._admitted_row(ask, request_id, pool, decision))
         except BaseException as failure:
             pool.abort(request_id)
             if hold is not None:
                 hold.end(0)
+            if is_written and not isinstance(failure, errors.Refusal):
+                # Hung up while the admission was being written: it stands, and used nothing.
+                self.writer.record(metering.nothing_used(request_id, pool.now()))
             if isinstance(failure, InsufficientQuota):
                 row = self._row(
                     ask,

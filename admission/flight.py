@@ -137,6 +137,8 @@ class Flight:
         except (upstream.UpstreamFailed, Garbled) as failure:
             await self._fail(failure)
         finally:
+            # Whatever happened, what the request held is given back.
+            self._settle("FAILED")
             if opened is not None:
                 opened.close()
         if self._state == "COMPLETED":
@@ -162,10 +164,8 @@ class Flight:
         packets: AsyncIterator[bytes] = opened.packets()
         async for packet in packets:
             pieces, is_done = self._take(packet)
-            mntu = self.meter.mntu
-            if mntu:
-                self._pool.charged(self._id, mntu)
-            if not self.meter.checkpoint(self._writer, self._pool.now()):
+            at = self._pool.charged(self._id, self.meter.mntu)
+            if not self.meter.checkpoint(self._writer, at):
                 raise upstream.UpstreamFailed("metering_unavailable")
             if pieces:
                 if not self._out.is_started:

@@ -85,6 +85,26 @@ class UsageRow(msgspec.Struct, frozen=True):
 
 Row = RequestRow | UsageRow
 
+
+def nothing_used(request_id: str, at: int) -> UsageRow:
+    """Return the end of a request that was recorded and never dispatched."""
+    return UsageRow(
+        request_id=request_id,
+        sequence=1,
+        prompt_tokens=0,
+        cached_tokens=0,
+        output_tokens=0,
+        reasoning_tokens=0,
+        mntu=0,
+        state="ABORTED",
+        is_estimated=False,
+        is_bounded=False,
+        first_token_ms=None,
+        per_token_us=None,
+        at=at,
+    )
+
+
 _AT = "'epoch'::timestamptz + {} * interval '1 microsecond'"
 _WRITE = f"""
 WITH admitted AS (

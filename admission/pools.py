@@ -106,9 +106,11 @@ class Pool:
         self.scheduler.first_token(request_id, self.now())
         self.pump()
 
-    def charged(self, request_id: str, mntu: int) -> None:
-        """Note what a request used so far."""
-        self.scheduler.charged(request_id, mntu=mntu, at=self.now())
+    def charged(self, request_id: str, mntu: int) -> int:
+        """Note what a request used so far; return the instant."""
+        at = self.now()
+        self.scheduler.charged(request_id, mntu=mntu, at=at)
+        return at
 
     def finish(self, request_id: str, *, mntu: int, output_tokens: int) -> None:
         """End a request that ran to its end."""

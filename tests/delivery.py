@@ -26,6 +26,7 @@ from tests.market import BUYER, CLUSTER, GRADE, HOUR, OTHER, SELLER, Market, buy
 
 STARTS_IN_S = 20
 LOTS = 40
+CERTIFIED_LOTS = 1_000
 
 
 def free_port() -> int:
@@ -158,22 +159,37 @@ class Stage:
             assert time.monotonic() < until, f"{len(found)} of {count} requests ended"
             time.sleep(0.02)
 
+    def settled(self) -> list[admission_models.UsageEvent]:
+        """Wait until nothing runs any more, and return the ends of all requests."""
+        until = time.monotonic() + 15
+        while True:
+            admitted = admission_models.Request.objects.filter(is_probe=False, outcome="ADMITTED")
+            count = admitted.count()
+            ended = admission_models.UsageEvent.objects.exclude(state="OPEN").filter(
+                request_id__in=admitted.values("id")
+            )
+            is_quiet = all(one["state"] != "running" for one in self.generated().values())
+            if is_quiet and ended.count() == count:
+                return list(ended.order_by("number"))
+            assert time.monotonic() < until, f"{count - ended.count()} still run; quiet: {is_quiet}"
+            time.sleep(0.05)
+
     def requests(self) -> list[admission_models.Request]:
         return list(
             admission_models.Request.objects.filter(is_probe=False).order_by("arrived_at", "id")
         )
 
 
-def open_market(market: Market, clock: Any, *, lots: int = 1_000) -> None:
-    """Bring the buyer to the first seconds of the hour it bought 40 lots of."""
+def open_market(market: Market, clock: Any, *, lots: int = LOTS) -> None:
+    """Bring the buyer to the first seconds of the hour it bought lots of."""
     make_catalog()
-    market.open(lots=lots)
+    market.open(lots=CERTIFIED_LOTS)
     models.Grade.objects.update(
         model_shape="LLAMA8B", precision="bf16", is_listed=True, output_tokens_max=1_024
     )
-    make_cluster(CLUSTER, lots=lots)
-    market.execute(sell(SELLER, 1_250, 100, "s1"))
-    market.execute(buy(BUYER, 1_260, LOTS, "b1"))
+    make_cluster(CLUSTER, lots=CERTIFIED_LOTS)
+    market.execute(sell(SELLER, 1_250, CERTIFIED_LOTS, "s1"))
+    market.execute(buy(BUYER, 1_260, lots, "b1"))
     clock.set("2026-12-01T13:55:01Z")
     market.work()
     clock.set("2026-12-01T14:00:02Z")
@@ -183,7 +199,13 @@ def open_market(market: Market, clock: Any, *, lots: int = 1_000) -> None:
 
 @contextmanager
 def stage(
-    market: Market, clock: Any, monkeypatch: Any, *, has_gateway: bool = True, upstream: Any = None
+    market: Market,
+    clock: Any,
+    monkeypatch: Any,
+    *,
+    has_gateway: bool = True,
+    upstream: Any = None,
+    lots: int = LOTS,
 ) -> Iterator[Stage]:
     """An hour under delivery, with a model server and, unless it is not wanted, a gateway.
 
@@ -192,7 +214,7 @@ def stage(
     port, cluster_port = free_port(), free_port()
     monkeypatch.setattr(settings, "CLUSTER_ORIGIN", f"http://127.0.0.1:{cluster_port}")
     monkeypatch.setattr(settings, "GATEWAY_ORIGIN", f"http://127.0.0.1:{port}")
-    open_market(market, clock)
+    open_market(market, clock, lots=lots)
     made = Stage(market, clock, port, cluster_port)
     made.keys = {
         "buyer": make_key(BUYER, version=1),

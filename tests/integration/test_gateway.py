@@ -1,6 +1,8 @@
 """The gateway with the official client, between a real cluster model and real servers."""
 
+import asyncio
 import json
+import random
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -27,6 +29,21 @@ def delivery(
     market.take_over()
     try:
         with stage(market, clock, monkeypatch) as made:
+            yield made
+    finally:
+        market.close()
+        keys.close_shared_ring()
+
+
+@pytest.fixture
+def wide(
+    valkey: valkey_client.Valkey, transactional_db: None, clock, monkeypatch
+) -> Iterator[Stage]:
+    """The same with 900 lots, which reach for some thirty requests at once."""
+    market = Market(valkey)
+    market.take_over()
+    try:
+        with stage(market, clock, monkeypatch, lots=900) as made:
             yield made
     finally:
         market.close()
@@ -128,6 +145,42 @@ def test_a_caller_that_hangs_up_is_metered_for_what_was_generated(delivery: Stag
         assert end.output_tokens == made[str(end.request_id)]["completion"] < 1_000
         assert end.prompt_tokens == made[str(end.request_id)]["prompt"]
         assert not end.is_estimated
+
+
+def test_forty_random_hang_ups_at_once_are_metered_to_the_token(wide: Stage) -> None:
+    delivery = wide
+    chance = random.Random(7)
+
+    async def one(client: openai.AsyncOpenAI, number: int, takes: int) -> None:
+        asked = client.chat.completions.create(
+            model=GRADE,
+            messages=[{"role": "user", "content": f"{number} " * (number + 1)}],
+            max_tokens=chance.randrange(1, 300),
+            stream=True,
+        )
+        try:
+            async with asyncio.timeout(takes / 1_000):
+                async for _ in await asked:
+                    pass
+        except TimeoutError:
+            pass
+
+    async def all_of_them() -> None:
+        async with openai.AsyncOpenAI(
+            base_url=delivery.url, api_key=delivery.keys["queueing"], max_retries=0
+        ) as client:
+            await asyncio.gather(
+                *(one(client, number, chance.randrange(5, 900)) for number in range(40))
+            )
+
+    asyncio.run(all_of_them())
+    ends = {str(end.request_id): end for end in delivery.settled()}
+    made = delivery.generated()
+    assert len(made) > 10
+    assert set(made) <= set(ends)
+    for request_id, end in ends.items():
+        generated = made[request_id]["completion"] if request_id in made else 0
+        assert end.output_tokens == generated, (end.state, made.get(request_id))
 
 
 def test_a_cluster_that_refuses_is_a_503_and_a_recorded_failure(delivery: Stage) -> None:
