@@ -3,7 +3,7 @@
 Each returns a queryset in an explicit order with a unique last key, or frozen values.
 """
 
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 
 from marketplace import errors, keys, models
 
@@ -57,7 +57,7 @@ def organization(organization_id: int) -> models.Organization:
 def api_keys(*, organization_id: int) -> QuerySet[models.ApiKey]:
     """Return the active keys of an organization, newest first."""
     return models.ApiKey.objects.filter(organization_id=organization_id, revoked_at=None).order_by(
-        "-created_at", "id"
+        "-version"
     )
 
 
@@ -111,9 +111,3 @@ def listing(*, organization_id: int, listing_id: int) -> models.Listing:
     if found is None:
         raise errors.NotFound()
     return found
-
-
-def counts() -> dict[str, int]:
-    """Return how many organizations there are by role."""
-    rows = models.Organization.objects.values_list("role").annotate(Count("id")).order_by("role")
-    return {role.lower(): count for role, count in rows}

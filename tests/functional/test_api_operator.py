@@ -50,13 +50,11 @@ def test_the_kill_switch_cancels_and_refuses_until_it_is_lifted(
     assert operator.api.post("organizations/999999/kill", key="-").status == 404
 
 
-@pytest.mark.parametrize(
-    "path", [f"instruments/{HOUR}/halt", f"grades/{GRADE}/halt", "organizations/1/kill"]
-)
-def test_operators_routes_need_the_scope(world: World, path: str) -> None:
+def test_operators_routes_need_the_scope(world: World) -> None:
     buyer = world.party("Northwind")
-    reply = buyer.api.post(path, key="-")
-    assert (reply.status, reply.code) == (403, "missing_scope")
+    for path in (f"instruments/{HOUR}/halt", f"grades/{GRADE}/halt", "organizations/1/kill"):
+        reply = buyer.api.post(path, key="-")
+        assert (reply.status, reply.code) == (403, "missing_scope"), path
     assert models.AuditEntry.objects.count() == 0
 
 
