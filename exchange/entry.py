@@ -223,35 +223,21 @@ class _Exchange:
                 wanted.append(refusal)
         sent = [each for each in wanted if not isinstance(each, errors.Refusal)]
         replies = iter(await self._client().submit_many(sent))
+        named = [each.order for each in sent if isinstance(each, commands.CancelOrder)]
+        known: dict[int, wire.OrderOut] = {}
+        if named:
+            found = await client.in_thread(
+                queries.orders_by_id, organization=key.organization, ids=named
+            )
+            known = {int(order.id): order for order in found}
         results: list[wire.OrderOut | http.Problem] = []
         for each in wanted:
             outcome = each if isinstance(each, errors.Refusal) else next(replies)
             try:
-                results.append(await self._order_of(key, each, outcome))
+                results.append(_order_of(each, outcome, known))
             except errors.Refusal as refusal:
                 results.append(http.problem_of(refusal, self.request_id))
         return http.encode(BatchOut(results=results))
-
-    async def _order_of(
-        self,
-        key: keys.Key,
-        command: commands.Command | errors.Refusal,
-        outcome: client.Outcome,
-    ) -> wire.OrderOut:
-        """Return the order of one operation of a batch.
-
-        :raises Refusal: when it has a problem instead.
-        """
-        if isinstance(outcome, errors.Refusal):
-            raise outcome
-        if isinstance(command, commands.CancelOrder):
-            return await client.in_thread(
-                operations.canceled,
-                organization=key.organization,
-                order=command.order,
-                reply=outcome,
-            )
-        return operations.order_of(outcome)
 
     def _client(self) -> client.Client:
         assert self.entry.client is not None, "order entry was started"
@@ -302,6 +288,22 @@ def _command(
     if isinstance(operation, wire.CancelOperation):
         return commands.CancelOrder(account=organization, order=text.parse_id(operation.id))
     return wire.place_order(organization, operation)
+
+
+def _order_of(
+    command: commands.Command | errors.Refusal,
+    outcome: client.Outcome,
+    known: dict[int, wire.OrderOut],
+) -> wire.OrderOut:
+    """Return the order of one operation of a batch; `known` has those that cancels named.
+
+    :raises Refusal: when it has a problem instead.
+    """
+    if isinstance(outcome, errors.Refusal):
+        raise outcome
+    if isinstance(command, commands.CancelOrder):
+        return operations.canceled_order(known.get(command.order), outcome)
+    return operations.order_of(outcome)
 
 
 application: Any = Entry()

@@ -176,12 +176,20 @@ def canceled(*, organization: int, order: int, reply: envelope.Reply) -> wire.Or
     :raises UnknownOrder: when the organization has no such order.
     :raises NotResting: when the cancel came too late.
     """
-    found = queries.order(organization=organization, order_id=order)
-    if found is None:
+    return canceled_order(queries.order(organization=organization, order_id=order), reply)
+
+
+def canceled_order(order: wire.OrderOut | None, reply: envelope.Reply) -> wire.OrderOut:
+    """Return an order that was read after its cancel, which `reply` answered.
+
+    :raises UnknownOrder: when there is none.
+    :raises NotResting: when the cancel came too late.
+    """
+    if order is None:
         raise UnknownOrder()
     if not closed_orders(reply):
-        raise NotResting(f"the order is {found.status.replace('_', ' ')}")
-    return found
+        raise NotResting(f"the order is {order.status.replace('_', ' ')}")
+    return order
 
 
 def closed_orders(reply: envelope.Reply) -> list[int]:

@@ -44,6 +44,7 @@ class Processes:
             env={
                 **os.environ,
                 "DATABASE_URL": urlunsplit(parts._replace(path="/" + name)),
+                "DATABASE_ROLE": "baseload_app",
                 **environment,
             },
         )
