@@ -12,7 +12,7 @@ what its purchases are prepaid with: nobody else ever pays for it.
 """
 
 from exchange import events
-from exchange.machine import withdrawals
+from exchange.machine import books, withdrawals
 from exchange.machine.state import (
     Account,
     Allocation,
@@ -72,10 +72,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
 def _publish_index(state: State, instrument: Instrument, positions: list[Position]) -> int:
     """Compute the hour's index and publish it with its inputs; return its price."""
     grade = instrument.grade
-    if instrument.mid_since and instrument.mid_value:
-        elapsed = state.at - instrument.mid_since
-        instrument.mid_area += instrument.mid_value * elapsed
-        instrument.mid_time += elapsed
+    books.advance_mid(instrument, state.at)
     inputs = index.Inputs(
         grade=grade.code,
         hour_starts_at=instrument.contract.starts_at,

@@ -54,6 +54,18 @@ def test_a_replay_of_the_stored_commands_gives_the_same_events_and_state() -> No
     assert replayed.digest() == floor.machine.digest()
 
 
+@pytest.mark.parametrize("level", [{"instrument": symbol("20")}, {"grade": GRADE}, {}])
+def test_a_halt_survives_a_snapshot(level) -> None:
+    floor = Floor()
+    floor.account(1)
+    floor.instruct(instructions.Halt(**level))
+    restored = Machine.restore(floor.machine.snapshot())
+    order = commands.PlaceOrder(1, symbol("20"), 1, 1_250, 1, "GTC", "id", b"")
+    (event,) = restored.apply(order, restored.sequence + 1, floor.at)
+    assert isinstance(event, events.OrderRejected)
+    assert event.reason == "halted"
+
+
 def test_a_snapshot_of_another_format_is_refused() -> None:
     data = Machine().snapshot()
     assert data[:2] == bytes((data[0], FORMAT)) or FORMAT in data[:4]
