@@ -15,7 +15,9 @@ from django.db import transaction
 
 from marketplace import clock, models, operations, traders
 
-OPERATOR, PROVIDER, BUYER = models.Organization.Role
+OPERATOR = models.Organization.Role.OPERATOR
+PROVIDER = models.Organization.Role.PROVIDER
+BUYER = models.Organization.Role.BUYER
 DEMO_EMAIL = "demo@baseload.test"
 STAFF_EMAIL = "operator@baseload.test"
 
