@@ -121,6 +121,7 @@ class Connection(Subscriber):
         self._name = uuid.uuid4().hex
         self._close_code: int | None = None
         self._closing = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     async def run(self, receive: http.Receive) -> None:
         """Serve until the caller leaves or is closed."""

@@ -1,0 +1,339 @@
+"""The WebSocket as its callers see it, against a running engine."""
+
+import asyncio
+import json
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from exchange import operations as exchange
+from marketplace import hub, operations, stream
+from tests.market import GRADE, HOUR
+from tests.rest import Party, World
+
+PATIENCE_S = 10
+OWN = [(b"host", b"127.0.0.1:8000"), (b"origin", b"http://127.0.0.1:8000")]
+
+
+class Loop:
+    """An event loop in a thread: the server's side of every connection."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+
+    def call(self, work: Any) -> Any:
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self.loop)
+        return future.result(PATIENCE_S)
+
+    def close(self) -> None:
+        self.call(stream._hub.stop())
+        self.call(self.loop.shutdown_default_executor())  # a read that goes on would hold a lock
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(PATIENCE_S)
+        self.loop.close()
+
+
+class Caller:
+    """The caller's side of one connection; `is_reading` is False for one that stopped."""
+
+    def __init__(self, loop: Loop, headers: list[tuple[bytes, bytes]]) -> None:
+        self.loop = loop
+        self.got: list[dict[str, Any]] = []
+        self.closed_with: int | None = None
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.news = threading.Condition()
+        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.inbox.put_nowait({"type": "websocket.connect"})
+        scope = {
+            "type": "websocket",
+            "path": "/ws/v1",
+            "raw_path": b"/ws/v1",
+            "query_string": b"",
+            "headers": headers,
+            "client": ("127.0.0.1", 50_000),
+        }
+
+        async def serve() -> None:
+            await stream.application(scope, self.inbox.get, self._take)
+            with self.news:
+                self.closed_with = self.closed_with or 0
+                self.news.notify_all()
+
+        asyncio.run_coroutine_threadsafe(serve(), loop.loop)
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "websocket.send":
+            await self.reads.wait()
+        with self.news:
+            if message["type"] == "websocket.send":
+                self.got.append(json.loads(message["text"]))
+            elif message["type"] == "websocket.close":
+                self.closed_with = message["code"]
+            self.news.notify_all()
+
+    def send(self, message: Any) -> None:
+        text = message if isinstance(message, str) else json.dumps(message)
+        event = {"type": "websocket.receive", "text": text}
+        self.loop.loop.call_soon_threadsafe(self.inbox.put_nowait, event)
+
+    def subscribe(self, channel: str, instrument: str | None = None) -> None:
+        self.send({"op": "subscribe", "channel": channel, "instrument": instrument})
+
+    def pause(self) -> None:
+        self.loop.loop.call_soon_threadsafe(self.reads.clear)
+
+    def await_message(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the first message that is wanted, and forget those before it."""
+        with self.news:
+            found = self.news.wait_for(
+                lambda: next((one for one in self.got if wanted(one)), None), PATIENCE_S
+            )
+            assert found is not None, self.got
+            del self.got[: self.got.index(found) + 1]
+            return found
+
+    def first(self, channel: str) -> dict[str, Any]:
+        return self.await_message(lambda one: one.get("channel") == channel)
+
+    def problem(self) -> dict[str, Any]:
+        return self.await_message(lambda one: "status" in one)
+
+    def await_close(self) -> int:
+        with self.news:
+            assert self.news.wait_for(lambda: self.closed_with is not None, PATIENCE_S)
+            assert self.closed_with is not None
+            return self.closed_with
+
+
+@pytest.fixture
+def loop(world: World):
+    made = Loop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def call(loop: Loop):
+    def connect(headers: list[tuple[bytes, bytes]] | None = None) -> Caller:
+        return Caller(loop, headers or [(b"host", b"127.0.0.1:8000")])
+
+    return connect
+
+
+def place(party: Party, side: int, price: int, lots: int, id: str, tif: str = "GTC") -> Any:
+    return exchange.place(
+        organization=party.id,
+        instrument=HOUR,
+        side=side,
+        price_ticks=price,
+        lots=lots,
+        client_order_id=id,
+        time_in_force=tif,
+    )
+
+
+def checksum(bids: dict[str, int], asks: dict[str, int]) -> int:
+    top = sorted(bids.items(), key=lambda level: -float(level[0]))[:10]
+    top += sorted(asks.items(), key=lambda level: float(level[0]))[:10]
+    return zlib.crc32("|".join(f"{price}:{lots}" for price, lots in top).encode())
+
+
+def test_a_book_begins_with_a_snapshot_and_follows_without_a_gap(world: World, call) -> None:
+    buyer = world.party("Buyer", cash=1_000_000_000)
+    with world.running():
+        place(buyer, 1, 1_240, 5, "o0")
+        caller = call()
+        caller.subscribe("book", HOUR)
+        snapshot = caller.first("book")
+        bids = dict(map(tuple, snapshot["data"]["bids"]))
+        asks = dict(map(tuple, snapshot["data"]["asks"]))
+        assert snapshot["type"] == "snapshot"
+        assert (bids, asks) == ({"1.240": 5}, {})
+        sequence = snapshot["sequence"]
+        for number in range(12):
+            place(buyer, 1, 1_241 + number, 2 + number, f"o{number + 1}")
+        while len(bids) < 13:
+            delta = caller.first("book")
+            assert delta["previous_sequence"] == sequence
+            sequence = delta["sequence"]
+            for price, lots in delta["data"]["bids"]:
+                bids[price] = lots
+            assert delta["data"]["checksum"] == checksum(bids, asks)
+
+
+def test_trades_and_tickers_reach_everybody_and_fills_their_owner(world: World, call) -> None:
+    buyer = world.party("Buyer", cash=1_000_000_000)
+    seller = world.party("Seller", "PROVIDER", cash=1_000_000_000)
+    world.cluster(seller)
+    with world.running():
+        anyone, owner = call(), call()
+        anyone.subscribe("trades", HOUR)
+        anyone.subscribe("ticker")
+        owner.send({"op": "auth", "key": buyer.api.key, "id": 1})
+        assert owner.await_message(lambda one: one["type"] == "authenticated")["id"] == 1
+        for channel in ("fills", "account", "orders", "entitlements"):
+            owner.subscribe(channel)
+            assert owner.first(channel)["type"] == "snapshot"
+        assert anyone.first("trades")["data"] == []
+        place(seller, -1, 1_250, 10, "s1")
+        place(buyer, 1, 1_250, 4, "b1")
+
+        trade = anyone.first("trades")["data"][0]
+        fill = owner.first("fills")["data"][0]
+        assert (trade["price"], trade["quantity"], trade["side"]) == ("1.250", 4, "buy")
+        assert (fill["price"], fill["quantity"], fill["liquidity"]) == ("1.250", 4, "taker")
+        account = owner.await_message(lambda one: one["channel"] == "account")
+        assert account["data"]["cash"] == "999.999400"
+        with anyone.news:
+            assert not any(one["channel"] in ("fills", "account") for one in anyone.got)
+
+
+def test_a_ticker_of_everything_begins_with_every_open_instrument(world: World, call) -> None:
+    with world.running():
+        caller = call()
+        caller.subscribe("ticker")
+        ticker = caller.await_message(lambda one: one.get("instrument") == HOUR)
+        assert ticker["data"]["state"] == "continuous"
+        assert ticker["data"]["reference_price"] == "1.250"
+
+
+def test_private_channels_need_a_key(world: World, call) -> None:
+    caller = call()
+    caller.send({"op": "subscribe", "channel": "orders", "id": "a"})
+    problem = caller.problem()
+    assert (problem["status"], problem["code"], problem["id"]) == (401, "unauthenticated", "a")
+    caller.send({"op": "auth", "key": "bl_demo_nobody_nothing", "id": "b"})
+    assert caller.problem()["code"] == "invalid_key"
+
+
+def test_a_session_counts_only_from_a_page_of_ours(world: World, call) -> None:
+    operations.sign_up(
+        email="a@example.com", password="correct horse", organization_name="A", role="BUYER"
+    )
+    browser = Client()
+    browser.login(username="a@example.com", password="correct horse")
+    cookie = (b"cookie", f"sessionid={browser.cookies['sessionid'].value}".encode())
+    for headers, is_member in (
+        ([*OWN, cookie], True),
+        ([OWN[0], (b"origin", b"https://evil.example"), cookie], False),
+        ([OWN[0], (b"origin", b"http://127.0.0.1:9999"), cookie], False),
+        ([(b"host", b"evil.example"), (b"origin", b"http://evil.example"), cookie], False),
+        ([OWN[0], cookie], False),
+    ):
+        caller = call(headers)
+        caller.send({"op": "subscribe", "channel": "account", "id": "a"})
+        if is_member:
+            assert caller.first("account")["type"] == "snapshot"
+        else:
+            assert caller.problem()["status"] == 401, headers
+
+
+def test_what_makes_no_sense_is_a_problem_and_the_connection_goes_on(world: World, call) -> None:
+    caller = call()
+    for message, code in (
+        ("{", "malformed"),
+        ('{"op": "ping", "op": "ping"}', "malformed"),
+        ({"op": "ping", "extra": 1}, "malformed"),
+        ({"op": "dance"}, "unsupported_operation"),
+        ({"op": "subscribe", "channel": "gossip"}, "unknown_channel"),
+        ({"op": "subscribe", "channel": "book"}, "malformed"),
+        ({"op": "subscribe", "channel": "book", "instrument": "NOTHING"}, "not_found"),
+        ({"op": "subscribe", "channel": "index", "instrument": "NOTHING"}, "not_found"),
+        ({"op": "auth"}, "malformed"),
+    ):
+        caller.send(message)
+        assert caller.problem()["code"] == code, message
+    caller.send({"op": "ping", "id": 7})
+    assert caller.await_message(lambda one: one["type"] == "pong")["id"] == 7
+
+
+def test_after_unsubscribing_nothing_more_is_said(world: World, call) -> None:
+    buyer = world.party("Buyer", cash=1_000_000_000)
+    with world.running():
+        caller = call()
+        caller.subscribe("book", HOUR)
+        caller.first("book")
+        caller.send({"op": "unsubscribe", "channel": "book", "instrument": HOUR, "id": 1})
+        caller.await_message(lambda one: one["type"] == "unsubscribed")
+        caller.subscribe("trades", HOUR)
+        caller.first("trades")
+        place(buyer, 1, 1_240, 5, "o0")
+        caller.subscribe("index", GRADE)
+        caller.send({"op": "ping"})
+        caller.await_message(lambda one: one["type"] == "pong")
+        with caller.news:
+            assert not [one for one in caller.got if one["channel"] == "book"]
+
+
+def test_a_reader_that_falls_behind_is_closed_with_4008(
+    world: World, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "OUTBOX_MESSAGES_MAX", 5)
+    caller = call()
+    caller.send({"op": "ping"})
+    caller.await_message(lambda one: one["type"] == "pong")
+    caller.pause()
+    for _ in range(8):
+        caller.send({"op": "ping"})
+
+    assert caller.await_close() == 4008
+
+
+def test_a_caller_that_asks_too_often_or_too_much_is_closed(world: World, call) -> None:
+    loud = call()
+    for _ in range(stream.REQUESTS_PER_S * 6):
+        loud.send({"op": "ping"})
+    assert loud.await_close() == stream.CLOSE_RATE
+
+    long = call()
+    long.send({"op": "ping", "id": "x" * stream.MESSAGE_BYTES_MAX})
+    assert long.await_close() == stream.CLOSE_TOO_BIG
+
+
+def test_a_connection_has_so_many_subscriptions(
+    world: World, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SUBSCRIPTIONS_MAX", 2)
+    caller = call()
+    for channel in ("trades", "book", "ticker"):
+        caller.send({"op": "subscribe", "channel": channel, "instrument": HOUR, "id": channel})
+    problem = caller.problem()
+    assert (problem["code"], problem["id"]) == ("too_many_subscriptions", "ticker")
+
+
+def test_a_revoked_key_ends_the_connection(
+    world: World, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "RECHECK_S", 0.05)
+    party = world.party("Acme")
+    made = operations.create_key(organization_id=party.id, scopes=["read"])
+    caller = call()
+    caller.send({"op": "auth", "key": made.text})
+    caller.await_message(lambda one: one["type"] == "authenticated")
+    operations.revoke_key(organization_id=party.id, key_id=made.row.pk)
+
+    assert caller.await_close() == stream.CLOSE_ENDED
+
+
+def test_a_delta_that_does_not_follow_brings_a_new_snapshot(world: World, call, loop) -> None:
+    buyer = world.party("Buyer", cash=1_000_000_000)
+    with world.running():
+        caller = call()
+        caller.subscribe("book", HOUR)
+        caller.first("book")
+        for subscription in stream._hub._all():
+            subscription.sequence -= 1  # as if one message had been lost
+        place(buyer, 1, 1_240, 5, "o0")
+
+        again = caller.first("book")
+        assert again["type"] == "snapshot"
+        assert again["data"]["bids"] == [["1.240", 5]]
+        assert isinstance(stream._hub, hub.Hub)
