@@ -430,6 +430,12 @@ class Engine:
         if items:
             release = envelope.Release(self.head.sequence, items)
             pipe.publish(channels.feed_channel(self.group), envelope.encode_release(release))
+        # What the journal holds, or a reply refused, is not read again: drop it from the stream.
+        pipe.xtrim(
+            doorbell.stream_key(self.head.epoch, self.group),
+            minid=_after(self.stream_entry),
+            approximate=False,
+        )
         try:
             pipe.execute()
         except valkey.ValkeyError:
@@ -482,6 +488,12 @@ class Engine:
         """
         if self._failpoint == point and any(work.incoming.reply_to for work in works):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _after(entry: str) -> str:
+    """Return the id right after a stream entry's: what trimming keeps from."""
+    milliseconds, _, sequence = entry.partition("-")
+    return f"{milliseconds}-{int(sequence or 0) + 1}"
 
 
 def _answers(work: Work) -> list[Answer]:

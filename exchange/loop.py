@@ -132,7 +132,6 @@ class Loop:
                 self.engine.mark_released()
             return 0
         self.engine.run_batch(incoming)
-        self._trim()
         return len(incoming)
 
     def _is_due(self) -> bool:
@@ -215,17 +214,6 @@ class Loop:
                 incoming += _commands(data)
         return incoming, is_rung
 
-    def _trim(self) -> None:
-        """Drop from the stream what the journal now holds."""
-        try:
-            self.client.xtrim(
-                doorbell.stream_key(self.epoch, self.group),
-                minid=_after(self.engine.stream_entry),
-                approximate=False,
-            )
-        except valkey.ValkeyError:
-            logger.warning("the stream was not trimmed: Valkey is away")
-
     def _keep_alive(self) -> None:
         """Renew the key, look after the stream and compare the clocks, each at its own pace."""
         now = clock.monotonic_ns()
@@ -290,9 +278,3 @@ def _number(entry: str) -> tuple[int, int]:
     """Return an entry's id as two integers that sort."""
     milliseconds, _, sequence = entry.partition("-")
     return int(milliseconds), int(sequence or 0)
-
-
-def _after(entry: str) -> str:
-    """Return the id right after an entry's: what trimming keeps from."""
-    milliseconds, sequence = _number(entry)
-    return f"{milliseconds}-{sequence + 1}"

@@ -235,44 +235,43 @@ def database_clock(connection: Connection) -> int:
 
 
 def advance_head(cursor: Cursor, head: Head, batch: Batch, *, stream_entry: str) -> None:
-    """Move the head from where `head` left it to the end of the batch.
+    """Move the head from where `head` left it to the end of the batch, and journal the batch.
 
     :raises Fenced: when it is not there any more.
     """
     cursor.execute(
-        "UPDATE exchange_head SET sequence = %s, hash = %s, at = %s, stream_entry = %s,"
-        ' released_sequence = %s WHERE "group" = %s AND epoch = %s AND sequence = %s',
-        [
-            batch.sequence,
-            batch.hash,
-            clock.to_datetime(batch.at),
-            stream_entry,
-            head.released_sequence,
-            head.group,
-            head.epoch,
-            head.sequence,
-        ],
+        """
+        WITH moved AS (
+            UPDATE exchange_head SET sequence = %(sequence)s, hash = %(hash)s, at = %(at)s,
+                stream_entry = %(stream_entry)s, released_sequence = %(released)s
+            WHERE "group" = %(group)s AND epoch = %(epoch)s AND sequence = %(previous_sequence)s
+            RETURNING 1
+        )
+        INSERT INTO exchange_journalbatch ("group", sequence, first_sequence, epoch, at, format,
+            rules, commands, events, previous_hash, hash)
+        SELECT %(group)s, %(sequence)s, %(first)s, %(epoch)s, %(at)s, %(format)s, %(rules)s,
+            %(commands)s, %(events)s, %(previous_hash)s, %(hash)s
+        FROM moved
+        """,
+        {
+            "group": head.group,
+            "epoch": head.epoch,
+            "previous_sequence": head.sequence,
+            "released": head.released_sequence,
+            "stream_entry": stream_entry,
+            "sequence": batch.sequence,
+            "first": batch.first_sequence,
+            "at": clock.to_datetime(batch.at),
+            "format": batch.format,
+            "rules": batch.rules,
+            "commands": batch.commands,
+            "events": batch.events,
+            "previous_hash": batch.previous_hash,
+            "hash": batch.hash,
+        },
     )
     if cursor.rowcount != 1:
         raise Fenced(f"epoch {head.epoch} is over")
-    cursor.execute(
-        'INSERT INTO exchange_journalbatch ("group", sequence, first_sequence, epoch, at, format,'
-        " rules, commands, events, previous_hash, hash)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
-            head.group,
-            batch.sequence,
-            batch.first_sequence,
-            head.epoch,
-            clock.to_datetime(batch.at),
-            batch.format,
-            batch.rules,
-            batch.commands,
-            batch.events,
-            batch.previous_hash,
-            batch.hash,
-        ],
-    )
 
 
 def mark_released(connection: Connection, head: Head) -> None:
