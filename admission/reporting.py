@@ -145,31 +145,36 @@ def _jumps(interval: Interval) -> list[Jump]:
     ]
 
 
-def _past(interval: Interval, holder: int, cluster: int) -> list[tuple[int, int, int]]:
-    """Return (lots, delivered, short) of the holder's last reported intervals, oldest first."""
+def _pasts(interval: Interval) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
+    """Return (lots, delivered, short) of the last reported intervals of every (holder, cluster).
+
+    Oldest first; one query for all who were served in the two hours before.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT sum(allocation.lots)::bigint, sum(report.delivered_mntu)::bigint,
-                   sum(report.short_mntu)::bigint
-            FROM settlement_deliveryreport report
-            JOIN settlement_allocation allocation ON allocation.id = report.allocation_id
-            WHERE allocation.holder = %s AND allocation.cluster = %s AND allocation.grade = %s
+            SELECT allocation.holder, allocation.cluster, sum(allocation.lots)::bigint,
+                   sum(report.delivered_mntu)::bigint, sum(report.short_mntu)::bigint
+            FROM settlement_allocation allocation
+            JOIN settlement_deliveryreport report ON report.allocation_id = allocation.id
+            WHERE allocation.grade = %s
               AND allocation.starts_at >= %s - interval '2 hours'
+              AND allocation.starts_at <= %s
               AND allocation.starts_at + (report.interval - 1) * interval '5 minutes' < %s
-            GROUP BY allocation.starts_at, report.interval
-            ORDER BY allocation.starts_at DESC, report.interval DESC LIMIT %s
+            GROUP BY allocation.holder, allocation.cluster, allocation.starts_at, report.interval
+            ORDER BY allocation.starts_at, report.interval
             """,
             [
-                holder,
-                cluster,
                 interval.grade,
                 clock.to_datetime(interval.hour_starts_at),
+                clock.to_datetime(interval.hour_starts_at),
                 clock.to_datetime(interval.starts_at),
-                PAST_INTERVALS_READ,
             ],
         )
-        return list(reversed(cursor.fetchall()))
+        found: dict[tuple[int, int], list[tuple[int, int, int]]] = defaultdict(list)
+        for holder, cluster, lots, delivered, short in cursor.fetchall():
+            found[holder, cluster].append((lots, delivered, short))
+    return {flow: past[-PAST_INTERVALS_READ:] for flow, past in found.items()}
 
 
 def _span(interval: Interval) -> dict[str, Any]:
@@ -206,12 +211,13 @@ def _deliveries(
     for row in allocations:
         if row.cluster:
             flows[row.holder, row.cluster].append(row)
+    pasts = _pasts(interval)
     deliveries = []
     for (holder, cluster), rows in sorted(flows.items()):
         made, passed = shortfall.probe_slots(
             cluster, interval.starts_at, made=probes.get(cluster, {}), jumps=jumps
         )
-        past = _past(interval, holder, cluster)
+        past = pasts.get((holder, cluster), [])
         lots = [row.lots for row in rows]
         owed = shortfall.owed_mntu(
             lots=sum(lots), debt=shortfall.debt_mntu((each[0], each[1]) for each in past)
