@@ -9,14 +9,15 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db import transaction
-
 from admission import operations as admission_operations
 from exchange import models as exchange_models
 from exchange import operations as exchange_operations
+from exchange import queries as exchange_queries
 from marketplace import clock, contract, errors, models, queries
 
 CLUSTERS_PER_ORGANIZATION_MAX = 1_000
+PENDING = "PENDING"
+"""A listing whose order is not in the book yet: its placing was not answered."""
 _ENDED = ("FILLED", "CANCELED", "EXPIRED", "REJECTED")
 
 
@@ -127,6 +128,8 @@ def place_listing(listing_id: int) -> Offer:
     :raises Refusal: with the machine's reason as its code; the listing is closed then.
     """
     listing = models.Listing.objects.get(pk=listing_id)
+    if listing.state != models.Listing.State.OPEN:
+        return with_orders([listing])[0]
     try:
         placed = exchange_operations.place(
             organization=listing.organization_id,
@@ -148,15 +151,22 @@ def place_listing(listing_id: int) -> Offer:
 def withdraw_listing(listing: models.Listing) -> Offer:
     """Cancel what is not sold of a listing; one that has ended stays as it is."""
     offer = with_orders([listing])[0]
-    if offer.state != models.Listing.State.OPEN:
+    if offer.state not in (PENDING, models.Listing.State.OPEN):
         return offer
+    # Withdrawn first, so that a retry of its placing finds it so.
+    listing.state = models.Listing.State.WITHDRAWN
+    listing.save(update_fields=["state"])
+    if listing.order is None:
+        placed = exchange_queries.order_by_client_id(
+            organization=listing.organization_id, client_order_id=client_order_id(listing.pk)
+        )
+        if placed is not None:
+            listing.order = int(placed.id)
+            listing.save(update_fields=["order"])
     if listing.order is not None:
         # It may have been filled, or have expired, meanwhile.
         with contextlib.suppress(exchange_operations.NotResting):
             exchange_operations.cancel(organization=listing.organization_id, order=listing.order)
-    with transaction.atomic():
-        listing.state = models.Listing.State.WITHDRAWN
-        listing.save(update_fields=["state"])
     return with_orders([listing])[0]
 
 
@@ -171,8 +181,10 @@ def with_orders(listings: Sequence[models.Listing]) -> list[Offer]:
     offers = []
     for listing in listings:
         order = orders.get(listing.order) if listing.order is not None else None
-        state = listing.state
-        if state == models.Listing.State.OPEN and order is not None and order.status in _ENDED:
+        state: str = listing.state
+        if state == models.Listing.State.OPEN and order is None:
+            state = PENDING
+        elif state == models.Listing.State.OPEN and order is not None and order.status in _ENDED:
             state = models.Listing.State.CLOSED
         offers.append(
             Offer(

@@ -1,5 +1,6 @@
 """Statements: what moved an organization's money, day by day or in a period of the caller's."""
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -12,6 +13,8 @@ from settlement import ledger
 from settlement import statements as settlement_statements
 
 PERIOD_DAYS_MAX = 366
+PER_PAGE_MAX = 7
+"""Days on one page, whatever limit was asked for: a busy day has thousands of lines."""
 
 
 class Line(Answer):
@@ -68,7 +71,7 @@ class Statement(Answer):
 
 
 class ListStatements(Endpoint):
-    """A statement for every day (UTC) on which money moved, the latest first.
+    """A statement for every day (UTC) on which money moved, the latest first, a week on a page.
 
     With `since` and `until`, the one statement of that period.
     """
@@ -94,8 +97,9 @@ class ListStatements(Endpoint):
                 raise wire.invalid("until", "out_of_range", f"at most {PERIOD_DAYS_MAX} days")
             found = _statement(call.organization, since, until)
             return Listed(results=[found], next_cursor=None)
-        days = list(_days(call.organization, before=call.page.number(), limit=call.page.fetch))
-        return call.page.page(
+        page = dataclasses.replace(call.page, limit=min(call.page.limit, PER_PAGE_MAX))
+        days = list(_days(call.organization, before=page.number(), limit=page.fetch))
+        return page.page(
             days,
             lambda day: _statement(call.organization, day, day + contract.DAY),
             position=lambda day: [day],

@@ -130,4 +130,9 @@ def test_without_an_engine_a_listing_is_not_placed_later(world: World, provider:
     offer = {"cluster": str(cluster.pk), "instrument": HOUR, "price": "1.250", "quantity": 100}
     reply = provider.api.post("listings", offer, key="down")
     assert (reply.status, reply.code) == (503, "engine_unavailable")
+    (listing,) = provider.api.get("listings").json["results"]
+    assert (listing["state"], listing["order_id"]) == ("pending", None)
+    assert provider.api.delete(f"listings/{listing['id']}").json["state"] == "withdrawn"
+    again = provider.api.post("listings", offer, key="down")
+    assert (again.status, again.json["state"]) == (201, "withdrawn")
     assert Order.objects.count() == 0
