@@ -156,6 +156,37 @@ class Desk:
         if decision.outcome is Outcome.SHED:
             await self.writer.admit(self._shed_row(ask, request_id, pool, decision))
             raise _shed(decision)
+        hold = await self._admit(ask, pool, request_id, decision)
+        flight = Flight(
+            request_id=request_id,
+            ask=ask,
+            pool=pool,
+            decision=decision,
+            hold=hold,
+            writer=self.writer,
+            client=self.client,
+            out=out,
+            headers=self._headers(ask, pool, decision, request_id),
+        )
+        try:
+            await flight.run()
+        except upstream.UpstreamRefused as refused:
+            raise _passed_on(refused) from None
+        if flight.meter.has_claim:
+            self.lengths.learn(
+                ask.organization,
+                ask.grade.code,
+                ask.call.prompt_bytes,
+                flight.meter.usage.prompt,
+            )
+
+    async def _admit(
+        self, ask: Ask, pool: Pool, request_id: str, decision: Decision
+    ) -> Hold | None:
+        """Record an admission before it is dispatched; return the cash held for it, if it pays.
+
+        :raises Refusal: when it cannot pay or cannot be recorded; the pool has it no more then.
+        """
         hold: Hold | None = None
         is_written = False
         try:
@@ -180,28 +211,7 @@ class Desk:
                 )
                 self.writer.record(row)
             raise
-        flight = Flight(
-            request_id=request_id,
-            ask=ask,
-            pool=pool,
-            decision=decision,
-            hold=hold,
-            writer=self.writer,
-            client=self.client,
-            out=out,
-            headers=self._headers(ask, pool, decision, request_id),
-        )
-        try:
-            await flight.run()
-        except upstream.UpstreamRefused as refused:
-            raise _passed_on(refused) from None
-        if flight.meter.has_claim:
-            self.lengths.learn(
-                ask.organization,
-                ask.grade.code,
-                ask.call.prompt_bytes,
-                flight.meter.usage.prompt,
-            )
+        return hold
 
     async def _hold(self, ask: Ask, pool: Pool) -> Hold:
         """Set aside the most a pay-as-you-go request may cost."""

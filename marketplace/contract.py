@@ -1,9 +1,9 @@
 """The contract specification: ticks, lots, token weights, delivery windows and symbols.
 
-A lot is 1,000 NTU a minute, flat, over a delivery window. A tick is 0.001 USD per million NTU, which
-is exactly 60 micro-USD for one lot and hour and 5 micro-USD for one lot and five-minute interval, so
-every notional is an exact integer (RULEBOOK 1.1, 1.2). Instants are integer microseconds, UTC, and
-windows are half open.
+A lot is 1,000 NTU a minute, flat, over a delivery window. A tick is 0.001 USD per million NTU,
+which is exactly 60 micro-USD for one lot and hour and 5 micro-USD for one lot and five-minute
+interval, so every notional is an exact integer (RULEBOOK 1.1, 1.2). Instants are integer
+microseconds, UTC, and windows are half open.
 """
 
 import re
