@@ -61,7 +61,12 @@ def _classes(
     last: dict[str, admission_models.PoolInterval],
 ) -> tuple[dict[str, Any], ...]:
     """Return the classes that have anything to show; P2 and P3 always do."""
-    present = {"P2", "P3", *last, *(live.classes if live else ())}
+    busy = [
+        name
+        for name, now in (live.classes if live else {}).items()
+        if now.admitted or now.queue_length or now.shed
+    ]
+    present = {"P2", "P3", *last, *busy}
     rows = []
     for name in (one for one in CLASSES if one in present):
         now = live.classes.get(name) if live else None

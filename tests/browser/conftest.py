@@ -105,8 +105,8 @@ def applied() -> None:
     from settlement import models, queries
 
     pending = models.Instruction.objects.filter(state=models.Instruction.State.PENDING)
-    for id in list(pending.values_list("id", flat=True)):
-        queries.wait_for_instruction(id, timeout_s=START_SECONDS_MAX)
+    for waiting in list(pending.values_list("id", flat=True)):
+        queries.wait_for_instruction(waiting, timeout_s=START_SECONDS_MAX)
 
 
 @pytest.fixture(scope="session")

@@ -82,9 +82,7 @@ def test_a_person_signs_up_deposits_trades_and_cancels(
     until(browser, lambda: shows(browser, '[data-account="available"]', "1,000.00"))
 
 
-def test_the_book_and_the_tape_follow_the_market(
-    browser: webdriver.Chrome, served: Served
-) -> None:
+def test_the_book_and_the_tape_follow_the_market(browser: webdriver.Chrome, served: Served) -> None:
     world = served.world
     buyer = world.party("Buyer", cash=1_000_000_000)
     seller = world.party("Seller", "PROVIDER", cash=1_000_000_000)
@@ -117,9 +115,7 @@ def test_a_refusal_is_read_out_and_changes_nothing(
     assert all("422" in message for message in noted)
 
 
-def test_everything_is_reached_by_keyboard_alone(
-    browser: webdriver.Chrome, served: Served
-) -> None:
+def test_everything_is_reached_by_keyboard_alone(browser: webdriver.Chrome, served: Served) -> None:
     sign_up(browser, served)
     deposit(browser, served)
     browser.get(f"{served.origin}/markets/{HOUR}")
@@ -175,15 +171,11 @@ def test_a_lost_connection_is_said_and_comes_back(
     browser.execute_cdp_cmd("Network.enable", {})
     condition = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     try:
-        browser.execute_cdp_cmd(
-            "Network.emulateNetworkConditions", {"offline": True, **condition}
-        )
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **condition})
         drop_connections()
         until(browser, lambda: find(browser, "#offline").is_displayed())
     finally:
-        browser.execute_cdp_cmd(
-            "Network.emulateNetworkConditions", {"offline": False, **condition}
-        )
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **condition})
     until(browser, lambda: not find(browser, "#offline").is_displayed())
     browser.get_log("browser")  # the browser notes the failed attempts itself
 
@@ -216,14 +208,14 @@ def test_a_key_is_made_and_named_in_the_client_to_copy(
     assert key not in browser.page_source
 
 
-def place(organization: int, side: int, price: int, lots: int, id: str) -> None:
+def place(organization: int, side: int, price: int, lots: int, name: str) -> None:
     exchange.place(
         organization=organization,
         instrument=HOUR,
         side=side,
         price_ticks=price,
         lots=lots,
-        client_order_id=id,
+        client_order_id=name,
     )
 
 

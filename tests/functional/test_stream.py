@@ -128,14 +128,14 @@ def call(loop: Loop):
     return connect
 
 
-def place(party: Party, side: int, price: int, lots: int, id: str, tif: str = "GTC") -> Any:
+def place(party: Party, side: int, price: int, lots: int, name: str, tif: str = "GTC") -> Any:
     return exchange.place(
         organization=party.id,
         instrument=HOUR,
         side=side,
         price_ticks=price,
         lots=lots,
-        client_order_id=id,
+        client_order_id=name,
         time_in_force=tif,
     )
 
