@@ -36,7 +36,7 @@ function options(host, extra) {
     height: Number(host.dataset.height ?? 280),
     tzDate: utc,
     cursor: { points: { size: 6 }, y: false, drag: { x: true, y: false } },
-    padding: [12, 14, 0, 0],
+    padding: [12, 24, 0, 0],
     ...extra,
   };
 }
@@ -150,10 +150,10 @@ export function candles(host, rows, step) {
 }
 
 // lines: columns [x seconds, y1, y2, ...]; series: [{label, color, dash, digits, step, fill}].
-export function lines(host, columns, series, { unit = "", time = true, digits = 3 } = {}) {
+export function lines(host, columns, series, { unit = "", time = true, digits = 3, fromZero = false } = {}) {
   const show = (value, places) => (value == null ? "–" : `${value.toFixed(places)}${unit}`);
   const build = () => ({
-    scales: { x: { time } },
+    scales: { x: { time }, y: fromZero ? { range: (u, low, high) => [0, Math.max(1, high * 1.08)] } : {} },
     axes: [
       axis(time ? { values: timeTexts } : { values: priceTicks, incrs: INCREMENTS }),
       axis({

@@ -37,6 +37,6 @@ if (hosts.length) {
     const series = history.classes.map((one) => ({
       label: one, color: COLORS[one], dash: DASHES[one], digits: field === "jain" ? 3 : 0, points: history.time.length < 40,
     }));
-    lines(host, columns, series, { digits: field === "utilisation" || field === "jain" ? 2 : 0 });
+    lines(host, columns, series, { digits: field === "jain" ? 2 : 0, fromZero: true });
   }
 }
