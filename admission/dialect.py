@@ -24,6 +24,7 @@ TIERS = {"auto": "", "default": "", "priority": "P1", "flex": "P3"}
 """The class that a `service_tier` asks for; empty is the key's own."""
 TIER_OF_CLASS = {"P0": "priority", "P1": "priority", "P2": "default", "P3": "flex"}
 CHAT, COMPLETIONS = "chat/completions", "completions"
+_LIMITS = {CHAT: ("max_completion_tokens", "max_tokens"), COMPLETIONS: ("max_tokens",)}
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "requests"}
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -122,7 +123,7 @@ def parse(path: str, body: bytes) -> Call:
         wants_usage=bool(options and options.get("include_usage")),
         wants_continuous_usage=bool(options and options.get("continuous_usage_stats")),
         choices=choices,
-        output_tokens_max=_output_limit(fields),
+        output_tokens_max=_output_limit(path, fields),
         tier_class=_tier(fields),
         prompt_bytes=len(msgspec.json.encode(said)),
         messages=messages,
@@ -150,8 +151,11 @@ def upstream_body(
     body["model"] = model
     body["stream"] = True
     body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    if call.output_tokens_max is None:
-        body["max_tokens"] = output_tokens_max
+    # Every name of the limit says the same, so that whichever the upstream heeds is what is billed.
+    limits = [name for name in _LIMITS[call.path] if body.get(name) is not None]
+    for name in _LIMITS[CHAT]:
+        body.pop(name, None)
+    body |= dict.fromkeys(limits or ["max_tokens"], output_tokens_max)
     if is_extended:
         body |= {"priority": priority, "request_id": request_id, "cache_salt": cache_salt}
     return msgspec.json.encode(body)
@@ -227,11 +231,11 @@ def _prompts(fields: Mapping[str, Any]) -> int:
     raise _invalid("prompt", f"a text, token ids, or at most {CHOICES_MAX} of them")
 
 
-def _output_limit(fields: Mapping[str, Any]) -> int | None:
+def _output_limit(path: str, fields: Mapping[str, Any]) -> int | None:
     """Return the caller's limit of tokens per output."""
     limits = [
         _integer(fields, name, low=1, high=1 << 31, default=0)
-        for name in ("max_completion_tokens", "max_tokens")
+        for name in _LIMITS[path]
         if fields.get(name) is not None
     ]
     _integer(fields, "min_tokens", low=0, high=min(limits, default=1 << 31), default=0)

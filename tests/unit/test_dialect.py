@@ -89,6 +89,43 @@ def test_the_gateway_writes_the_fields_it_owns_and_passes_the_others_on() -> Non
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "asked", "sent"),
+    [
+        (dialect.CHAT, {}, {"max_tokens": 9}),
+        (dialect.CHAT, {"max_tokens": 5}, {"max_tokens": 5}),
+        (dialect.CHAT, {"max_completion_tokens": 5}, {"max_completion_tokens": 5}),
+        (
+            dialect.CHAT,
+            {"max_completion_tokens": 4_000, "max_tokens": 2},
+            {"max_completion_tokens": 2, "max_tokens": 2},
+        ),
+        (dialect.COMPLETIONS, {}, {"max_tokens": 9}),
+        (dialect.COMPLETIONS, {"max_completion_tokens": 2}, {"max_tokens": 9}),
+        (dialect.COMPLETIONS, {"max_completion_tokens": 2, "max_tokens": 5}, {"max_tokens": 5}),
+    ],
+)
+def test_the_limit_that_is_billed_is_the_limit_the_upstream_heeds(
+    path: str, asked: dict, sent: dict
+) -> None:
+    body = {"model": "M", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", **asked}
+    call = dialect.parse(path, json.dumps(body).encode())
+
+    upstream = json.loads(
+        dialect.upstream_body(
+            call,
+            model="M",
+            output_tokens_max=call.output_tokens_max or 9,
+            priority=2,
+            request_id="r",
+            cache_salt="s",
+            is_extended=False,
+        )
+    )
+
+    assert {name: upstream[name] for name in upstream if name.startswith("max_")} == sent
+
+
 def test_lists_of_prompts_multiply_the_choices() -> None:
     body = {"model": "M", "prompt": ["a", "b", "c"], "n": 2}
     assert dialect.parse(dialect.COMPLETIONS, json.dumps(body).encode()).choices == 6
