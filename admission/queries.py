@@ -130,11 +130,13 @@ def _windows(
         else:
             hours = lots.setdefault((row.cluster, row.holder), {})
         hours[starts_at] = hours.get(starts_at, 0) + row.lots
-    known = {(row.grade, row.holder) for row in coming}
+    known = {(row.holder, row.grade) for row in coming}
+    unknown = {(row.holder, row.grade) for row in present if row.cluster} - known
+    length = settlement_queries.contiguous_hours(starts_at=clock.to_datetime(hour), holders=unknown)
     for row in present:
-        if row.cluster and (row.grade, row.holder) not in known:
+        if row.cluster and (row.holder, row.grade) in unknown:
             hours = lots[row.cluster, row.holder]
-            for ahead in range(1, row.contiguous_hours):
+            for ahead in range(1, length[row.holder, row.grade]):
                 hours[hour + ahead * contract.HOUR] = hours[hour]
     return (
         {key: _in_order(hours) for key, hours in lots.items()},

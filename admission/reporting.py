@@ -307,8 +307,14 @@ def _publish(
 ) -> None:
     """Write each pool's numbers by class."""
     clusters = list(catalog.Cluster.objects.filter(grade_id=interval.grade).order_by("id"))
-    served = _by_class(interval, "class_served")
-    asked = _by_class(interval, "class_requested")
+    is_used = models.Request.objects.filter(
+        grade=interval.grade,
+        is_probe=False,
+        arrived_at__gte=clock.to_datetime(interval.starts_at),
+        arrived_at__lt=clock.to_datetime(interval.ends_at),
+    ).exists()
+    served = _by_class(interval, "class_served") if is_used else {}
+    asked = _by_class(interval, "class_requested") if is_used else {}
     rows = []
     for cluster in clusters:
         lots_by_holder: dict[int, int] = defaultdict(int)

@@ -16,12 +16,14 @@ class UserManager(BaseUserManager["User"]):
     """Makes users who log in with their e-mail address."""
 
     def create_user(self, email: str, password: str | None = None, **extra: object) -> "User":
+        """Store a user; the address is kept in lower case, the password hashed."""
         user = self.model(email=self.normalize_email(email).lower(), **extra)
         user.set_password(password)
         user.save(using=self._db)
         return user
 
     def create_superuser(self, email: str, password: str | None = None, **extra: object) -> "User":
+        """Store a user of the staff who may do everything in the admin."""
         return self.create_user(email, password, is_staff=True, is_superuser=True, **extra)
 
 

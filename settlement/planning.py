@@ -158,7 +158,28 @@ def _plan_periods(now: int) -> int:
             due = range(first, last + 1, period)[:SLOTS_MAX]
             rows += [row(kind, slots.of_instant(at), at, now) for at in due]
     store(rows)
+    planned = {one.kind for one in rows}
+    _forget([kind.name for kind in periodic if kind.name in planned], now)
     return len(rows)
+
+
+def _forget(names: list[str], now: int) -> None:
+    """Drop slots that nobody began and a later one has replaced, where nothing is caught up."""
+    latest_only = [
+        name
+        for name in names
+        if isinstance(kind := kinds.get(name).schedule, kinds.Every) and not kind.catch_up
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            DELETE FROM settlement_job job
+            WHERE kind = ANY(%s) AND state = 'DUE' AND lease_epoch = 0 AND due_at < (
+                SELECT max(due_at) FROM settlement_job later
+                WHERE later.kind = job.kind AND later.due_at <= %s)
+            """,
+            [latest_only, clock.to_datetime(now)],
+        )
 
 
 def _latest_due(names: list[str]) -> dict[str, int | None]:

@@ -313,9 +313,6 @@ class AllocationRow:
     starts_at: datetime
     lots: int
     price_ticks: int
-    contiguous_hours: int
-    """Hours from this one on in which the holder has lots without a gap, this one included;
-    entitlements, and beyond them long positions. What a debt may be drawn on (RULEBOOK 6.1)."""
 
 
 def entitlements_snapshot(*, starts_at: datetime, grade: str | None = None) -> list[AllocationRow]:
@@ -330,7 +327,6 @@ def entitlements_snapshot(*, starts_at: datetime, grade: str | None = None) -> l
             [starts_at, grade, grade],
         )
         rows = cursor.fetchall()
-    ahead = _contiguous_hours(starts_at, {(row[2], row[5]) for row in rows})
     return [
         AllocationRow(
             allocation=row[0],
@@ -342,16 +338,19 @@ def entitlements_snapshot(*, starts_at: datetime, grade: str | None = None) -> l
             starts_at=row[6],
             lots=row[7],
             price_ticks=row[8],
-            contiguous_hours=ahead[row[2], row[5]],
         )
         for row in rows
     ]
 
 
-def _contiguous_hours(
-    starts_at: datetime, holders: set[tuple[int, str]]
+def contiguous_hours(
+    *, starts_at: datetime, holders: set[tuple[int, str]]
 ) -> dict[tuple[int, str], int]:
-    """Return for how many hours from `starts_at` on each (holder, grade) has lots."""
+    """Return for how many hours from `starts_at` on each (holder, grade) has lots without a gap.
+
+    The first hour is counted; entitlements and, beyond them, long positions. It is what a debt may
+    be drawn on (RULEBOOK 6.1).
+    """
     owners = sorted({holder for holder, _ in holders})
     held = {
         (organization, grade, at)

@@ -20,6 +20,8 @@ STEP = contract.HOUR // 2
 REQUOTE_EVERY = 6 * contract.HOUR
 """How often a quiet book's quotes are renewed; the last two hours before gate closure, always."""
 LATE = 2 * contract.HOUR
+LAST_CALL = contract.HOUR
+"""How long before gate closure everybody with a need takes care of it."""
 DEALS_PER_TRADER = 7
 """Books a trader looks at in a step."""
 
@@ -174,10 +176,15 @@ class History:
 def _some(
     books: Sequence[InstrumentView], trader: traders.Trader, at: int
 ) -> Iterator[InstrumentView]:
-    """Return the books a trader looks at in a step: near ones more often than far ones."""
+    """Return the books a trader looks at in a step: near ones more often than far ones.
+
+    Whoever needs lots also looks at every book that is about to close.
+    """
     if not books:
         return
     near = sorted(books, key=lambda book: (book.starts_at, book.id))
+    if trader.needs_lots:
+        yield from (book for book in near if book.trading_ends_at - at <= LAST_CALL)
     for number in range(DEALS_PER_TRADER):
         draw = traders.noise("look", trader.name, at, number)
         reach = len(near) if draw % 3 else max(1, len(near) // 4)

@@ -35,6 +35,9 @@ PROMPT_TOKENS = (180, 420, 900, 1_500, 2_600)
 OUTPUT_TOKENS = (40, 120, 210, 330, 480)
 """Sizes of requests: about the 10th, 25th, 50th, 75th and 90th percentile of the Azure
 conversation trace of 2023."""
+MNTU_PER_LOT_SECOND = contract.MNTU_PER_LOT_HOUR // 3_600
+REQUEST_SECONDS_MAX = 3
+"""A holder sends requests of at most what its lots bring in so many seconds."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,8 +55,7 @@ class Service:
             if until > self.present - RECENT:
                 self._serve(cluster, of_cluster, max(since, self.present - RECENT), until)
         kinds.load()
-        for queue in kinds.queues():
-            jobs.work(queue)
+        jobs.work(kinds.URGENT)  # probes, seals and reports of the books can wait for the present
 
     def _watch(
         self, allocations: Sequence[settlement_models.Allocation], since: int, until: int
@@ -183,22 +185,27 @@ def _arrivals(
     """Return the requests a holder sends by an allocation, interval by interval."""
     hour_starts_at = clock.to_micros(allocation.starts_at)
     weights = _weights(grade)
+    sizes = [
+        (prompt, output, mntu)
+        for prompt, output in zip(PROMPT_TOKENS, OUTPUT_TOKENS, strict=True)
+        for mntu in [weights.mntu(contract.Usage(prompt=prompt, cached=0, output=output))]
+        if mntu <= allocation.lots * MNTU_PER_LOT_SECOND * REQUEST_SECONDS_MAX
+    ]
     arrivals: list[simulator.Arrival] = []
     for number in range(contract.INTERVALS_PER_HOUR):
         starts_at = hour_starts_at + number * contract.INTERVAL
-        if not since <= starts_at < until:
+        if not (since <= starts_at < until and sizes):
             continue
-        left = traders.demand_mntu(
+        demand = traders.demand_mntu(
             organization=name, lots=allocation.lots, interval_starts_at=starts_at
         )
-        while left > 0:
-            draw = traders.noise("request", name, allocation.pk, starts_at, left)
-            prompt = PROMPT_TOKENS[draw % len(PROMPT_TOKENS)]
-            output = OUTPUT_TOKENS[draw // 7 % len(OUTPUT_TOKENS)]
-            left -= weights.mntu(contract.Usage(prompt=prompt, cached=0, output=output))
+        asked = 0
+        while asked < demand:
+            draw = traders.noise("request", name, allocation.pk, starts_at, asked)
+            prompt, output, mntu = sizes[draw % len(sizes)]
             arrivals.append(
                 simulator.Arrival(
-                    at=starts_at + draw // 49 % contract.INTERVAL,
+                    at=starts_at + contract.INTERVAL * asked // demand,
                     organization=allocation.holder,
                     prompt_tokens=prompt,
                     output_tokens=output,
@@ -206,6 +213,7 @@ def _arrivals(
                     overflow=Overflow.QUEUE,
                 )
             )
+            asked += mntu
     return arrivals
 
 

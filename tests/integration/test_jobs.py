@@ -259,6 +259,22 @@ def test_of_a_periodic_kinds_missed_slots_the_latest_is_done_or_all_in_order(
     assert models.Job.objects.filter(kind="sum").count() == 11
 
 
+def test_slots_that_pile_up_while_nobody_works_are_replaced_by_the_latest(registry, clock) -> None:
+    done: list[str] = []
+    kept: list[str] = []
+    registry("latest", lambda slot, at: done.append(slot), schedule=kinds.Every(period=300_000_000))
+    registry(
+        "each",
+        lambda slot, at: kept.append(slot),
+        schedule=kinds.Every(period=300_000_000, catch_up=True),
+    )
+    for _ in range(4):
+        jobs.sweep()
+        clock.advance(seconds=300)
+    drain()
+    assert (len(done), len(kept)) == (1, 5)
+
+
 def test_only_old_finished_jobs_of_periodic_kinds_are_forgotten(registry, clock) -> None:
     registry("seal", schedule=kinds.Every(period=300 * market_clock.SECOND))
     registry("certify")

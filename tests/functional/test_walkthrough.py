@@ -1,0 +1,64 @@
+"""The README's walk-through, on a whole deployment with every process it has."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config import servers, stack
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
+    folder = tmp_path_factory.mktemp("walkthrough")
+    with stack.running(folder) as running:
+        yield running
+    servers.erase(folder)
+
+
+def walk(deployment: stack.Stack) -> dict[str, object]:
+    described = importlib.util.spec_from_file_location(
+        "walkthrough", ROOT / "docs" / "examples" / "walkthrough.py"
+    )
+    assert described is not None and described.loader is not None
+    module = importlib.util.module_from_spec(described)
+    sys.modules["walkthrough"] = module  # its dataclasses look themselves up
+    described.loader.exec_module(module)
+    return module.Walk(deployment.demo).run()
+
+
+@pytest.mark.slow
+def test_a_token_is_sold_delivered_metered_and_paid(deployment: stack.Stack) -> None:
+    seen = walk(deployment)
+
+    assert list(seen) == [
+        "certified",
+        "instrument",
+        "listing",
+        "purchase",
+        "cancel",
+        "entitlement",
+        "provider_cash_before",
+        "delivery",
+        "metered_mntu",
+        "refund",
+        "statements",
+    ]
+    compared = deployment.manage("compare_metering", "--json")
+    counts = json.loads(compared.stdout)
+    assert (compared.returncode, counts["different"]) == (0, 0), compared.stdout + compared.stderr
+    assert counts["metered"] == counts["generated"] > 0
+    audit = deployment.manage("audit_ledger")
+    assert audit.returncode == 0, audit.stdout + audit.stderr
+
+
+@pytest.mark.slow
+def test_the_seeded_market_is_there_at_first_sight(deployment: stack.Stack) -> None:
+    roles = [one["role"] for one in deployment.demo["organizations"]]
+    assert min(roles.count("buyer"), roles.count("provider"), roles.count("operator")) >= 2
+    assert all(one["key"].startswith("bl_demo_") for one in deployment.demo["organizations"])
