@@ -1,8 +1,8 @@
 """Ten minutes of real requests through the gateway, and whether every token was metered.
 
 The Azure conversation trace of 2023 is replayed at its own pace against the cluster model:
-arrivals, prompt and output lengths are the trace's. Three buyers hold capacity for the hour,
-a fourth pays as it goes. Printed are time to first token and queue wait by class, the tokens that
+arrivals, prompt and output lengths are the trace's. Three buyers hold capacity for the hour, a
+fourth pays as it goes. Printed are time to first token and queue wait by class, the tokens that
 the gateway metered against those that the cluster says it generated (they must be equal), and what
 the ledger's audit says afterwards.
 """
@@ -13,16 +13,22 @@ import gzip
 import json
 import os
 import sys
+import tempfile
 import time
+import urllib.request
+import uuid
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from benchmarks.report import percentile
+from benchmarks.report import Result, percentile
+from config import servers
+from config import stack as deployment
 
 NEEDS_DATA = True
 SECONDS = int(os.environ.get("BENCH_SECONDS", "600"))
