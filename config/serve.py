@@ -6,6 +6,7 @@ python -m config.serve web|gateway|cluster
 import os
 import sys
 
+import django
 import uvicorn
 
 from config.guarded_http import GuardedHttp
@@ -40,6 +41,13 @@ def main() -> int:
         print("python -m config.serve web|gateway|cluster", file=sys.stderr)
         return 2
     name = sys.argv[1]
+    django.setup()
+    from django.db import connection
+
+    from marketplace import operations
+
+    operations.claim_deployment()
+    connection.close()
     uvicorn.run(
         APPLICATIONS[name],
         host=settings.BIND_ADDRESS,

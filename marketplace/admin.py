@@ -304,6 +304,13 @@ class IdempotencyRecordAdmin(backoffice.ReadOnly):
         return super().get_queryset(request).defer("body")
 
 
+@admin.register(models.Deployment)
+class DeploymentAdmin(backoffice.ReadOnly):
+    """What kind of deployment the database is; written once."""
+
+    list_display = ("kind", "created_at")
+
+
 @admin.register(models.AuditEntry)
 class AuditEntryAdmin(backoffice.ReadOnly):
     """What staff and operators did, to what, and why."""

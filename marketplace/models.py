@@ -41,6 +41,22 @@ class User(AbstractBaseUser, PermissionsMixin):
     REQUIRED_FIELDS: ClassVar[list[str]] = []
 
 
+class Deployment(models.Model):
+    """Whether this database is a demo's or production's: one row, written once, never changed."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    kind = models.CharField(max_length=10)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=models.Q(id=1), name="deployment_is_single"),
+            models.CheckConstraint(
+                condition=models.Q(kind__in=["demo", "production"]), name="deployment_is_known"
+            ),
+        ]
+
+
 class Organization(models.Model):
     """A legal participant. Its id is the machine's account."""
 

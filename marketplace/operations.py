@@ -57,6 +57,29 @@ class NewKey:
     text: str = field(repr=False)
 
 
+# The deployment
+
+
+class WrongDeployment(Exception):
+    """A demo's process was pointed at production's database, or the other way round."""
+
+
+def claim_deployment() -> None:
+    """Write into a new database what kind of deployment it is; for ever.
+
+    :raises WrongDeployment: when it is the other kind's.
+    """
+    models.Deployment.objects.bulk_create(
+        [models.Deployment(kind=settings.DEPLOYMENT, created_at=clock.now())],
+        ignore_conflicts=True,
+    )
+    kind = models.Deployment.objects.values_list("kind", flat=True).get()
+    if kind != settings.DEPLOYMENT:
+        raise WrongDeployment(
+            f"this database belongs to a {kind} deployment and not to {settings.DEPLOYMENT}"
+        )
+
+
 # Organizations
 
 

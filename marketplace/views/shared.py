@@ -14,7 +14,7 @@ from django.shortcuts import redirect, render
 from django.utils.cache import add_never_cache_headers, patch_cache_control
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from marketplace import clock, errors, models
+from marketplace import clock, endpoint, errors, models
 
 ORGANIZATION = "organization"
 """Key of the session: which of the user's organizations the pages act for."""
@@ -76,7 +76,8 @@ def page(
     request: HttpRequest, template: str, values: dict[str, Any] | None = None, status: int = 200
 ) -> HttpResponse:
     """Render a page inside the frame; a member's pages are never stored."""
-    member = member_of(request) if hasattr(request, "session") else None
+    # A request that an early middleware refused has no user yet.
+    member = member_of(request) if hasattr(request, "user") else None
     path = request.path
     links = PUBLIC_LINKS + (MEMBER_LINKS if member else ())
     now = clock.now()
@@ -187,7 +188,10 @@ def error(request: HttpRequest, status: int, title: str, detail: str) -> HttpRes
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Answer what could not be understood."""
+    """Answer what could not be understood, such as a Host that is none of ours."""
+    if request.path.startswith("/api/"):
+        request_id = "req_" + secrets.token_hex(12)
+        return endpoint.problem_response(errors.Malformed(), request_id)
     return error(request, 400, "That request made no sense", "Nothing was changed.")
 
 

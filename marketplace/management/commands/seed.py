@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from exchange import models as exchange_models
-from marketplace import private_files
+from marketplace import operations, private_files
 from marketplace.seeding import demo
 
 
@@ -23,5 +23,6 @@ class Command(BaseCommand):
             raise CommandError("production takes no demo data")
         if exchange_models.JournalBatch.objects.exists():
             raise CommandError("the journal is not empty: this market has begun already")
+        operations.claim_deployment()
         described = demo.make(progress=self.stdout.write)
         private_files.write(Path(settings.VAR) / "seed.json", json.dumps(described, indent=1))
