@@ -14,7 +14,7 @@ TEST_PROCESSES_MAX := 4
 unexport DJANGO_SETTINGS_MODULE
 
 .DEFAULT_GOAL := help
-.PHONY: demo-client help run test check bench lock format
+.PHONY: walk help run test check bench lock format
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,8 @@ check: $(VENV)/dev.stamp ## format, lint, types, imports, missing migrations, ru
 bench: $(VENV)/dev.stamp ## measure; B=NAME runs one of the benchmarks
 	@$(BIN)/python -m benchmarks $(B)
 
-demo-client: $(VENV)/dev.stamp ## install what the walk-through and the tests need
+walk: $(VENV)/dev.stamp ## beside make run: from a cluster to a paid token, step by step
+	@$(BIN)/python docs/examples/walkthrough.py $${BASELOAD_VAR:-var}/demo.json
 
 format: $(VENV)/dev.stamp ## put the source into its form
 	$(BIN)/ruff check --quiet --fix-only .

@@ -1,8 +1,8 @@
 """One delivered token, end to end: a cluster, a trade, a delivery hour, a bad interval, the books.
 
-Run it beside `make run`, with the official `openai` client installed:
+Run it beside `make run`, as `make walk` or, with the official `openai` client installed:
 
-    .venv/bin/python docs/examples/walkthrough.py var/demo.json
+    python docs/examples/walkthrough.py var/demo.json
 
 It uses nothing but the public interfaces and the demo's own endpoints (an organization with a key,
 a clock that can be advanced, a cluster that can be made to fail). Each step prints what it saw and
