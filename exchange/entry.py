@@ -88,6 +88,8 @@ class Entry:
             status, headers, body = http.problem(refusal, exchange.request_id)
             if isinstance(refusal, http.RateLimited):
                 exchange.allowance = refusal.allowance
+            elif isinstance(refusal, http.MethodNotAllowed):
+                headers.append((b"allow", _allowed(scope["path"])))
         except Exception:
             logger.exception("order entry broke")
             status, headers, body = http.problem(InternalError(), exchange.request_id)
@@ -276,6 +278,13 @@ class _Exchange:
         """:raises Malformed: when there is a query where none belongs."""
         if self.scope.get("query_string"):
             raise http.malformed("", "unknown_field", "this operation takes no parameters")
+
+
+def _allowed(path: str) -> bytes:
+    """Return the methods that a path has, those that Django answers included."""
+    if path == ORDERS:
+        return b"DELETE, GET, POST"
+    return b"POST" if path == ORDERS + "/batch" else b"DELETE, GET"
 
 
 def _command(

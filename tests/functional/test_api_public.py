@@ -132,6 +132,13 @@ def test_method_overrides_and_forwarding_headers_have_no_effect(world: World) ->
     assert buyer.api.get("account").status == 200
 
 
+def test_a_host_that_is_not_ours_is_refused(world: World) -> None:
+    reply = Api(headers={"Host": "evil.example"}).get("time")
+
+    assert (reply.status, reply.code) == (400, "malformed")
+    assert reply.headers["Content-Type"] == "application/problem+json"
+
+
 def test_every_answer_names_the_request_and_the_limit(anyone: Api) -> None:
     first, second = anyone.get("time"), anyone.get("nowhere-else")
     assert first.headers["RateLimit-Limit"] == "250"

@@ -422,3 +422,12 @@ def test_what_does_not_exist_has_a_page_that_says_so(world: World) -> None:
 
         assert response.status_code == status, path
         assert 'class="error-page"' in text(response)
+
+
+def test_a_host_that_is_not_ours_is_refused(world: World) -> None:
+    for path in ("/", "/markets", "/login"):
+        response = Client().get(path, headers={"Host": "evil.example"})
+
+        assert response.status_code == 400, path
+        assert 'class="error-page"' in text(response)
+        assert "evil.example" not in text(response)

@@ -279,6 +279,24 @@ def test_a_cancel_answers_with_the_order_and_only_its_owner_may(market: Market, 
     assert {each[0] for each in (foreign, absent, nonsense)} == {404}
 
 
+def test_another_method_is_refused_with_those_that_exist(market: Market, key) -> None:
+    wrong = [
+        ("PATCH", "/api/v1/orders", "DELETE, GET, POST"),
+        ("PATCH", "/api/v1/orders/batch", "POST"),
+        ("PATCH", "/api/v1/orders/1", "DELETE, GET"),
+        ("POST", "/api/v1/orders/1", "DELETE, GET"),
+    ]
+
+    async def conversation(app: Entry):
+        return [await call(app, method, path, key.buyer) for method, path, _ in wrong]
+
+    answers = talk(conversation)
+
+    for (method, path, allowed), (status, headers, problem) in zip(wrong, answers, strict=True):
+        assert (status, problem["code"]) == (405, "method_not_allowed"), (method, path)
+        assert headers["allow"] == allowed, (method, path)
+
+
 def test_a_mass_cancel_takes_what_matches(market: Market, key) -> None:
     async def conversation(app: Entry):
         for price, name in (("1.200", "a"), ("1.210", "b"), ("1.220", "c")):
