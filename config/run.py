@@ -142,10 +142,12 @@ def _prepare() -> Run:
     try:
         var.mkdir(parents=True, exist_ok=True)
         ports = {name: int(os.environ.get(name) or port) for name, port in PORTS.items()}
+        if not all(0 < port < 65_536 for port in ports.values()):
+            raise ValueError("no such port")
     except OSError as error:
         raise Ended(f"{var} cannot be made: {error.strerror}") from error
     except ValueError as error:
-        raise Ended(f"a port is a number: {', '.join(PORTS)}") from error
+        raise Ended(f"a port is a number from 1 to 65535: {', '.join(PORTS)}") from error
     environment = dict(os.environ) | {
         "BASELOAD_VAR": str(var),
         "DEPLOYMENT": "demo",
@@ -205,7 +207,7 @@ def _check_ports(ports: Mapping[str, int]) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-            except (OSError, OverflowError):
+            except OSError:
                 pid = processes.listener(port)
                 owner = f" by process {pid}" if pid else ""
                 taken.append(f"port {port} is taken{owner}; set {name} to another")

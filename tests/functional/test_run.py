@@ -60,6 +60,17 @@ def run_once(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+def test_a_port_that_is_none_is_named_before_anything_starts(tmp_path: Path, port: str) -> None:
+    environment = dict(os.environ) | {"BASELOAD_VAR": str(tmp_path), "WEB_PORT": port}
+
+    refused = run_once(environment)
+
+    assert refused.returncode == 1
+    assert refused.stdout.startswith("baseload: a port is a number from 1 to 65535: WEB_PORT")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_ready_means_that_everything_answers_and_says_where(first: stack.Stack, var: Path) -> None:
     demo = first.demo
