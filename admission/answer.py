@@ -47,7 +47,8 @@ class EventReader:
 def decode(data: bytes) -> dict[str, Any]:
     """Return a chunk.
 
-    :raises Garbled: when it is not an object with a list of choices that are objects.
+    :raises Garbled: when it, its choices, their deltas or their tool calls are not what they
+        should be; what is passed on untouched is not looked at.
     """
     try:
         chunk = _decoder.decode(data)
@@ -60,9 +61,23 @@ def decode(data: bytes) -> dict[str, Any]:
         for choice in choices:
             if not isinstance(choice, dict) or type(choice.get("index", 0)) is not int:
                 raise Garbled("a choice is not an object with an index")
-    if "error" in chunk:
+            _check_delta(choice.get("delta"))
+    if chunk.get("error") is not None:
         raise Garbled("the upstream failed in the middle of its answer")
     return chunk
+
+
+def _check_delta(delta: object) -> None:
+    """Look at what pieces are put together by; :raises Garbled: where that cannot be done."""
+    if delta is None:
+        return
+    if not isinstance(delta, dict):
+        raise Garbled("a delta is not an object")
+    calls = delta.get("tool_calls")
+    if calls is not None and not (
+        isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
+    ):
+        raise Garbled("tool calls are not a list of objects")
 
 
 def usage_of(chunk: dict[str, Any]) -> Usage | None:
@@ -77,6 +92,8 @@ def usage_of(chunk: dict[str, Any]) -> Usage | None:
         raise Garbled("usage is not an object")
     prompt_details = usage.get("prompt_tokens_details") or {}
     output_details = usage.get("completion_tokens_details") or {}
+    if not isinstance(prompt_details, dict) or not isinstance(output_details, dict):
+        raise Garbled("the details of usage are not objects")
     counts = (
         usage.get("prompt_tokens", 0),
         prompt_details.get("cached_tokens") or 0,
@@ -130,8 +147,9 @@ class Assembly:
             choice = self._choices[index]
             choice.setdefault("finish_reason", None)
             if "delta" in choice:
-                message = {"role": "assistant", "content": None} | choice.pop("delta")
-                if "tool_calls" in message:
+                delta = choice.pop("delta") or {}
+                message = {"role": "assistant", "content": None} | delta
+                if message.get("tool_calls"):
                     message["tool_calls"] = [
                         {name: value for name, value in call.items() if name != "index"}
                         for call in message["tool_calls"]
@@ -156,7 +174,9 @@ def _merge(into: dict[str, Any], piece: dict[str, Any]) -> None:
             continue
         present = into.get(name)
         if name == "tool_calls" and isinstance(value, list):
-            _merge_by_index(into.setdefault(name, []), value)
+            if present is None:
+                present = into[name] = []
+            _merge_by_index(present, value)
         elif isinstance(present, str) and isinstance(value, str) and name in _JOINED:
             into[name] = present + value
         elif isinstance(present, dict) and isinstance(value, dict):

@@ -168,6 +168,9 @@ def test_events_are_cut_out_of_any_packets() -> None:
         b'{"choices":5}',
         b'{"choices":[5]}',
         b'{"choices":[{"index":"0"}]}',
+        b'{"choices":[{"index":0,"delta":"x"}]}',
+        b'{"choices":[{"index":0,"delta":{"tool_calls":"x"}}]}',
+        b'{"choices":[{"index":0,"delta":{"tool_calls":[5]}}]}',
         b'{"error":{"message":"x"}}',
     ],
 )
@@ -180,6 +183,32 @@ def test_a_chunk_that_is_none_is_garbled(data: bytes) -> None:
 def test_counts_that_are_not_whole_numbers_are_garbled(count: object) -> None:
     with pytest.raises(answer.Garbled):
         answer.usage_of({"usage": {"prompt_tokens": 1, "completion_tokens": count}})
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens_details", "completion_tokens_details"])
+def test_details_of_usage_that_are_no_object_are_garbled(name: str) -> None:
+    with pytest.raises(answer.Garbled):
+        answer.usage_of({"usage": {"prompt_tokens": 1, name: [1]}})
+
+
+def test_fields_that_are_null_until_they_have_a_value_are_put_together() -> None:
+    usage = Usage(prompt=1, cached=0, output=1)
+    nothing = {"role": "assistant", "content": None, "tool_calls": None}
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
+    for deltas, said in (
+        ([nothing, {"content": "a", "tool_calls": None}], ("a", None)),
+        ([nothing, {"tool_calls": [call]}], (None, "c")),
+        ([None], (None, None)),
+    ):
+        assembly = answer.Assembly()
+        for delta in deltas:
+            chunk = {"error": None, "choices": [{"index": 0, "delta": delta}]}
+            assembly.add(answer.decode(json.dumps(chunk).encode()))
+        message = json.loads(assembly.answer(usage=usage, service_tier="default"))["choices"][0][
+            "message"
+        ]
+        calls = message.get("tool_calls")
+        assert (message["content"], calls and calls[0]["id"]) == said
 
 
 def test_pieces_of_tool_calls_are_joined_by_their_index() -> None:
