@@ -23,8 +23,9 @@ from admission.reserves import Hold
 from admission.snapshot import Grade
 from marketplace import errors
 
-HANG_UP_WAIT_S = 1.0
-"""How long an upstream may take to stop after a hang-up and to say what it generated."""
+HANG_UP_WAIT_S = 10.0
+"""How long an upstream may take to stop after a hang-up and to say what it generated; the caller
+has gone and waits for nothing."""
 _encoder = msgspec.json.Encoder()
 
 

@@ -58,7 +58,7 @@ class UnsupportedOperation(errors.Malformed):
 class TooManySubscriptions(errors.TooManyRequests):
     """One connection has a bounded number of subscriptions."""
 
-    code, title = "too_many_subscriptions", "Too many subscriptions"
+    code, status, title = "too_many_subscriptions", 400, "Too many subscriptions"
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):

@@ -97,7 +97,7 @@ class Walk:
         self._second_buyer(other, instrument)
         self._gate_closure(operator, startup, provider, instrument)
         self._delivery(operator, startup, instrument)
-        self._bad_interval(operator, startup, cluster)
+        self._bad_interval(operator, startup)
         self._books(startup, provider)
         return self.seen
 
@@ -226,8 +226,12 @@ class Walk:
         )
         self.seen["metered_mntu"] = metered
 
-    def _bad_interval(self, operator: Api, startup: Api, cluster: str) -> None:
-        """Break the cluster for one interval: the holder is refunded, and paid what it missed."""
+    def _bad_interval(self, operator: Api, startup: Api) -> None:
+        """Break the cluster that serves the startup: it is refunded, and paid what it missed.
+
+        Which cluster that is was decided at gate closure, over all sellers (RULEBOOK 4.3).
+        """
+        cluster = startup.get("entitlements")["results"][0]["pool"]
         operator.post("demo/faults", {"cluster": cluster, "available": 0.0})
         client = OpenAI(base_url=f"{self.demo['gateway']}/v1", api_key=startup.key, max_retries=0)
         try:
