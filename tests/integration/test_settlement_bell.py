@@ -24,6 +24,7 @@ from settlement import (
     models,
     operations,
     planning,
+    slots,
     tasks,
 )
 from settlement.kinds import Kind, every, get
@@ -160,10 +161,11 @@ def worker(valkey: valkey_client.Valkey) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_sweep_wakes_a_worker_that_finds_its_work_in_the_table(worker, clock) -> None:
     kinds.load()
     long_ago = 0  # the worker has a clock of its own
-    planning.store([planning.row(get("seal"), "one", long_ago, clock.at)])
+    slot = slots.of_hour("LLAMA70B", long_ago)
+    planning.store([planning.row(get("grant_capacity"), slot, long_ago, clock.at)])
     jobs.sweep()
     until = jobs.clock.monotonic_ns() + 20 * 10**9
-    while models.Job.objects.get(slot="one").state != "DONE":
+    while models.Job.objects.get(kind="grant_capacity", slot=slot).state != "DONE":
         assert jobs.clock.monotonic_ns() < until, "the worker did not come"
         assert worker.poll() is None, "the worker runs"
         threading.Event().wait(0.05)
