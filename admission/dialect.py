@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from admission import bounds
+from admission import bounds, upstream
 from marketplace import errors
 
 CHOICES_MAX = 8
@@ -202,16 +202,21 @@ def _messages(fields: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _is_image(part: object) -> bool:
-    """Whether a part of a message is an image, which must be inline or on the public web."""
+    """Whether a part of a message is an image; what it names must be inline or on the public web.
+
+    The cluster fetches it, from inside its provider's network.
+    """
     if not isinstance(part, dict):
         raise _invalid("messages", "parts that are objects")
-    if part.get("type") != "image_url":
-        return False
-    image = part.get("image_url")
-    url = image.get("url") if isinstance(image, dict) else image
-    if not isinstance(url, str) or not url.startswith(("data:image/", "https://")):
-        raise _invalid("messages", "images as data: or https: URLs")
-    return True
+    for name, named in part.items():
+        if not name.endswith("_url"):
+            continue
+        url = named.get("url") if isinstance(named, dict) else named
+        if not isinstance(url, str) or not (
+            url.startswith("data:") or upstream.is_on_public_web(url)
+        ):
+            raise _invalid("messages", "images as data: URLs or https: URLs of the public web")
+    return "image_url" in part
 
 
 def _prompts(fields: Mapping[str, Any]) -> int:

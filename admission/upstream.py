@@ -119,10 +119,32 @@ def check_endpoint(url: str, allow: Allowed) -> str:
         )
         is_public = allow.address(host)
     except ValueError:
-        is_public = "." in host and not host.endswith((".local", ".internal", ".localhost"))
+        is_public = _is_public_name(host)
     if not is_listed and not (is_public and parts.scheme == "https"):
         raise EndpointRefused("the endpoint is https to a public address, or a listed one")
     return url.rstrip("/")
+
+
+def is_on_public_web(url: str) -> bool:
+    """Whether a URL is https to a name or an address of the public internet, as far as it shows."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if parts.scheme != "https" or parts.username or parts.password:
+        return False
+    try:
+        return Allowed(frozenset(), ()).address(host)
+    except ValueError:
+        return _is_public_name(host)
+
+
+def _is_public_name(host: str) -> bool:
+    """Whether a host that is no address looks like a name of the public internet."""
+    last = host.rpartition(".")[2]
+    is_local = host.endswith((".local", ".internal", ".localhost"))
+    return "." in host and not is_local and not last.startswith(tuple("0123456789"))
 
 
 class _Resolver(AbstractResolver):

@@ -54,6 +54,40 @@ def test_a_parameter_that_cannot_be_served_is_named(fields: dict, param: str) ->
     assert (refused.value.status, refused.value.param) == (400, param)
 
 
+@pytest.mark.parametrize("kind", ["image_url", "video_url"])
+@pytest.mark.parametrize(
+    ("url", "is_passed_on"),
+    [
+        ("data:image/png;base64,AAAA", True),
+        ("https://example.com/a.png", True),
+        ("https://93.184.215.14/a.png", True),
+        ("http://example.com/a.png", False),
+        ("file:///etc/passwd", False),
+        ("https://127.0.0.1/a.png", False),
+        ("https://169.254.169.254/latest", False),
+        ("https://[::1]/a.png", False),
+        ("https://0x7f.1/a.png", False),
+        ("https://2130706433/a.png", False),
+        ("https://localhost/a.png", False),
+        ("https://metadata.google.internal/", False),
+        ("https://me:secret@example.com/a.png", False),
+        ("https://[", False),
+        (5, False),
+    ],
+)
+def test_a_picture_is_inline_or_on_the_public_web(
+    url: object, is_passed_on: bool, kind: str
+) -> None:
+    content = [{"type": kind, kind: {"url": url}}]
+    messages = [{"role": "user", "content": content}]
+    if is_passed_on:
+        assert chat(messages=messages).images == (kind == "image_url")
+        return
+    with pytest.raises(dialect.Refused) as refused:
+        chat(messages=messages)
+    assert (refused.value.status, refused.value.param) == (400, "messages")
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"nan"])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(dialect.Refused) as refused:
