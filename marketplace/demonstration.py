@@ -75,8 +75,7 @@ def advance_clock(*, advance_to: int, actor: str) -> int:
     :raises NotSettled: when the work was not done in `SETTLING_TIMEOUT_S`.
     """
     require_demo()
-    jump = settlement_models.ClockJump.objects.filter(to_at=clock.to_datetime(advance_to))
-    if not jump.exists():
+    if not _was_made(advance_to):
         ahead = advance_to - clock.now_micros()
         if not 0 < ahead <= JUMP_DAYS_MAX * clock.DAY:
             raise ClockMovesForward(f"advance_to is at most {JUMP_DAYS_MAX} days ahead of now")
@@ -84,10 +83,17 @@ def advance_clock(*, advance_to: int, actor: str) -> int:
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_CLOCK_LOCK])
-            _jump(advance_to, probes, actor)
+            if not _was_made(advance_to):  # by another caller, while we probed
+                _jump(advance_to, probes, actor)
         settlement_operations.ring()
     _await_settled(advance_to)
     return clock.now_micros()
+
+
+def _was_made(advance_to: int) -> bool:
+    """Whether the clock was moved to this very instant before."""
+    to_at = clock.to_datetime(advance_to)
+    return settlement_models.ClockJump.objects.filter(to_at=to_at).exists()
 
 
 def _jump(advance_to: int, probes: dict[str, list[int]], actor: str) -> None:

@@ -16,6 +16,8 @@ from settlement.ledger import EXCHANGE, Code, Kind
 
 AMOUNT_MAX = 10**15
 """Micro-USD of one deposit or withdrawal."""
+OUTSIDE_MAX = 10**18
+"""Micro-USD that the exchange may owe in all: what every account's sums can hold."""
 CAUSE_MAX = 80
 NUMBER_MAX = 2**62
 """Highest id or instant that is taken from outside: all of them fit a row."""
@@ -141,6 +143,8 @@ def _deposit(state: State, order: instructions.Deposit, cause: str) -> Refuse | 
     if account is None:
         return Refuse.UNKNOWN_ACCOUNT
     if not 1 <= order.amount_micros <= AMOUNT_MAX:
+        return Refuse.INVALID_AMOUNT
+    if order.amount_micros - state.exchange[Kind.OUTSIDE] > OUTSIDE_MAX:
         return Refuse.INVALID_AMOUNT
     state.transfer(
         (EXCHANGE, Kind.OUTSIDE),

@@ -3,7 +3,7 @@
 import pytest
 
 from marketplace import clock as market_clock
-from marketplace import models
+from marketplace import demonstration, models, wire
 from settlement.models import ClockJump
 from tests.market import GRADE, HOUR, buy
 from tests.rest import Api, Party, World
@@ -92,6 +92,27 @@ def test_the_clock_moves_forward_and_everything_due_happens(
     assert (back.status, back.code) == (422, "clock_moves_forward")
     (jump,) = ClockJump.objects.all()
     assert market_clock.to_micros(jump.to_at) == clock.at
+
+
+def test_who_moves_the_clock_to_the_same_instant_meanwhile_waits_with_the_first(
+    world: World, operator: Party, monkeypatch: pytest.MonkeyPatch, clock
+) -> None:
+    there = clock.at + 60 * market_clock.SECOND
+
+    def probe(*, n: int) -> dict[str, list[int]]:
+        """Move the clock while the caller probes, as another caller would."""
+        ClockJump.objects.create(
+            from_at=market_clock.to_datetime(clock.at), to_at=market_clock.to_datetime(there)
+        )
+        clock.set(there)
+        return {}
+
+    monkeypatch.setattr(demonstration.admission_operations, "probe_clusters", probe)
+    with world.running():
+        reply = operator.api.post("demo/clock", {"advance_to": wire.time_text(there)}, key="-")
+
+    assert reply.status == 200
+    assert ClockJump.objects.count() == 1
 
 
 def test_only_operators_move_the_clock(world: World) -> None:

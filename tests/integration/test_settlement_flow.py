@@ -356,6 +356,27 @@ def test_an_instruction_is_written_once_and_its_outcome_can_be_waited_for(market
         queries.instruction("deposit:101:y")
 
 
+def test_a_long_wait_for_the_engine_keeps_no_connection(market: Market, monkeypatch) -> None:
+    operations.instruct(
+        id="deposit:101:y", command=instructions.Deposit(account=BUYER, amount_micros=5)
+    )
+    now_ns, held = [0], []
+
+    def wait(seconds: float) -> None:
+        held.append(connection.connection is not None)
+        now_ns[0] += int(seconds * 1e9)
+
+    monkeypatch.setattr(market_clock, "monotonic_ns", lambda: now_ns[0])
+    monkeypatch.setattr(queries.time, "sleep", wait)
+
+    with pytest.raises(queries.OutcomeUnknown):
+        queries.wait_for_instruction("deposit:101:y", timeout_s=1.0)
+
+    assert held[0]
+    assert held.count(False) == 8
+    assert now_ns[0] >= 1_000_000_000
+
+
 def test_an_instruction_that_is_rolled_back_was_never_given(market: Market) -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
         operations.instruct(

@@ -353,6 +353,17 @@ def test_deposits_and_withdrawals_stay_inside_what_is_available() -> None:
     assert floor.deposit(2, 1) == floor.withdraw(2, 1) == "unknown_account"
 
 
+def test_deposits_stop_before_the_sums_of_the_ledger_are_full() -> None:
+    floor = Floor()
+    floor.account(1)
+    floor.account(2)
+    for _ in range(999):
+        assert floor.deposit(1, 10**15) is None
+    assert floor.deposit(2, 10**15) == "invalid_amount"
+    assert floor.withdraw(1, 10**15) is None
+    assert floor.deposit(2, 10**15) is None
+
+
 def test_what_changed_is_drained_once() -> None:
     floor = Floor()
     floor.account(1, certified=100)
