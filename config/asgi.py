@@ -17,6 +17,8 @@ warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume sy
 
 pages: Any = get_asgi_application()
 
+from django.urls import get_resolver
+
 from config import servable
 from exchange import entry
 from marketplace import http, stream
@@ -24,6 +26,9 @@ from marketplace import http, stream
 STREAM_PATH = "/ws/v1"
 ORDERS_PATH = "/api/v1/orders"
 ENTRY_METHODS = frozenset({"POST", "PATCH", "DELETE"})
+
+# Every view is imported now and not while the first caller waits.
+assert get_resolver().url_patterns, "there are pages"
 
 
 async def application(scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
