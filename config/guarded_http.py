@@ -2,7 +2,8 @@
 
 Uvicorn waits for a request's headers for ever and keeps as many as are sent. Here a request whose
 headers are too large, or whose headers or body do not come within their time, is refused and its
-connection closed, before any application is asked. This holds for each of our servers.
+connection closed, before any application is asked; and one beyond the limit of connections is told
+when to come again. This holds for each of our servers.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ HEADER_BYTES_MAX = 32_768
 HEADERS_MAX = 100
 HEADERS_WITHIN_S = 10.0
 BODY_WITHIN_S = 30.0
-"""From the end of the headers; the largest body that anybody takes is a megabyte."""
+"""From the end of the headers; the largest body that anybody takes is eight megabytes."""
+RETRY_AFTER_S = 1
 
 
 class GuardedHttp(HttpToolsProtocol):
@@ -60,6 +62,8 @@ class GuardedHttp(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADER_BYTES_MAX or len(self.headers) > HEADERS_MAX:
             self._refuse(b"431 Request Header Fields Too Large", "headers_too_large")
+        elif self._is_full():
+            self._refuse(b"503 Service Unavailable", "too_many_connections")
         if self.transport.is_closing():
             # A refused request reaches no application; its body falls on this finished answer.
             self.app = _nothing
@@ -70,6 +74,11 @@ class GuardedHttp(HttpToolsProtocol):
         """Stop timing: all of the request is here."""
         self._stop_waiting()
         super().on_message_complete()
+
+    def _is_full(self) -> bool:
+        """Whether this process has as many connections or running requests as it may."""
+        limit = self.limit_concurrency
+        return limit is not None and max(len(self.connections), len(self.tasks)) >= limit
 
     def _wait(self, seconds: float) -> None:
         self._stop_waiting()
@@ -97,9 +106,10 @@ class GuardedHttp(HttpToolsProtocol):
             b'"code":"%b","errors":[],"request_id":""}'
             % (code.encode(), title, number, title, code.encode())
         )
+        later = b"retry-after: %d\r\n" % RETRY_AFTER_S if number == b"503" else b""
         self.transport.write(
             b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%b" % (status, len(body), body)
+            b"%bconnection: close\r\n\r\n%b" % (status, len(body), later, body)
         )
         self.transport.close()
 

@@ -15,6 +15,8 @@ CODES: dict[str, tuple[int, str]] = {
     "unsupported_operation": (400, "There is no such operation yet (WebSocket)."),
     "method_not_allowed": (405, "The path exists, for the methods that `Allow` names."),
     "too_large": (413, "The body is longer than its limit."),
+    "headers_too_large": (431, "There are too many header fields, or too much in them."),
+    "request_timeout": (408, "The headers did not come in time."),
     "unsupported_media_type": (415, "The body is not `application/json` in UTF-8."),
     # Who is calling.
     "unauthenticated": (401, "No key was sent, where one is needed."),
@@ -90,6 +92,7 @@ CODES: dict[str, tuple[int, str]] = {
     "internal_error": (500, "A defect on our side; `request_id` finds it in our logs."),
     "unavailable": (503, "A part is down; nothing was done and nothing will be done later."),
     "database_unavailable": (503, "The database cannot be reached; nothing was placed."),
+    "too_many_connections": (503, "The server has as many connections as it may have."),
     "keys_unavailable": (503, "Keys cannot be checked now."),
     "engine_unavailable": (503, "The engine is down; the order was not placed and will not be."),
     "engine_overloaded": (503, "Too many commands wait; this one was not placed."),

@@ -28,11 +28,13 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+@contextlib.contextmanager
+def serving(limit: int | None = None) -> Iterator[int]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(application, http=GuardedHttp, lifespan="off", log_config=None)
+    config = uvicorn.Config(
+        application, http=GuardedHttp, lifespan="off", log_config=None, limit_concurrency=limit
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()
@@ -42,6 +44,12 @@ def port() -> Iterator[int]:
     server.should_exit = True
     thread.join()
     listener.close()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with serving() as number:
+        yield number
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +95,18 @@ def test_headers_beyond_the_limits_are_refused_before_any_application(
     assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
     assert json.loads(body)["code"] == "headers_too_large"
     assert seen == []
+
+
+def test_a_request_beyond_the_limit_of_connections_is_told_when_to_come_again() -> None:
+    with serving(limit=3) as port, contextlib.ExitStack() as others:
+        for _ in range(2):
+            idle = others.enter_context(socket.create_connection(("127.0.0.1", port)))
+            idle.sendall(b"GET /idle HTTP/1.1\r\n")
+        head, body = talk(port, get("/one")).split(b"\r\n\r\n", 1)
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nretry-after: 1\r\n" in head
+        assert json.loads(body)["code"] == "too_many_connections"
+        assert seen == []
 
 
 def test_headers_that_never_end_are_cut_off(port: int) -> None:
