@@ -197,6 +197,8 @@ class Resource(APIView):
     def answer(self, request: Request, **path: str) -> HttpResponse:
         """Decode what was sent, let the endpoint answer, encode what it said."""
         endpoint_class = self.endpoints[str(request.method).replace("HEAD", "GET")]
+        if any("\0" in value for value in path.values()):
+            raise errors.NotFound()  # no row holds it, and the database would not look for it
         query, paging = _query(request, endpoint_class)
         body = raw_body(request)
         arguments: list[Any] = []

@@ -73,6 +73,8 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     except (msgspec.DecodeError, ValueError) as error:
         raise _syntax(body, str(error)) from None
     _refuse_equal_keys(body)
+    if b"\\u0000" in body:
+        _refuse_nul(_any.decode(body), "")
     return value
 
 
@@ -81,6 +83,7 @@ def convert(value: object, kind: type[T]) -> T:
 
     :raises Malformed: naming the field.
     """
+    _refuse_nul(value, "")
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -155,6 +158,22 @@ def _refuse_equal_pair(pairs: list[tuple[str, object]]) -> None:
                 _shown(key) or '""', "duplicate_key", "a key appears twice in one object"
             )
         seen.add(key)
+
+
+def _refuse_nul(value: object, field: str) -> None:
+    """Look for a text with the character NUL, which no row of the database can hold.
+
+    :raises Malformed: naming the field.
+    """
+    if isinstance(value, str) and "\0" in value:
+        raise malformed(_shown(field), "invalid_text", "a text may not have the character NUL")
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _refuse_nul(key, field)
+            _refuse_nul(each, f"{field}.{key}".strip("."))
+    elif isinstance(value, list):
+        for i, each in enumerate(value):
+            _refuse_nul(each, f"{field}[{i}]")
 
 
 def _too_deep() -> errors.Malformed:

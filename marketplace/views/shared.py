@@ -114,6 +114,7 @@ def member_page(view: View) -> View:
             where = request.get_full_path() if request.method == "GET" else "/portfolio"
             return redirect(f"{settings.LOGIN_URL}?{urlencode({'next': where})}")
         try:
+            _refuse_nul(named)
             return view(request, member, *arguments, **named)
         except errors.Refusal as refusal:
             return refused(request, refusal)
@@ -127,11 +128,18 @@ def public_page(view: View) -> View:
     @wraps(view)
     def guarded(request: HttpRequest, *arguments: Any, **named: Any) -> HttpResponse:
         try:
+            _refuse_nul(named)
             return view(request, *arguments, **named)
         except errors.Refusal as refusal:
             return refused(request, refusal)
 
     return guarded
+
+
+def _refuse_nul(named: dict[str, Any]) -> None:
+    """:raises NotFound: when the path has a character that the database cannot look for."""
+    if any("\0" in value for value in named.values() if isinstance(value, str)):
+        raise errors.NotFound()
 
 
 def wants_json(request: HttpRequest) -> bool:

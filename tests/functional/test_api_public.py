@@ -139,6 +139,22 @@ def test_a_host_that_is_not_ours_is_refused(world: World) -> None:
     assert reply.headers["Content-Type"] == "application/problem+json"
 
 
+def test_a_nul_names_nothing_and_is_refused_wherever_it_stands(world: World) -> None:
+    provider = world.party("Northwind")
+    for path in ("instruments/%00", "index/%00", "curve/a%00", "orders/%00", "clusters/%00"):
+        assert provider.api.get(path).status == 404, path
+    for path, field in (
+        ("instruments", "grade"),
+        ("orders", "client_order_id"),
+        ("fills", "instrument"),
+    ):
+        reply = provider.api.get(path, **{field: "A\0B"})
+        assert (reply.status, reply.blamed) == (400, [(field, "invalid_text")]), path
+    cluster = {"name": "one", "grade": "A\0B", "accelerator": "H100"}
+    reply = provider.api.post("clusters", cluster)
+    assert (reply.status, reply.blamed) == (400, [("grade", "invalid_text")])
+
+
 def test_every_answer_names_the_request_and_the_limit(anyone: Api) -> None:
     first, second = anyone.get("time"), anyone.get("nowhere-else")
     assert first.headers["RateLimit-Limit"] == "250"

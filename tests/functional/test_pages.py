@@ -413,6 +413,7 @@ def test_a_member_of_two_organizations_acts_for_the_one_chosen(world: World) -> 
 def test_what_does_not_exist_has_a_page_that_says_so(world: World) -> None:
     for path, status in (
         ("/nothing", 404),
+        ("/markets/%00", 404),
         ("/markets/NOTHING", 404),
         ("/markets/LLAMA70B.H.20991201T14Z", 404),
         ("/index/LLAMA70B/20261201T14Z", 404),
