@@ -313,12 +313,8 @@ class Desk:
             (b"x-baseload-pool", pool.cluster.public_id.encode()),
         ]
         flow = pool.flow(ask.organization)
-        lots, remaining = 0, 0
         if flow is not None and flow.lots:
-            at = pool.now()
-            left_us = contract.hour_start(at) + contract.HOUR - at
             lots = flow.lots
-            remaining = max(0, flow.lots * left_us // 60 + flow.level_mntu) // 1_000
             level_ntu = max(0, flow.level_mntu) // 1_000
             reset_us = max(0, -flow.level_mntu * 60 // lots)
             headers += [
@@ -326,7 +322,8 @@ class Desk:
                 (b"x-ratelimit-remaining-tokens", b"%d" % level_ntu),
                 (b"x-ratelimit-reset-tokens", b"%dms" % (reset_us // 1_000)),
             ]
-        headers.append((b"x-baseload-entitlement-remaining-ntu", b"%d" % remaining))
+        remaining = self.pools.remaining_mntu(ask.organization, ask.grade.code, pool.now())
+        headers.append((b"x-baseload-entitlement-remaining-ntu", b"%d" % (remaining // 1_000)))
         return headers
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Container
 
 from admission.decisions import Decision, Outcome, Request
 from admission.inspection import FlowReport
-from admission.levels import Window
+from admission.levels import GRAINS_PER_MNTU, Window
 from admission.scheduler import Scheduler
 from admission.snapshot import Cluster, Snapshot
-from marketplace import clock
+from marketplace import clock, contract
 
 FAILURES_MAX = 3
 """Failures in a row after which a pool is left out."""
@@ -194,6 +194,15 @@ class Pools:
             if best is None or level > best_level:
                 best, best_level = pool, level
         return best
+
+    def remaining_mntu(self, holder: int, grade: str, at: int) -> int:
+        """Return what a holder may still use of a grade in this hour, on all its clusters."""
+        left_us = contract.hour_start(at) + contract.HOUR - at
+        return sum(
+            max(0, flow.lots * left_us // GRAINS_PER_MNTU + flow.level_mntu)
+            for pool in self.pools.values()
+            if pool.cluster.grade == grade and (flow := pool.flow(holder)) is not None and flow.lots
+        )
 
     def shared(self, grade: str, *, without: Container[int] = ()) -> Pool | None:
         """Return the least loaded certified pool of a grade."""
