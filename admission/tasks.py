@@ -127,7 +127,6 @@ kinds.register(
         queue=kinds.URGENT,
         schedule=kinds.Repeat(period=METER_EVERY),
         handler=meter_usage,
-        is_awaited=False,
     )
 )
 kinds.register(

@@ -100,7 +100,10 @@ def test_an_event_of_a_transaction_that_commits_late_is_not_skipped(delivery: St
         delivery.ends(1)
         assert consume() == 0  # something older is still being written
         late.rollback()
-    assert consume() > 0
+    until = time.monotonic() + 10
+    while consume() == 0:  # another database's transactions hold the horizon back as well
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_report_says_what_was_owed_available_and_delivered(delivery: Stage) -> None:
