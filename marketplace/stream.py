@@ -154,10 +154,23 @@ class Connection(Subscriber):
 
     def deliver(self, message: bytes) -> None:
         """Queue a message for the caller; one that has too many waiting is closed."""
+        if self._is_revoked():
+            self.close(CLOSE_ENDED)
+            return
         try:
             self._outbox.put_nowait(message)
         except asyncio.QueueFull:
             self.close(CLOSE_SLOW)
+
+    def _is_revoked(self) -> bool:
+        """Whether the connection's key was revoked since; a look into memory."""
+        if self._key is None or self._session is not None:
+            return False
+        try:
+            found = keys.shared_ring().find(self._key.id)
+        except errors.Unavailable:
+            return False
+        return found is None or found.organization != self._key.organization
 
     # The two directions
 
@@ -307,19 +320,20 @@ class Connection(Subscriber):
             self._session = session if self._key is not None else None
 
     async def _recheck(self) -> None:
-        """End private channels when the key is revoked or the session has ended."""
+        """End a connection on which nothing happens when its key or session has ended."""
         while True:
             await asyncio.sleep(RECHECK_S)
             if self._key is None:
                 continue
-            try:
-                if self._session is not None:
+            if self._session is None:
+                is_ended = self._is_revoked()
+            else:
+                try:
                     found = await topics.read(topics.session_key, self._session)
-                else:
-                    found = keys.shared_ring().find(self._key.id)
-            except errors.Unavailable:
-                continue
-            if found is None or found.organization != self._key.organization:
+                except errors.Unavailable:
+                    continue
+                is_ended = found is None or found.organization != self._key.organization
+            if is_ended:
                 self.close(CLOSE_ENDED)
                 return
 

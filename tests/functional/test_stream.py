@@ -323,6 +323,19 @@ def test_a_revoked_key_ends_the_connection(
     assert caller.await_close() == stream.CLOSE_ENDED
 
 
+def test_a_revoked_key_is_told_nothing_more(world: World, call) -> None:
+    party = world.party("Acme")
+    made = operations.create_key(organization_id=party.id, scopes=["read"])
+    caller = call()
+    caller.send({"op": "auth", "key": made.text})
+    caller.await_message(lambda one: one["type"] == "authenticated")
+    operations.revoke_key(organization_id=party.id, key_id=made.row.pk)
+    caller.send({"op": "subscribe", "channel": "orders"})
+
+    assert caller.await_close() == stream.CLOSE_ENDED
+    assert not [one for one in caller.got if one.get("channel") == "orders"]
+
+
 def test_a_delta_that_does_not_follow_brings_a_new_snapshot(world: World, call, loop) -> None:
     buyer = world.party("Buyer", cash=1_000_000_000)
     with world.running():
