@@ -11,10 +11,11 @@ orders go through the same stream as everybody's.
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from django.db import connection
+from django.db import DatabaseError, connection
 from django.db.models import Sum
 
 from exchange import commands, events
@@ -51,6 +52,7 @@ class Maker:
     _seen: dict[str, tuple[object, ...]] = field(default_factory=dict)
     """Per book what its quotes were last made from."""
     _number: int = 0
+    _waits_for: str = ""
 
     def run(self) -> None:
         """Quote until stopped; an engine that is away is waited for."""
@@ -58,10 +60,21 @@ class Maker:
             try:
                 self.look()
             except errors.Refusal as refusal:
-                logger.warning("quotes wait: %s", refusal.detail)
-                self._seen.clear()
+                self._wait(refusal.detail)
+            except DatabaseError as error:
+                self._wait(type(error).__name__)
+                connection.close()
+            else:
+                self._waits_for = ""
             finally:
                 connection.close_if_unusable_or_obsolete()
+
+    def _wait(self, reason: str) -> None:
+        """Note why no quote can be made now, once for each reason; then begin anew."""
+        if reason != self._waits_for:
+            logger.warning("quotes wait: %s", reason)
+        self._waits_for = reason
+        self._seen.clear()
 
     def look(self) -> int:
         """Renew the quotes that have a reason to change; return how many commands that took."""
@@ -115,12 +128,15 @@ class Maker:
         """:raises Refusal: when the engine is away or did not answer."""
         if not batch:
             return 0
+        reasons: Counter[str] = Counter()
         for outcome in exchange_operations.submit(batch):
             if isinstance(outcome, errors.Refusal):
                 raise outcome
-            for event in outcome.events:
-                if isinstance(event, events.OrderRejected):
-                    logger.warning("quote in %s refused: %s", event.instrument, event.reason)
+            reasons.update(
+                event.reason for event in outcome.events if isinstance(event, events.OrderRejected)
+            )
+        if reasons:
+            logger.warning("quotes refused: %s", dict(reasons))
         return len(batch)
 
     def _order(self, symbol: str, quote: traders.Quote) -> commands.PlaceOrder:

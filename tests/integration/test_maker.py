@@ -1,0 +1,78 @@
+"""The market-maker at work, against a real engine."""
+
+from collections.abc import Iterator
+
+import pytest
+import valkey as valkey_client
+
+from exchange import queries
+from marketplace import clock as market_clock
+from marketplace import models
+from marketplace.maker import Maker
+from tests.market import BUYER, CLUSTER, GRADE, HOUR, SELLER, Market, buy
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def market(valkey: valkey_client.Valkey, transactional_db: None, clock) -> Iterator[Market]:
+    market = Market(valkey)
+    market.take_over()
+    market.open()
+    models.Organization.objects.create(
+        id=SELLER, name="Maker", skeleton="maker", role="PROVIDER", created_at=market_clock.now()
+    )
+    models.Cluster.objects.create(
+        id=CLUSTER,
+        organization_id=SELLER,
+        grade_id=GRADE,
+        name="maker's",
+        accelerator="H100",
+        endpoint="http://127.0.0.1:9/v1",
+        state="CERTIFIED",
+        certified_lots=1_000,
+        created_at=market_clock.now(),
+    )
+    yield market
+    market.close()
+
+
+def books() -> list[str]:
+    return list(
+        models.Instrument.objects.filter(state="CONTINUOUS").values_list("symbol", flat=True)
+    )
+
+
+def test_every_open_book_becomes_two_sided(market: Market) -> None:
+    maker = Maker(organization=SELLER)
+    with market.running():
+        assert maker.look() > 0
+
+    assert len(books()) > 1
+    for symbol in books():
+        book = queries.book(symbol=symbol)
+        assert book is not None
+        assert (len(book.bids), len(book.asks)) == (3, 3)
+
+
+def test_nothing_is_sent_while_nothing_moves(market: Market) -> None:
+    maker = Maker(organization=SELLER)
+    with market.running():
+        maker.look()
+        assert maker.look() == 0
+
+
+def test_what_was_bought_from_it_is_offered_again(market: Market) -> None:
+    maker = Maker(organization=SELLER)
+    with market.running():
+        maker.look()
+        asks = queries.book(symbol=HOUR).asks
+        best = int(asks[0][0].replace(".", ""))
+    market.execute(buy(BUYER, best, 15, "b1"))
+    with market.running():
+        assert maker.look() > 0
+        assert maker.look() == 0
+
+    after = queries.book(symbol=HOUR).asks
+    assert [lots for _, lots in after] == [lots for _, lots in asks]
+    assert all(after[n][0] > asks[n][0] for n in range(3)), "it leans against what it holds"
