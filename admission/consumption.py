@@ -33,6 +33,7 @@ class Total:
     grade: str
     is_shared: bool
     arrived_at: datetime
+    metered_at: datetime
     sequence: int
     mntu: int
     is_final: bool
@@ -64,7 +65,7 @@ def _read(cursor_row: models.MeterCursor) -> list[tuple[Any, ...]]:
             """
             SELECT event.xid, event.number, event.request_id, event.sequence, event.mntu,
                    event.state, request.organization_id, request.cluster, request.grade,
-                   request.class_served, request.arrived_at, request.is_probe
+                   request.class_served, request.arrived_at, request.is_probe, event.at
             FROM admission_usageevent event
             LEFT JOIN admission_request request ON request.id = event.request_id
             WHERE (event.xid, event.number) > (%s, %s)
@@ -79,7 +80,8 @@ def _read(cursor_row: models.MeterCursor) -> list[tuple[Any, ...]]:
 def _latest(events: list[tuple[Any, ...]]) -> dict[Any, Total]:
     """Return the highest total of each request; probes are nobody's consumption."""
     totals: dict[Any, Total] = {}
-    for _, _, request_id, sequence, mntu, state, who, cluster, grade, served, at, probe in events:
+    for row in events:
+        _, _, request_id, sequence, mntu, state, who, cluster, grade, served, at, probe, now = row
         assert who is not None, "usage has a request, written before it"
         if probe:
             continue
@@ -91,6 +93,7 @@ def _latest(events: list[tuple[Any, ...]]) -> dict[Any, Total]:
                 grade=grade,
                 is_shared=served == "P3",
                 arrived_at=at,
+                metered_at=now,
                 sequence=sequence,
                 mntu=mntu,
                 is_final=state in _FINAL,
@@ -110,6 +113,16 @@ def _post(totals: dict[Any, Total], known: dict[Any, models.MeteredRequest], at:
         for request_id, total in sorted(totals.items())
         if known.get(request_id) is None or total.sequence > known[request_id].sequence
     ]
+    # A stream may run past its hour: what it used then is charged with that hour's intervals.
+    operations.open_hours(
+        sorted(
+            {
+                (total.grade, contract.hour_start(clock.to_micros(total.metered_at)))
+                for _, total, _ in grown
+                if total.is_shared
+            }
+        )
+    )
     usages, rows = [], []
     for request_id, total, before in grown:
         hour = contract.hour_start(clock.to_micros(total.arrived_at))

@@ -24,8 +24,9 @@ def reserve(state: State, order: instructions.ReserveUsage) -> Refuse | None:
         return Refuse.UNKNOWN_ACCOUNT
     if order.grade not in state.grades:
         return Refuse.UNKNOWN_GRADE
-    if not _is_near(state, order.hour_starts_at):
-        return Refuse.UNKNOWN_HOUR
+    is_over = state.at >= order.hour_starts_at + contract.HOUR
+    if is_over or not _is_near(state, order.hour_starts_at):
+        return Refuse.UNKNOWN_HOUR  # nothing would give back what is held after the last charge
     if order.amount_micros < 1:
         return Refuse.INVALID_AMOUNT
     if account.debt:

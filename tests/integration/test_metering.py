@@ -177,6 +177,39 @@ def test_pay_as_you_go_is_charged_by_interval_and_the_rest_given_back(delivery: 
     assert end.mntu > 0
 
 
+def test_what_runs_into_an_hour_nobody_bought_is_charged_with_that_hour(delivery: Stage) -> None:
+    with delivery.market.running():
+        delivery.client("other").chat.completions.create(
+            model=GRADE, messages=HELLO, max_tokens=10, extra_headers={"x-baseload-class": "P3"}
+        )
+    (end,) = delivery.ends(1)
+    following = contract.hour_start(market_clock.now_micros()) + contract.HOUR
+    late = metering.UsageRow(
+        request_id=str(end.request_id),
+        sequence=end.sequence + 1,
+        prompt_tokens=end.prompt_tokens,
+        cached_tokens=end.cached_tokens,
+        output_tokens=end.output_tokens + 1,
+        reasoning_tokens=0,
+        mntu=end.mntu + 4_000,
+        state="COMPLETED",
+        is_estimated=False,
+        is_bounded=False,
+        first_token_ms=None,
+        per_token_us=None,
+        at=following + 1_000_000,
+    )
+    with connection.cursor() as cursor:
+        metering.store(cursor, [], [late])
+    hours = clearing.DeliveryHour.objects.filter(starts_at=market_clock.to_datetime(following))
+    assert not hours.exists()
+    until = time.monotonic() + 10
+    while consume() == 0:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert hours.get().grade == GRADE
+
+
 def test_nothing_is_served_while_usage_cannot_be_recorded(delivery: Stage) -> None:
     ask(delivery)
     delivery.ends(1)

@@ -436,6 +436,10 @@ def test_usage_of_nobody_and_of_no_hour_is_refused() -> None:
             account=BUYER, grade=GRADE, hour_starts_at=far, amount_micros=1
         )
         assert floor.instruct(bad) == "unknown_hour"
+    over = instructions.ReserveUsage(
+        account=BUYER, grade=GRADE, hour_starts_at=hour("17"), amount_micros=1
+    )
+    assert floor.instruct(over) == "unknown_hour"
     assert charge(floor, 13, 1) == "invalid_amount"
     assert charge(floor, 1, 10**16) == "invalid_amount"
     assert charge(floor, 1, -1) == "invalid_amount"
