@@ -222,7 +222,8 @@ def place(organization: int, side: int, price: int, lots: int, name: str) -> Non
 def drop_connections() -> None:
     """Close every WebSocket, as a server that stops would."""
     for connection in list(stream._open):
-        connection._loop.call_soon_threadsafe(connection.close, 1012)
+        if not connection._loop.is_closed():  # another test's, which ended with its loop
+            connection._loop.call_soon_threadsafe(connection.close, 1012)
 
 
 def focused(browser: webdriver.Chrome) -> WebElement:
