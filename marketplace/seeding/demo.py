@@ -17,6 +17,8 @@ from settlement import doorbell, instructions
 from settlement import operations as settlement_operations
 
 HISTORY = 48 * contract.HOUR
+DELIVERED = 24 * contract.HOUR
+"""How far back the hours lie that were bought and delivered."""
 
 Progress = Callable[[str], object]
 
@@ -66,6 +68,7 @@ def _make(starts_at: int, ends_at: int, progress: Progress) -> dict[str, Any]:
             ],
             certified=certified,
             maker=made.organizations[catalog.MAKER].pk,
+            deals_from=contract.hour_start(ends_at - DELIVERED),
             deliver=service.Service(present=ends_at).deliver,
             progress=_every_tenth(progress),
         )

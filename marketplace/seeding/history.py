@@ -43,6 +43,8 @@ class History:
     participants: Sequence[Participant]
     certified: dict[tuple[int, str], int]
     maker: int
+    deals_from: int
+    """Traders deal in hours that start from here on; what nobody holds needs no delivery."""
     deliver: Callable[[int, int], None]
     """Serves and reports what was bought of the time between two instants."""
     progress: Callable[[int], None] = lambda percent: None
@@ -78,10 +80,11 @@ class History:
             quotes.extend(self._requote(book, at))
         if quotes:
             self._issue(quotes)
+        wanted = [book for book in books if book.starts_at >= self.deals_from]
         for one in self.participants:
             deals = [
                 order
-                for book in _some(books, one.trader, at)
+                for book in _some(wanted, one.trader, at)
                 if (order := self._deal(one.account, one.trader, book, at)) is not None
             ]
             if deals:
