@@ -95,7 +95,7 @@ class Walk:
         price = self._listing(provider, cluster, instrument)
         self._purchase(startup, instrument, price)
         self._second_buyer(other, instrument)
-        self._gate_closure(operator, startup, provider, instrument)
+        self._gate_closure(operator, startup, instrument)
         self._delivery(operator, startup, instrument)
         self._bad_interval(operator, startup)
         self._books(startup, provider)
@@ -174,9 +174,7 @@ class Walk:
         self._expect(account["available"] == account["cash"] == "500.000000", account)
         self._say("cancel", f"a second buyer's order rested at {low} and was canceled", None)
 
-    def _gate_closure(
-        self, operator: Api, startup: Api, provider: Api, instrument: dict[str, Any]
-    ) -> None:
+    def _gate_closure(self, operator: Api, startup: Api, instrument: dict[str, Any]) -> None:
         starts_at = _time(instrument["starts_at"])
         self._advance(operator, starts_at + timedelta(seconds=1))
         (entitlement,) = startup.get("entitlements")["results"]
@@ -189,7 +187,6 @@ class Walk:
             f"gate closure made an entitlement of {BOUGHT_LOTS} lots, {escrow} USD in escrow",
             entitlement,
         )
-        self.seen["provider_cash_before"] = provider.get("account")["cash"]
 
     def _delivery(self, operator: Api, startup: Api, instrument: dict[str, Any]) -> None:
         """Stream completions at the entitlement, and see their interval settled in full."""
