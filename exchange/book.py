@@ -18,9 +18,9 @@ class Order:
     """An order and its place in the book; what `__init__` does not set is the machine's."""
 
     __slots__ = (
-        "account", "after", "before", "client_order_id", "created_at", "fee", "fee_points",
-        "fee_reserve", "fingerprint", "group", "id", "level", "lots", "position", "price", "reason",
-        "remaining", "sequence", "side", "status", "time_in_force", "updated_at", "value_ticks",
+        "account", "after", "before", "created_at", "fee", "fee_points", "fee_reserve", "group",
+        "hidden", "id", "level", "lots", "position", "price", "reason", "remaining", "request",
+        "sequence", "side", "status", "stop_price", "updated_at", "value_ticks",
     )  # fmt: skip
 
     level: "Level | None"
@@ -28,9 +28,8 @@ class Order:
     after: "Order | None"
     account: Any
     position: Any
-    client_order_id: str
-    fingerprint: bytes
-    time_in_force: str
+    request: Any
+    stop_price: int
     sequence: int
     created_at: int
     updated_at: int
@@ -47,8 +46,16 @@ class Order:
         self.price = price
         self.lots = lots
         self.remaining = lots
+        """What is on show in the book, or all that is left of an order that does not rest."""
+        self.hidden = 0
+        """What is left of an iceberg and not on show."""
         self.group = group
         self.level = None
+
+    @property
+    def left(self) -> int:
+        """Lots that are not filled, on show or not."""
+        return self.remaining + self.hidden
 
 
 class Level:

@@ -11,11 +11,41 @@ import msgspec
 
 from settlement import instructions
 
+LIMIT, MARKET, STOP, STOP_LIMIT = "LIMIT", "MARKET", "STOP", "STOP_LIMIT"
+TYPES = frozenset({LIMIT, MARKET, STOP, STOP_LIMIT})
+GTC, IOC, FOK, GTD, DAY = "GTC", "IOC", "FOK", "GTD", "DAY"
+TIMES_IN_FORCE = frozenset({GTC, IOC, FOK, GTD, DAY})
+CANCEL_NEWEST, CANCEL_OLDEST = "CANCEL_NEWEST", "CANCEL_OLDEST"
+CANCEL_BOTH, DECREMENT = "CANCEL_BOTH", "DECREMENT"
+PREVENTIONS = frozenset({CANCEL_NEWEST, CANCEL_OLDEST, CANCEL_BOTH, DECREMENT})
+"""What happens where an order would meet one of its own group."""
+
+
+class Terms(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What makes an order more than a plain limit order.
+
+    `display_lots` is the part of an iceberg that is on show, `min_lots` what has to trade at once
+    if anything is to; zero stands for none, in `stop_price` and `expires_at` too.
+    """
+
+    type: str = LIMIT
+    stop_price: int = 0
+    display_lots: int = 0
+    min_lots: int = 0
+    expires_at: int = 0
+    post_only: bool = False
+    reduce_only: bool = False
+    prevention: str = CANCEL_NEWEST
+
+
+PLAIN = Terms()
+
 
 class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """Enter an order. `side` is 1 to buy, -1 to sell; `price` in ticks.
+    """Enter an order. `side` is 1 to buy, -1 to sell; `price` in ticks, 0 without a limit.
 
-    `fingerprint` is a digest of the request, to tell a retry from a reused id.
+    `fingerprint` is a digest of the request, to tell a retry from a reused id. `terms` is None for
+    the plain limit order, good till canceled or immediate or cancel, that most orders are.
     """
 
     account: int
@@ -26,6 +56,7 @@ class PlaceOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     time_in_force: str
     client_order_id: str
     fingerprint: bytes
+    terms: Terms | None = None
 
 
 class CancelOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -42,6 +73,7 @@ class CancelOrders(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3
     instrument: str = ""
     grade: str = ""
     side: int = 0
+    reason: str = "requested"
 
 
 class Instruct(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -69,7 +101,68 @@ class Upgrade(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     rules: int
 
 
-Command = PlaceOrder | CancelOrder | CancelOrders | Instruct | Tick | Quarantine | Upgrade
+class AmendOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+    """Change a live order of the account to these terms; zero keeps what it has.
+
+    `lots` is the whole quantity, with what has been filled already.
+    """
+
+    account: int
+    order: int
+    price: int = 0
+    lots: int = 0
+    stop_price: int = 0
+
+
+class PlaceStrip(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """Trade the same lots in every hour of `[from_at, to_at)` at once, or nothing.
+
+    `price` limits the average over all lots and hours; at least `min_share` percent of `lots` must
+    trade. `alternatives` are grades to try, in order, when `grade` cannot: one of them at most.
+    """
+
+    account: int
+    grade: str
+    side: int
+    from_at: int
+    to_at: int
+    price: int
+    lots: int
+    min_share: int
+    client_order_id: str
+    fingerprint: bytes
+    alternatives: tuple[str, ...] = ()
+
+
+class CancelAllAfter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """Set a dead-man's switch: `timeout` microseconds from now all orders leave; zero unsets it.
+
+    An account may have several by name; its own has none.
+    """
+
+    account: int
+    timeout: int
+    name: str = ""
+
+
+class PreviewOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """Ask what an order would do now. A question: it has no place in the journal."""
+
+    order: PlaceOrder
+
+
+Command = (
+    PlaceOrder
+    | CancelOrder
+    | CancelOrders
+    | Instruct
+    | Tick
+    | Quarantine
+    | Upgrade
+    | AmendOrder
+    | PlaceStrip
+    | CancelAllAfter
+)
 
 
 class Sequenced(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -550,7 +550,10 @@ def _touched_by(happened: Sequence[events.Event], state: machine.Machine) -> vie
             accounts |= {event.maker, event.taker}
             orders |= {event.maker_order, event.taker_order}
             symbols.add(event.instrument)
-        elif isinstance(event, events.OrderPlaced | events.OrderClosed):
+        elif isinstance(event, events.OrderPlaced):
+            accounts.add(event.request.account)
+            orders.add(event.order)
+        elif isinstance(event, events.OrderClosed):
             accounts.add(event.account)
             orders.add(event.order)
         elif isinstance(event, events.BookChanged):

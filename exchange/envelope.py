@@ -93,8 +93,8 @@ def caused_by(
         for event in happened:
             if (
                 isinstance(event, events.OrderPlaced | events.OrderRejected)
-                and event.client_order_id == command.client_order_id
-                and event.account == command.account
+                and event.request.client_order_id == command.client_order_id
+                and event.request.account == command.account
             ):
                 return of_order(event.order, sequence, happened)
         return []

@@ -8,19 +8,14 @@ nothing to do with them.
 
 import msgspec
 
+from exchange import commands
+
 
 class OrderPlaced(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """An order was accepted; fills and its close follow as events of their own."""
 
     order: int
-    account: int
-    instrument: str
-    side: int
-    price: int
-    lots: int
-    time_in_force: str
-    client_order_id: str
-    fingerprint: bytes
+    request: commands.PlaceOrder
     sequence: int
     at: int
 
@@ -29,21 +24,14 @@ class OrderRejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     """An order was refused by a rule; it is remembered so that a retry is refused alike."""
 
     order: int
-    account: int
-    instrument: str
-    side: int
-    price: int
-    lots: int
-    time_in_force: str
-    client_order_id: str
-    fingerprint: bytes
+    request: commands.PlaceOrder
     sequence: int
     at: int
     reason: str
 
 
 class Traded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Two orders met at the maker's price."""
+    """Two orders met: at the maker's price, or at an auction's, where the taker came later."""
 
     trade: int
     instrument: str
@@ -58,6 +46,7 @@ class Traded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     taker_fee: int
     sequence: int
     at: int
+    is_auction: bool = False
 
 
 class OrderClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -271,6 +260,105 @@ class Upgraded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     at: int
 
 
+class OrderAmended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
+    """A live order has these terms from here on; `left` is what of `lots` is not filled."""
+
+    order: int
+    account: int
+    price: int
+    lots: int
+    left: int
+    stop_price: int
+    sequence: int
+    at: int
+
+
+class AmendRefused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):
+    """An amendment broke a rule, or named no live order; nothing changed."""
+
+    account: int
+    order: int
+    reason: str
+    sequence: int
+
+
+class OrderTriggered(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=26):
+    """The market reached an order's stop price: it is an order like others from here on."""
+
+    order: int
+    account: int
+    sequence: int
+    at: int
+
+
+class StripPlaced(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=27):
+    """A strip was accepted; it trades `lots` in every hour of `grade` (0: it could not)."""
+
+    order: int
+    request: commands.PlaceStrip
+    grade: str
+    lots: int
+    sequence: int
+    at: int
+
+
+class StripRejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
+    """A strip was refused by a rule; it is remembered so that a retry is refused alike."""
+
+    order: int
+    request: commands.PlaceStrip
+    sequence: int
+    at: int
+    reason: str
+
+
+class CallOpened(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
+    """An auction of a book began: `kind` is opening, reopening or volatility."""
+
+    instrument: str
+    kind: str
+    frozen_at: int
+    ends_at: int
+    at: int
+
+
+class Uncrossed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=30):
+    """An auction ended: `lots` traded at `price`, both 0 where no two orders crossed."""
+
+    instrument: str
+    kind: str
+    price: int
+    lots: int
+    at: int
+
+
+class SwitchSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=31):
+    """A dead-man's switch fires at `due_at` unless it is set again; 0: it is unset."""
+
+    account: int
+    name: str
+    due_at: int
+    at: int
+
+
+class Previewed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
+    """What an order would do; never journaled.
+
+    `fills` are (price, lots); `margin` is what would be reserved more, `fee` what the fills cost;
+    the best price of the other side before and after is 0 where there is none.
+    """
+
+    reason: str
+    status: str
+    lots: int
+    fills: tuple[tuple[int, int], ...]
+    fee: int
+    margin: int
+    available_after: int
+    best_before: int
+    best_after: int
+
+
 Event = (
     OrderPlaced
     | OrderRejected
@@ -295,6 +383,15 @@ Event = (
     | InstructionRefused
     | Quarantined
     | Upgraded
+    | OrderAmended
+    | AmendRefused
+    | OrderTriggered
+    | StripPlaced
+    | StripRejected
+    | CallOpened
+    | Uncrossed
+    | SwitchSet
+    | Previewed
 )
 
 

@@ -217,7 +217,7 @@ def _own_fills(
             wire.OwnFill(
                 id=str(event.trade),
                 order_id=str(order),
-                client_order_id=view.client_order_id if view is not None else "",
+                client_order_id=view.request.client_order_id if view is not None else "",
                 instrument=event.instrument,
                 side=wire.side_text(side),
                 price=text.price_text(event.price),

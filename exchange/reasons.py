@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Reject(StrEnum):
-    """Why an order was not accepted, in order of precedence."""
+    """Why an order, a strip or an amendment was not accepted, in order of precedence."""
 
     INVALID_ORDER = "invalid_order"
     UNKNOWN_ACCOUNT = "unknown_account"
@@ -17,12 +17,21 @@ class Reject(StrEnum):
     NOT_OPEN = "not_open"
     HALTED = "halted"
     CLOSED = "closed"
+    NOT_IN_CALL = "not_in_call"
+    FROZEN = "frozen"
+    ALREADY_EXPIRED = "already_expired"
     OUTSIDE_BAND = "outside_band"
     QUANTITY_LIMIT = "quantity_limit"
+    DISPLAY_TOO_SMALL = "display_quantity_too_small"
     OPEN_ORDER_LIMIT = "open_order_limit"
+    ORDER_TO_TRADE_RATIO = "order_to_trade_ratio"
     ACCOUNT_IN_DEBT = "account_in_debt"
+    REDUCE_ONLY = "reduce_only"
+    POSITION_LIMIT = "position_limit"
     INSUFFICIENT_FUNDS = "insufficient_funds"
     INSUFFICIENT_COVERAGE = "insufficient_coverage"
+    POST_ONLY_WOULD_TRADE = "post_only_would_trade"
+    VOLATILITY = "volatility"
 
 
 class Close(StrEnum):
@@ -30,7 +39,15 @@ class Close(StrEnum):
 
     REQUESTED = "requested"
     IOC_REMAINDER = "ioc_remainder"
+    FILL_OR_KILL = "fill_or_kill"
+    MIN_QUANTITY = "min_quantity"
+    PROTECTION_BAND = "protection_band"
+    STRIP_UNFILLED = "strip_unfilled"
     SELF_TRADE = "self_trade"
+    REDUCE_ONLY = "reduce_only"
+    AMENDED = "amended"
+    CANCEL_ALL_AFTER = "cancel_all_after"
+    DISCONNECTED = "disconnected"
     KILLED = "killed"
     COVERAGE_LOST = "coverage_lost"
     UNFUNDED = "unfunded"
@@ -39,7 +56,7 @@ class Close(StrEnum):
 
 
 UNKNOWN_ORDER = "unknown_order"
-"""The only reason a cancel is refused for: no such resting order of this account."""
+"""Why a cancel or an amendment is refused: no such live order of this account."""
 
 
 class Refuse(StrEnum):
@@ -66,6 +83,7 @@ class Refuse(StrEnum):
 class OrderStatus(StrEnum):
     """Where an order is in its life."""
 
+    UNTRIGGERED = "untriggered"
     OPEN = "open"
     PARTIALLY_FILLED = "partially_filled"
     FILLED = "filled"

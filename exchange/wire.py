@@ -233,6 +233,7 @@ def order_out(happened: Sequence[events.Event]) -> OrderOut:
     """Return an order as the command that entered it left it, from that command's events."""
     first = happened[0]
     assert isinstance(first, events.OrderPlaced | events.OrderRejected), "an order begins here"
+    request = first.request
     fills: list[Fill] = []
     filled = value = fee = 0
     status = "rejected" if isinstance(first, events.OrderRejected) else "open"
@@ -258,16 +259,16 @@ def order_out(happened: Sequence[events.Event]) -> OrderOut:
     moment = wire.time_text(first.at)
     return OrderOut(
         id=str(first.order),
-        instrument=first.instrument,
-        side=side_text(first.side),
+        instrument=request.instrument,
+        side=side_text(request.side),
         type="limit",
-        price=wire.price_text(first.price),
-        quantity=first.lots,
-        time_in_force=first.time_in_force.lower(),
-        client_order_id=first.client_order_id,
+        price=wire.price_text(request.price),
+        quantity=request.lots,
+        time_in_force=request.time_in_force.lower(),
+        client_order_id=request.client_order_id,
         status=status,
         filled_quantity=filled,
-        remaining_quantity=first.lots - filled,
+        remaining_quantity=request.lots - filled,
         average_price=wire.average_price_text(value, filled),
         fee=wire.micros_text(fee),
         sequence=first.sequence,
@@ -287,8 +288,8 @@ def order_state(view: Any) -> OrderState:
         type="limit",
         price=wire.price_text(view.price),
         quantity=view.lots,
-        time_in_force=view.time_in_force.lower(),
-        client_order_id=view.client_order_id,
+        time_in_force=view.request.time_in_force.lower(),
+        client_order_id=view.request.client_order_id,
         status=view.status,
         filled_quantity=view.filled,
         remaining_quantity=view.lots - view.filled,

@@ -206,7 +206,7 @@ def _set_mark(state: State, instrument: Instrument, price: int) -> None:
     for order in instrument.book:
         excess = order.side * (60 * order.price - 63 * price)
         if excess > 0:
-            order.position.excess += excess * order.remaining
+            order.position.excess += excess * order.left
     for position in instrument.positions.values():
         position.refresh()
         state.touched_positions.add(position)

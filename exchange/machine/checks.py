@@ -74,23 +74,23 @@ def _check_position(position: Position) -> None:
     sells = [order for order in orders if order.side < 0]
     for order in orders:
         points = order.fee_points + margin.fee_points(
-            price=order.price, lots=order.remaining, basis_points=instrument.fee_bp_max
+            price=order.price, lots=order.left, basis_points=instrument.fee_bp_max
         )
         assert order.fee == margin.fee_charged(order.fee_points), "fees are rounded up once"
         assert order.fee_reserve == margin.fee_charged(points) - order.fee, "fees are reserved"
     resting = margin.Resting(
-        buy_ticks=sum(order.price * order.remaining for order in buys),
-        sell_lots=sum(order.remaining for order in sells),
+        buy_ticks=sum(order.price * order.left for order in buys),
+        sell_lots=sum(order.left for order in sells),
         excess=sum(
             margin.order_excess(
-                side=order.side, price=order.price, lots=order.remaining, mark=instrument.mark
+                side=order.side, price=order.price, lots=order.left, mark=instrument.mark
             )
             for order in orders
         ),
         buy_fees=sum(order.fee_reserve for order in buys),
         sell_fees=sum(order.fee_reserve for order in sells),
     )
-    assert position.buy_lots == sum(order.remaining for order in buys), "bids add up"
+    assert position.buy_lots == sum(order.left for order in buys), "bids add up"
     assert position.order_count == len(orders), "orders are counted"
     kept = margin.Resting(
         position.buy_ticks,

@@ -20,8 +20,8 @@ QUANTITY_MAX = 100_000
 OPEN_ORDERS_MAX = 1_000
 """Resting orders of one account in one instrument."""
 
-GTC = "GTC"
-IOC = "IOC"
+GTC = commands.GTC
+IOC = commands.IOC
 _TIMES_IN_FORCE = frozenset({GTC, IOC})
 _CASH = int(Kind.CASH)
 _FEES = int(Kind.FEES)
@@ -40,20 +40,7 @@ def place(state: State, command: commands.PlaceOrder) -> None:
     reason = _judge(state, account, instrument, command)
     if reason is not None:
         state.events.append(
-            events.OrderRejected(
-                number,
-                command.account,
-                command.instrument,
-                command.side,
-                command.price,
-                command.lots,
-                command.time_in_force,
-                command.client_order_id,
-                command.fingerprint,
-                state.sequence,
-                state.at,
-                str(reason),
-            )
+            events.OrderRejected(number, command, state.sequence, state.at, str(reason))
         )
         return
     assert account is not None, "an unknown account was refused"
@@ -148,30 +135,15 @@ def _accept(
     order = Order(number, command.side, command.price, command.lots, account.group)
     order.account = account
     order.position = state.position(account, instrument)
-    order.time_in_force = command.time_in_force
-    order.client_order_id = command.client_order_id
-    order.fingerprint = command.fingerprint
+    order.request = command
+    order.stop_price = 0
     order.sequence = state.sequence
     order.created_at = order.updated_at = state.at
     order.value_ticks = order.fee_points = order.fee = order.fee_reserve = 0
     order.status = OrderStatus.OPEN
     order.reason = ""
     state.touched_orders[number] = order
-    state.events.append(
-        events.OrderPlaced(
-            number,
-            account.id,
-            instrument.symbol,
-            command.side,
-            command.price,
-            command.lots,
-            command.time_in_force,
-            command.client_order_id,
-            command.fingerprint,
-            state.sequence,
-            state.at,
-        )
-    )
+    state.events.append(events.OrderPlaced(number, command, state.sequence, state.at))
     return order
 
 
@@ -274,7 +246,7 @@ def _release_reserve(instrument: Instrument, maker: Order, lots: int) -> None:
 
 def _fee_reserve(instrument: Instrument, order: Order) -> int:
     """Return what an order at rest can still be charged."""
-    remaining = order.remaining
+    remaining = order.left
     if not remaining:
         return 0
     points = order.fee_points + 60 * order.price * remaining * instrument.fee_bp_max
@@ -300,15 +272,15 @@ def _finish(state: State, instrument: Instrument, order: Order, stopped: bool) -
         withdrawals.end(state, order, _FILLED, "", live=False)
     elif stopped:
         withdrawals.end(state, order, OrderStatus.CANCELED, Close.SELF_TRADE, live=False)
-    elif order.time_in_force == IOC:
+    elif order.request.time_in_force == IOC:
         withdrawals.end(state, order, OrderStatus.CANCELED, Close.IOC_REMAINDER, live=False)
     else:
         instrument.book.rest(order)
         instrument.dirty.add(order.side * order.price)
-        order.account.orders[order.client_order_id] = order
+        order.account.orders[order.request.client_order_id] = order
         position.order_count += 1
         order.fee_reserve = _fee_reserve(instrument, order)
-        position.add_resting(order, order.remaining, order.fee_reserve)
+        position.add_resting(order, order.left, order.fee_reserve)
     position.refresh()
 
 

@@ -11,6 +11,7 @@ follow their book's order, which carries time priority. What the engine drains a
 
 import msgspec
 
+from exchange import commands
 from exchange.book import Order
 from exchange.machine.state import (
     Account,
@@ -26,7 +27,7 @@ from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 
-FORMAT = 1
+FORMAT = 2
 
 
 class _Account(msgspec.Struct, array_like=True):
@@ -46,9 +47,9 @@ class _Order(msgspec.Struct, array_like=True):
     price: int
     lots: int
     remaining: int
-    time_in_force: str
-    client_order_id: str
-    fingerprint: bytes
+    hidden: int
+    stop_price: int
+    request: commands.PlaceOrder
     sequence: int
     created_at: int
     updated_at: int
@@ -174,9 +175,9 @@ def _dump_order(order: Order) -> _Order:
         order.price,
         order.lots,
         order.remaining,
-        order.time_in_force,
-        order.client_order_id,
-        order.fingerprint,
+        order.hidden,
+        order.stop_price,
+        order.request,
         order.sequence,
         order.created_at,
         order.updated_at,
@@ -273,9 +274,9 @@ def _load_order(state: State, instrument: Instrument, row: _Order) -> None:
     order.account = account
     position: Position = instrument.positions[row.account]
     order.position = position
-    order.time_in_force = row.time_in_force
-    order.client_order_id = row.client_order_id
-    order.fingerprint = row.fingerprint
+    order.hidden = row.hidden
+    order.stop_price = row.stop_price
+    order.request = row.request
     order.sequence = row.sequence
     order.created_at = row.created_at
     order.updated_at = row.updated_at
@@ -286,9 +287,9 @@ def _load_order(state: State, instrument: Instrument, row: _Order) -> None:
     order.status = OrderStatus.OPEN
     order.reason = ""
     instrument.book.rest(order)
-    account.orders[order.client_order_id] = order
+    account.orders[order.request.client_order_id] = order
     position.order_count += 1
-    position.add_resting(order, order.remaining, order.fee_reserve)
+    position.add_resting(order, order.left, order.fee_reserve)
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,6 +6,7 @@ instants microseconds since the epoch.
 
 from dataclasses import dataclass
 
+from exchange import commands
 from exchange.book import Order
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
@@ -51,7 +52,11 @@ class PositionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderView:
-    """An order as it is, or as it ended; `value_ticks` sums lots x price over its fills."""
+    """An order as it is, or as it ended; `value_ticks` sums lots x price over its fills.
+
+    Price, lots and stop price are as amended; everything else of its terms is the request's.
+    `remaining` counts what an iceberg does not show.
+    """
 
     order: int
     account: int
@@ -63,9 +68,8 @@ class OrderView:
     filled: int
     value_ticks: int
     fee: int
-    time_in_force: str
-    client_order_id: str
-    fingerprint: bytes
+    stop_price: int
+    request: commands.PlaceOrder
     status: str
     reason: str
     sequence: int
@@ -160,7 +164,7 @@ def flat_position(account: int, symbol: str) -> PositionView:
 def of_order(order: Order) -> OrderView:
     """Return an order as it is."""
     status = order.status
-    if status == OrderStatus.OPEN and order.remaining < order.lots:
+    if status == OrderStatus.OPEN and order.left < order.lots:
         status = OrderStatus.PARTIALLY_FILLED
     return OrderView(
         order=order.id,
@@ -169,13 +173,12 @@ def of_order(order: Order) -> OrderView:
         side=order.side,
         price=order.price,
         lots=order.lots,
-        remaining=order.remaining,
-        filled=order.lots - order.remaining,
+        remaining=order.left,
+        filled=order.lots - order.left,
         value_ticks=order.value_ticks,
         fee=order.fee,
-        time_in_force=order.time_in_force,
-        client_order_id=order.client_order_id,
-        fingerprint=order.fingerprint,
+        stop_price=order.stop_price,
+        request=order.request,
         status=str(status),
         reason=order.reason,
         sequence=order.sequence,

@@ -18,7 +18,7 @@ def end(state: State, order: Order, status: str, reason: str, *, live: bool = Tr
     order.updated_at = state.at
     order.sequence = state.sequence
     if live:
-        del order.account.orders[order.client_order_id]
+        del order.account.orders[order.request.client_order_id]
     state.touched_orders[order.id] = order
     state.events.append(
         events.OrderClosed(
@@ -35,7 +35,7 @@ def withdraw(state: State, order: Order, reason: Close) -> None:
     instrument.dirty.add(order.side * order.price)
     state.dirty[instrument.id] = instrument
     position.order_count -= 1
-    position.add_resting(order, -order.remaining, -order.fee_reserve)
+    position.add_resting(order, -order.left, -order.fee_reserve)
     order.fee_reserve = 0
     position.refresh()
     state.touched_positions.add(position)
@@ -57,7 +57,7 @@ def withdraw_unfunded(state: State, account: Account) -> None:
         if account.cash >= account.required:
             return
         without = order.position.required_with(
-            order.side, order.price, -order.remaining, -order.fee_reserve
+            order.side, order.price, -order.left, -order.fee_reserve
         )
         if without < order.position.required:
             withdraw(state, order, Close.UNFUNDED)

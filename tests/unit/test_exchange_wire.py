@@ -4,7 +4,7 @@ import zlib
 
 import pytest
 
-from exchange import events, wire
+from exchange import commands, events, wire
 from marketplace import errors
 
 AT = 1_780_000_000_000_000
@@ -13,7 +13,6 @@ HOUR = "LLAMA70B.H.20261205T14Z"
 
 def placed(**changes: object) -> events.OrderPlaced:
     fields = {
-        "order": 7,
         "account": 3,
         "instrument": HOUR,
         "side": 1,
@@ -22,10 +21,9 @@ def placed(**changes: object) -> events.OrderPlaced:
         "time_in_force": "GTC",
         "client_order_id": "c1",
         "fingerprint": b"",
-        "sequence": 9,
-        "at": AT,
     }
-    return events.OrderPlaced(**{**fields, **changes})
+    request = commands.PlaceOrder(**{**fields, **changes})
+    return events.OrderPlaced(order=7, request=request, sequence=9, at=AT)
 
 
 def traded(trade: int, price: int, lots: int, fee: int) -> events.Traded:
