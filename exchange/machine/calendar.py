@@ -10,11 +10,11 @@ sellers are covered, so a mark moves no cash yet: it moves what shorts and order
 last variation, at gate closure, pays the whole difference at once.
 """
 
-from enum import IntEnum
 from heapq import heappop
 
 from exchange import events
 from exchange.machine import books, delivery, usage, withdrawals
+from exchange.machine.entries import Entry
 from exchange.machine.state import Grade, Instrument, State
 from exchange.reasons import Close
 from marketplace import contract
@@ -27,17 +27,6 @@ BAND_TICKS_MIN = 10
 REFERENCE_DAYS = 7
 INDEX_KEPT = (REFERENCE_DAYS + 2) * DAY
 HOLDS_KEPT = usage.USAGE_AGE_MAX + DAY
-
-
-class Entry(IntEnum):
-    """Kinds of entry, in the order they are performed at one instant."""
-
-    TRADING_ENDS = 1
-    MARK = 2
-    NEW_DAY = 3
-    LIST = 4
-    OPEN = 5
-    WATCH_MID = 6
 
 
 def advance(state: State, at: int) -> None:

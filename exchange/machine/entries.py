@@ -1,0 +1,18 @@
+"""The kinds of entry in the calendar: their numbers are the order in which one instant is lived.
+
+They stand apart from `calendar`, which performs them, because whoever enters one is called by it.
+"""
+
+from enum import IntEnum
+
+
+class Entry(IntEnum):
+    """Kinds of entry, in the order they are performed at one instant (RULEBOOK 2.6)."""
+
+    TRADING_ENDS = 1
+    MARK = 4
+    NEW_DAY = 5
+    LIST = 6
+    OPEN = 7
+    SWITCH = 9
+    WATCH_MID = 10
