@@ -39,16 +39,20 @@ def ours(operations: Sequence[flow.Operation], keep: list[Any] | None = None) ->
     from exchange.book import Book, Order
 
     book = Book()
-    submit, cancel = matching.submit, book.cancel
+    match, rest, cancel = matching.match, book.rest, book.cancel
     fills = lots = 0
     for operation in operations:
         if len(operation) == 2:
             cancel(operation[0])
             continue
         number, account, side, price, quantity = operation
-        for _, traded in submit(book, Order(number, side, price, quantity, account)):
+        order = Order(number, side, price, quantity, account)
+        traded, stopped = match(book, order)
+        for _, filled in traded:
             fills += 1
-            lots += traded
+            lots += filled
+        if order.remaining and not stopped:
+            rest(order)
     if keep is not None:
         keep.append(book)
     return fills, lots
