@@ -34,7 +34,7 @@ from typing import Any
 import psycopg
 import valkey
 
-from exchange import commands, envelope, events, feed, journal, machine, recovery, store
+from exchange import commands, envelope, events, feed, journal, machine, recovery, rows, store
 from exchange.machine import views
 from marketplace import clock
 from marketplace import projection as catalog
@@ -343,11 +343,14 @@ class Engine:
         batch: store.Batch,
     ) -> int:
         """Write every table that follows from a batch; return the cash chain's new sequence."""
-        store.write_orders(cursor, touched.orders, happened)
-        store.write_trades(cursor, happened)
+        rows.write_orders(cursor, touched.orders, happened)
+        rows.write_trades(cursor, happened)
         by_type: dict[type[Any], list[Any]] = {}
         for event in happened:
             by_type.setdefault(type(event), []).append(event)
+        rows.write_auctions(
+            cursor, by_type.get(events.CallOpened, []), by_type.get(events.Uncrossed, [])
+        )
         cash_sequence = posting.post_cash(
             cursor,
             by_type.get(events.Transferred, []),

@@ -62,9 +62,21 @@ class Snapshot(models.Model):
 
 
 class Order(models.Model):
-    """An order as it stands after the last batch; rejected ones are remembered too."""
+    """An order as it stands after the last batch; rejected ones are remembered too.
+
+    Price, quantity and stop price are as amended, all else as it was asked for. What only some
+    orders have defaults in the database, so that the plain limit order is written without it.
+    """
+
+    class Type(models.TextChoices):
+        LIMIT = "LIMIT"
+        MARKET = "MARKET"
+        STOP = "STOP"
+        STOP_LIMIT = "STOP_LIMIT"
+        STRIP = "STRIP"
 
     class Status(models.TextChoices):
+        UNTRIGGERED = "UNTRIGGERED"
         OPEN = "OPEN"
         PARTIALLY_FILLED = "PARTIALLY_FILLED"
         FILLED = "FILLED"
@@ -75,14 +87,32 @@ class Order(models.Model):
     id = models.BigIntegerField(primary_key=True)
     organization_id = models.BigIntegerField()
     symbol = models.CharField(max_length=40)
+    """Of a strip the name of its hours: `LLAMA70B.R.20261205T14Z+24`."""
     side = models.SmallIntegerField()
-    price_ticks = models.BigIntegerField()
+    type = models.CharField(max_length=10, choices=Type, db_default=Type.LIMIT)
+    price_ticks = models.BigIntegerField(null=True)
+    """Null for orders without a limit; of a strip the limit on its average price."""
+    stop_price_ticks = models.BigIntegerField(null=True)
     lots = models.BigIntegerField()
+    """Of a strip, like what is filled of it, lots in each of its hours."""
     filled_lots = models.BigIntegerField(default=0)
+    hidden_lots = models.BigIntegerField(db_default=0)
+    """What is left of an iceberg and not on show."""
+    display_lots = models.BigIntegerField(null=True)
+    min_lots = models.BigIntegerField(null=True)
+    min_share = models.SmallIntegerField(null=True)
+    """Percent of its lots that a strip trades at least."""
+    alternatives = models.CharField(max_length=255, db_default="", blank=True)
+    """Grades that a strip tries after its own, with commas between."""
     notional_ticks = models.BigIntegerField(default=0)
     """Sum of lots times price over the fills."""
     fee_micros = models.BigIntegerField(default=0)
     time_in_force = models.CharField(max_length=3)
+    expires_at = models.DateTimeField(null=True)
+    post_only = models.BooleanField(db_default=False)
+    reduce_only = models.BooleanField(db_default=False)
+    prevention = models.CharField(max_length=13, db_default="CANCEL_NEWEST")
+    """What happens where it meets an order of its own group."""
     status = models.CharField(max_length=16, choices=Status)
     reason = models.CharField(max_length=40, blank=True)
     client_order_id = models.CharField(max_length=255)
@@ -102,6 +132,16 @@ class Order(models.Model):
             models.CheckConstraint(
                 condition=Q(filled_lots__gte=0, filled_lots__lte=models.F("lots")),
                 name="order_is_not_overfilled",
+            ),
+            models.CheckConstraint(
+                condition=Q(type__in=["MARKET", "STOP"], price_ticks__isnull=True)
+                | Q(type__in=["LIMIT", "STOP_LIMIT", "STRIP"], price_ticks__isnull=False),
+                name="order_has_the_limit_of_its_type",
+            ),
+            models.CheckConstraint(
+                condition=Q(type__in=["STOP", "STOP_LIMIT"], stop_price_ticks__isnull=False)
+                | Q(type__in=["LIMIT", "MARKET", "STRIP"], stop_price_ticks__isnull=True),
+                name="order_has_the_stop_of_its_type",
             ),
         ]
         indexes = [
@@ -128,6 +168,8 @@ class Trade(models.Model):
     taker_side = models.SmallIntegerField()
     maker_fee_micros = models.BigIntegerField()
     taker_fee_micros = models.BigIntegerField()
+    is_auction = models.BooleanField(default=False)
+    """Whether both were matched by an uncross; `taker` is then the later of the two."""
     sequence = models.BigIntegerField()
     at = models.DateTimeField()
 
@@ -139,6 +181,22 @@ class Trade(models.Model):
             models.Index(fields=["maker_order"], name="trade_by_maker_order"),
             models.Index(fields=["taker_order"], name="trade_by_taker_order"),
         ]
+
+
+class Auction(models.Model):
+    """The call of an instrument that runs, or the last one, and the last that made a price.
+
+    Nothing of it changes with an order: what an auction would trade now is counted from the orders
+    by whoever asks.
+    """
+
+    symbol = models.CharField(max_length=40, primary_key=True)
+    kind = models.CharField(max_length=10)
+    frozen_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    last_price_ticks = models.BigIntegerField(null=True)
+    last_lots = models.BigIntegerField(null=True)
+    last_at = models.DateTimeField(null=True)
 
 
 class JournalBatchShown(models.Model):

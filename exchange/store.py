@@ -1,4 +1,4 @@
-"""The engine's own tables: the head of the journal, its batches, orders, trades and snapshots.
+"""The engine's own tables: the head of the journal, its batches and its snapshots.
 
 Everything here runs on one direct session of PostgreSQL, the one that holds the clearing group's
 advisory lock; a transaction pooler must never stand between. A batch first moves the head, which
@@ -7,7 +7,7 @@ while it slept finds no row and stops (`Fenced`).
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -15,9 +15,7 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
-from exchange import events
-from exchange.machine import views
-from marketplace import clock, rowset
+from marketplace import clock
 
 Connection = psycopg.Connection[Any]
 Cursor = psycopg.Cursor[Any]
@@ -29,64 +27,6 @@ TAIL_BATCHES_MAX = 500
 SNAPSHOTS_KEPT = 3
 LOCK_RETRY_MS = 500
 APPLICATION_NAME = "baseload-engine"
-
-_ORDERS = rowset.Table(
-    "exchange_order",
-    {
-        "id": "bigint",
-        "organization_id": "bigint",
-        "symbol": "text",
-        "side": "smallint",
-        "price_ticks": "bigint",
-        "lots": "bigint",
-        "filled_lots": "bigint",
-        "notional_ticks": "bigint",
-        "fee_micros": "bigint",
-        "time_in_force": "text",
-        "status": "text",
-        "reason": "text",
-        "client_order_id": "text",
-        "fingerprint": "bytea",
-        "sequence": "bigint",
-        "placed_sequence": "bigint",
-        "created_at": "timestamptz",
-        "updated_at": "timestamptz",
-    },
-    key=["id"],
-)
-_ORDER_CHANGES = rowset.Table(
-    "exchange_order",
-    {
-        "id": "bigint",
-        "filled_lots": "bigint",
-        "notional_ticks": "bigint",
-        "fee_micros": "bigint",
-        "status": "text",
-        "reason": "text",
-        "sequence": "bigint",
-        "updated_at": "timestamptz",
-    },
-    key=["id"],
-)
-_TRADES = rowset.Table(
-    "exchange_trade",
-    {
-        "id": "bigint",
-        "symbol": "text",
-        "price_ticks": "bigint",
-        "lots": "bigint",
-        "maker_order": "bigint",
-        "taker_order": "bigint",
-        "maker": "bigint",
-        "taker": "bigint",
-        "taker_side": "smallint",
-        "maker_fee_micros": "bigint",
-        "taker_fee_micros": "bigint",
-        "sequence": "bigint",
-        "at": "timestamptz",
-    },
-    key=["id"],
-)
 
 
 class Fenced(Exception):
@@ -293,109 +233,7 @@ def _lock_number(group: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-# Orders and trades
-
-
-def write_orders(
-    cursor: Cursor, orders: Sequence[views.OrderView], happened: Iterable[events.Event]
-) -> None:
-    """Store every order of a batch once, as it stands after it; rejected ones are remembered."""
-    placed = {
-        event.order: event.sequence for event in happened if isinstance(event, events.OrderPlaced)
-    }
-    new: list[tuple[Any, ...]] = []
-    changed: list[tuple[Any, ...]] = []
-    for view in orders:
-        if view.order in placed:
-            new.append(_order_row(view, placed[view.order]))
-        elif view.status != "rejected":
-            changed.append(
-                (
-                    view.order,
-                    view.filled,
-                    view.value_ticks,
-                    view.fee,
-                    view.status.upper(),
-                    view.reason,
-                    view.sequence,
-                    clock.to_datetime(view.updated_at),
-                )
-            )
-    new += [_rejected_row(event) for event in happened if isinstance(event, events.OrderRejected)]
-    _ORDERS.insert(cursor, new)
-    _ORDER_CHANGES.update(cursor, changed)
-
-
-def _order_row(view: views.OrderView, placed_sequence: int) -> tuple[Any, ...]:
-    return (
-        view.order,
-        view.account,
-        view.symbol,
-        view.side,
-        view.price,
-        view.lots,
-        view.filled,
-        view.value_ticks,
-        view.fee,
-        view.request.time_in_force,
-        view.status.upper(),
-        view.reason,
-        view.request.client_order_id,
-        view.request.fingerprint,
-        view.sequence,
-        placed_sequence,
-        clock.to_datetime(view.created_at),
-        clock.to_datetime(view.updated_at),
-    )
-
-
-def _rejected_row(event: events.OrderRejected) -> tuple[Any, ...]:
-    moment = clock.to_datetime(event.at)
-    request = event.request
-    return (
-        event.order,
-        request.account,
-        request.instrument,
-        request.side,
-        request.price,
-        request.lots,
-        0,
-        0,
-        0,
-        request.time_in_force,
-        "REJECTED",
-        event.reason,
-        request.client_order_id,
-        request.fingerprint,
-        event.sequence,
-        event.sequence,
-        moment,
-        moment,
-    )
-
-
-def write_trades(cursor: Cursor, happened: Iterable[events.Event]) -> None:
-    """Store the trades of a batch."""
-    rows = [
-        (
-            event.trade,
-            event.instrument,
-            event.price,
-            event.lots,
-            event.maker_order,
-            event.taker_order,
-            event.maker,
-            event.taker,
-            event.taker_side,
-            event.maker_fee,
-            event.taker_fee,
-            event.sequence,
-            clock.to_datetime(event.at),
-        )
-        for event in happened
-        if isinstance(event, events.Traded)
-    ]
-    _TRADES.insert(cursor, rows)
+# Orders that came before
 
 
 def remembered(

@@ -7,7 +7,7 @@ the first request, byte for byte; an order that is read is made from its row.
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -277,6 +277,54 @@ def order_out(happened: Sequence[events.Event]) -> OrderOut:
         updated_at=moment,
         fills=fills,
     )
+
+
+class StripOutcome(msgspec.Struct, kw_only=True):
+    """What became of a strip, all of it by the command that entered it.
+
+    `filled` are lots in each hour; value and fee are sums over all hours.
+    """
+
+    symbol: str
+    status: str
+    reason: str
+    filled: int
+    value_ticks: int
+    fee: int
+    time_in_force: str
+    trades: list[events.Traded]
+
+
+def strip_outcome(
+    first: events.StripPlaced | events.StripRejected, happened: Iterable[events.Event]
+) -> StripOutcome:
+    """Return what became of a strip, from the events of its command or of its whole batch."""
+    request = first.request
+    outcome = StripOutcome(
+        symbol=contract.strip_symbol(request.grade, request.from_at, request.to_at),
+        status="rejected",
+        reason="",
+        filled=0,
+        value_ticks=0,
+        fee=0,
+        time_in_force=commands.FOK if request.min_share == 100 else commands.IOC,
+        trades=[],
+    )
+    if isinstance(first, events.StripRejected):
+        outcome.reason = first.reason
+        return outcome
+    if first.grade:
+        outcome.symbol = contract.strip_symbol(first.grade, request.from_at, request.to_at)
+    outcome.filled = first.lots
+    outcome.status = "filled" if first.lots == request.lots else "canceled"
+    for event in happened:
+        if isinstance(event, events.Traded) and event.taker_order == first.order:
+            outcome.trades.append(event)
+            outcome.value_ticks += event.lots * event.price
+            outcome.fee += event.taker_fee
+        elif isinstance(event, events.OrderClosed) and event.order == first.order:
+            outcome.status, outcome.reason = event.status, event.reason
+    return outcome
 
 
 def order_state(view: Any) -> OrderState:

@@ -124,6 +124,13 @@ def parse_symbol(symbol: str) -> Contract | None:
     return hour_contract(match[1], (moment - _EPOCH) // timedelta(microseconds=1))
 
 
+def strip_symbol(grade: str, starts_at: int, ends_at: int) -> str:
+    """Return the name of a range of hours: `LLAMA70B.R.20261205T14Z+24`."""
+    assert starts_at % HOUR == ends_at % HOUR == 0, "a strip is of whole hours"
+    moment = _EPOCH + timedelta(microseconds=starts_at)
+    return f"{grade}.R.{moment:%Y%m%dT%H}Z+{(ends_at - starts_at) // HOUR}"
+
+
 def day_start(at: int) -> int:
     """Return 00:00 UTC of the day of `at`."""
     return at - at % DAY

@@ -18,6 +18,7 @@ class Table:
 
     def __init__(self, name: str, columns: Mapping[str, str], *, key: Sequence[str]) -> None:
         self.name = name
+        self.columns = dict(columns)
         self._kinds = tuple(columns.values())
         names = ", ".join(f'"{column}"' for column in columns)
         arrays = ", ".join(f"%s::{kind}[]" for kind in columns.values())

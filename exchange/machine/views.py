@@ -55,7 +55,7 @@ class OrderView:
     """An order as it is, or as it ended; `value_ticks` sums lots x price over its fills.
 
     Price, lots and stop price are as amended; everything else of its terms is the request's.
-    `remaining` counts what an iceberg does not show.
+    `remaining` counts what an iceberg does not show, which `hidden` is.
     """
 
     order: int
@@ -65,6 +65,7 @@ class OrderView:
     price: int
     lots: int
     remaining: int
+    hidden: int
     filled: int
     value_ticks: int
     fee: int
@@ -174,6 +175,7 @@ def of_order(order: Order) -> OrderView:
         price=order.price,
         lots=order.lots,
         remaining=order.left,
+        hidden=order.hidden,
         filled=order.lots - order.left,
         value_ticks=order.value_ticks,
         fee=order.fee,

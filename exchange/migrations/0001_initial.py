@@ -12,6 +12,18 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name='Auction',
+            fields=[
+                ('symbol', models.CharField(max_length=40, primary_key=True, serialize=False)),
+                ('kind', models.CharField(max_length=10)),
+                ('frozen_at', models.DateTimeField()),
+                ('ends_at', models.DateTimeField()),
+                ('last_price_ticks', models.BigIntegerField(null=True)),
+                ('last_lots', models.BigIntegerField(null=True)),
+                ('last_at', models.DateTimeField(null=True)),
+            ],
+        ),
+        migrations.CreateModel(
             name='Head',
             fields=[
                 ('group', models.CharField(max_length=32, primary_key=True, serialize=False)),
@@ -50,13 +62,24 @@ class Migration(migrations.Migration):
                 ('organization_id', models.BigIntegerField()),
                 ('symbol', models.CharField(max_length=40)),
                 ('side', models.SmallIntegerField()),
-                ('price_ticks', models.BigIntegerField()),
+                ('type', models.CharField(choices=[('LIMIT', 'Limit'), ('MARKET', 'Market'), ('STOP', 'Stop'), ('STOP_LIMIT', 'Stop Limit'), ('STRIP', 'Strip')], db_default='LIMIT', max_length=10)),
+                ('price_ticks', models.BigIntegerField(null=True)),
+                ('stop_price_ticks', models.BigIntegerField(null=True)),
                 ('lots', models.BigIntegerField()),
                 ('filled_lots', models.BigIntegerField(default=0)),
+                ('hidden_lots', models.BigIntegerField(db_default=0)),
+                ('display_lots', models.BigIntegerField(null=True)),
+                ('min_lots', models.BigIntegerField(null=True)),
+                ('min_share', models.SmallIntegerField(null=True)),
+                ('alternatives', models.CharField(blank=True, db_default='', max_length=255)),
                 ('notional_ticks', models.BigIntegerField(default=0)),
                 ('fee_micros', models.BigIntegerField(default=0)),
                 ('time_in_force', models.CharField(max_length=3)),
-                ('status', models.CharField(choices=[('OPEN', 'Open'), ('PARTIALLY_FILLED', 'Partially Filled'), ('FILLED', 'Filled'), ('CANCELED', 'Canceled'), ('EXPIRED', 'Expired'), ('REJECTED', 'Rejected')], max_length=16)),
+                ('expires_at', models.DateTimeField(null=True)),
+                ('post_only', models.BooleanField(db_default=False)),
+                ('reduce_only', models.BooleanField(db_default=False)),
+                ('prevention', models.CharField(db_default='CANCEL_NEWEST', max_length=13)),
+                ('status', models.CharField(choices=[('UNTRIGGERED', 'Untriggered'), ('OPEN', 'Open'), ('PARTIALLY_FILLED', 'Partially Filled'), ('FILLED', 'Filled'), ('CANCELED', 'Canceled'), ('EXPIRED', 'Expired'), ('REJECTED', 'Rejected')], max_length=16)),
                 ('reason', models.CharField(blank=True, max_length=40)),
                 ('client_order_id', models.CharField(max_length=255)),
                 ('fingerprint', models.BinaryField(max_length=32)),
@@ -67,7 +90,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'indexes': [models.Index(condition=models.Q(('status__in', ['OPEN', 'PARTIALLY_FILLED'])), fields=['symbol', 'side', 'price_ticks'], name='order_resting'), models.Index(fields=['organization_id', 'id'], name='order_by_organization')],
-                'constraints': [models.UniqueConstraint(fields=('organization_id', 'client_order_id'), name='client_order_id_is_single'), models.CheckConstraint(condition=models.Q(('filled_lots__gte', 0), ('filled_lots__lte', models.F('lots'))), name='order_is_not_overfilled')],
+                'constraints': [models.UniqueConstraint(fields=('organization_id', 'client_order_id'), name='client_order_id_is_single'), models.CheckConstraint(condition=models.Q(('filled_lots__gte', 0), ('filled_lots__lte', models.F('lots'))), name='order_is_not_overfilled'), models.CheckConstraint(condition=models.Q(models.Q(('price_ticks__isnull', True), ('type__in', ['MARKET', 'STOP'])), models.Q(('price_ticks__isnull', False), ('type__in', ['LIMIT', 'STOP_LIMIT', 'STRIP'])), _connector='OR'), name='order_has_the_limit_of_its_type'), models.CheckConstraint(condition=models.Q(models.Q(('stop_price_ticks__isnull', False), ('type__in', ['STOP', 'STOP_LIMIT'])), models.Q(('stop_price_ticks__isnull', True), ('type__in', ['LIMIT', 'MARKET', 'STRIP'])), _connector='OR'), name='order_has_the_stop_of_its_type')],
             },
         ),
         migrations.CreateModel(
@@ -101,6 +124,7 @@ class Migration(migrations.Migration):
                 ('taker_side', models.SmallIntegerField()),
                 ('maker_fee_micros', models.BigIntegerField()),
                 ('taker_fee_micros', models.BigIntegerField()),
+                ('is_auction', models.BooleanField(default=False)),
                 ('sequence', models.BigIntegerField()),
                 ('at', models.DateTimeField()),
             ],
