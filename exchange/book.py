@@ -57,6 +57,21 @@ class Order:
         """Lots that are not filled, on show or not."""
         return self.remaining + self.hidden
 
+    def show(self, lots: int) -> int:
+        """Show of `lots` what an iceberg may show, hide the rest; return what is on show."""
+        tip: int = min(self.request.terms.display_lots, lots)
+        self.remaining = tip
+        self.hidden = lots - tip
+        return tip
+
+    def shrink(self, lots: int) -> int:
+        """Take lots off the order, hidden ones first; return how many were on show."""
+        hidden = min(self.hidden, lots)
+        self.hidden -= hidden
+        self.remaining -= lots - hidden
+        self.lots -= lots
+        return lots - hidden
+
 
 class Level:
     """One price of one side: a queue of orders and the sum of their lots."""
@@ -68,6 +83,18 @@ class Level:
         self.lots = order.remaining
         self.head: Order | None = order
         self.tail: Order | None = order
+
+    def send_back(self, head: Order) -> Order:
+        """Put the first order behind all others; return who is first then."""
+        after = head.after
+        if after is None:
+            return head
+        tail = self.tail
+        assert tail is not None, "no level is empty"
+        head.before = tail
+        head.after = None
+        tail.after = self.tail = head
+        return after
 
     def __iter__(self) -> Iterator[Order]:
         """Yield the orders, first come first."""
@@ -184,6 +211,13 @@ class Book:
         order.level = order.before = order.after = None
         del self.orders[order.id]
 
+    def shrink(self, order: Order, lots: int) -> None:
+        """Take lots off a resting order, hidden ones first; it keeps its place."""
+        level = order.level
+        assert level is not None, "only a resting order has a place to keep"
+        level.lots -= order.shrink(lots)
+        assert order.remaining > 0, "something is left on show"
+
     def cancel(self, order_id: int) -> Order | None:
         """Remove the order with this id and return it; None when it does not rest."""
         order = self.orders.get(order_id)
@@ -214,6 +248,10 @@ class Book:
                     assert order.side * order.price == key, "an order rests at its price"
                     assert order.side == side, "an order rests on its side"
                     assert order.remaining > 0, "nothing filled rests"
+                    assert order.left <= order.lots, "nothing is left beyond what was ordered"
+                    if order.hidden:
+                        shows = order.request.terms.display_lots
+                        assert 0 < order.remaining <= shows, "an iceberg shows its tip"
                     assert self.orders.get(order.id) is order, "every resting order is indexed"
                     before = order
         bid, ask = self.best()

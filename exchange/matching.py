@@ -1,69 +1,202 @@
 """Price-time priority: an arriving order meets the best price first, then the earliest order.
 
-A trade happens at the maker's price. An order never meets one of its own beneficial-owner group:
-where it would, it stops, and what is left of it is canceled (the newest gives way). The loop
-touches the price list only when a level empties and allocates nothing but the fills it returns.
+A trade happens at the maker's price. An iceberg shows its tip; when that is consumed the next one
+stands behind all others of the price. An order never trades with one of its own beneficial-owner
+group; where it would, its mode says who gives way:
+
+- cancel newest: the arriving order stops, and what is left of it is canceled;
+- cancel oldest: the one at rest is canceled, and the arriving order goes on;
+- cancel both: the one at rest is canceled, and the arriving order stops;
+- decrement: both lose what the smaller one has left, and that one is canceled.
+
+`match` does it, `reach` says beforehand what `match` would trade, and `give_way` does only what the
+mode asks, where nothing trades yet. The loop touches the price list only when a level empties and
+allocates nothing but the fills it returns.
 """
 
-from exchange.book import Book, Order
+from exchange import commands
+from exchange.book import Book, Level, Order
 
 Fill = tuple[Order, int]
-"""A maker and the lots it traded, at its own price."""
+"""A maker and the lots it traded, at its own price.
+
+One of the arriving order's own group has traded nothing: with zero lots it gave way and has left
+the book with all it had, with lots below zero it has lost that many and rests on.
+"""
+
+CANCEL_NEWEST = commands.CANCEL_NEWEST
 
 
-def match(book: Book, order: Order) -> tuple[list[Fill], bool]:
-    """Trade an arriving order as far as its limit allows.
+def match(
+    book: Book, order: Order, limit: int = 0, prevention: str = CANCEL_NEWEST
+) -> tuple[list[Fill], bool]:
+    """Trade an arriving order as far as `limit` allows; 0 is the order's own price.
 
     Return the fills in the order they happened and whether the order stopped at one of its own
-    group. Makers that were filled have left the book; the order itself does not rest yet.
+    group. Makers that were filled have left the book; the order itself does not rest yet. An
+    iceberg has a fill for each tip. A decrement lowers the `lots` of the one that survives it.
     """
     side = order.side
     ladder = book.asks if side > 0 else book.bids
     keys = ladder.keys
-    limit = -side * order.price
+    worst = -side * (limit or order.price)
     fills: list[Fill] = []
-    if not keys or keys[-1] < limit:
+    if not keys or keys[-1] < worst:
         return fills, False
     remaining = order.remaining
     group = order.group
     levels = ladder.levels
     index = book.orders
-    while keys and keys[-1] >= limit:
+    stopped = False
+    while keys and keys[-1] >= worst:
         level = levels[keys[-1]]
         maker = level.head
-        traded = 0
+        gone = 0
         while maker is not None:
-            if maker.group == group:
-                break
             lots = maker.remaining
+            if maker.group == group:
+                yields, stopped = _verdict(prevention, maker.left, remaining)
+                if yields:
+                    fills.append((maker, 0))
+                    gone += lots
+                    if prevention == commands.DECREMENT and not stopped:
+                        remaining -= maker.left
+                        order.lots -= maker.left
+                    del index[maker.id]
+                    after = maker.after
+                    maker.level = maker.after = None
+                    maker = after
+                elif prevention == commands.DECREMENT:
+                    fills.append((maker, -remaining))
+                    gone += maker.shrink(remaining)
+                if stopped:
+                    break
+                continue
             if lots > remaining:
                 maker.remaining = lots - remaining
                 fills.append((maker, remaining))
-                traded += remaining
+                gone += remaining
                 remaining = 0
                 break
             fills.append((maker, lots))
-            traded += lots
+            gone += lots
             remaining -= lots
-            maker.remaining = 0
-            del index[maker.id]
-            after = maker.after
-            maker.level = maker.after = None
-            maker = after
+            if maker.hidden:
+                gone -= maker.show(maker.hidden)
+                maker = level.send_back(maker)
+            else:
+                maker.remaining = 0
+                del index[maker.id]
+                after = maker.after
+                maker.level = maker.after = None
+                maker = after
             if not remaining:
                 break
         if maker is None:
             del levels[keys.pop()]
-            if remaining:
+            if remaining and not stopped:
                 continue
         else:
             level.head = maker
             maker.before = None
-            level.lots -= traded
-        order.remaining = remaining
-        return fills, remaining > 0
+            level.lots -= gone
+        break
     order.remaining = remaining
-    return fills, False
+    return fills, stopped
+
+
+def _verdict(prevention: str, own: int, remaining: int) -> tuple[bool, bool]:
+    """Return whether the order at rest, with `own` lots, leaves, and whether the other stops."""
+    match prevention:
+        case commands.CANCEL_OLDEST:
+            return True, False
+        case commands.CANCEL_BOTH:
+            return True, True
+        case commands.DECREMENT:
+            return own <= remaining, own >= remaining
+    return False, True
+
+
+def reach(
+    book: Book,
+    side: int,
+    limit: int,
+    lots: int,
+    group: int,
+    prevention: str = CANCEL_NEWEST,
+) -> list[tuple[int, int]]:
+    """Return the (price, lots) that an order would trade, best price first, changing nothing.
+
+    It looks at exactly what `match` would take from `side` at `limit` or better: icebergs with all
+    that they hide, none of the group's own. The sum falls short of `lots` where the book or the
+    limit ends, where the mode stops the order at one of its group, and by what a decrement takes.
+    """
+    ladder = book.asks if side > 0 else book.bids
+    worst = -side * limit
+    found: list[tuple[int, int]] = []
+    for key in reversed(ladder.keys):
+        if key < worst or not lots:
+            break
+        taken, lots = _reach_level(ladder.levels[key], lots, group, prevention)
+        if taken:
+            found.append((abs(key), taken))
+    return found
+
+
+def _reach_level(level: Level, lots: int, group: int, prevention: str) -> tuple[int, int]:
+    """Return what an order would take from a level and what it would go on with.
+
+    Every tip of the queue is met before the first tip that is shown again.
+    """
+    taken = hidden = 0
+    for maker in level:
+        if maker.group == group:
+            _, stops = _verdict(prevention, maker.left, lots)
+            if stops:
+                return taken, 0
+            if prevention == commands.DECREMENT:
+                lots -= maker.left
+            continue
+        met = min(lots, maker.remaining)
+        taken += met
+        lots -= met
+        if not lots:
+            return taken, 0
+        hidden += maker.hidden
+    met = min(lots, hidden)
+    return taken + met, lots - met
+
+
+def give_way(book: Book, order: Order, prevention: str = CANCEL_NEWEST) -> tuple[list[Fill], bool]:
+    """Apply an arriving order's mode to its group's orders at crossing prices; nothing trades.
+
+    Return what happened as `match` does, and whether the order stopped.
+    """
+    ladder = book.asks if order.side > 0 else book.bids
+    worst = -order.side * order.price
+    own = [
+        maker
+        for key in reversed(ladder.keys)
+        if key >= worst
+        for maker in ladder.levels[key]
+        if maker.group == order.group
+    ]
+    changes: list[Fill] = []
+    for maker in own:
+        left = maker.left
+        yields, stops = _verdict(prevention, left, order.remaining)
+        if yields:
+            book.remove(maker)
+            changes.append((maker, 0))
+        elif prevention == commands.DECREMENT:
+            book.shrink(maker, order.remaining)
+            changes.append((maker, -order.remaining))
+        if stops:
+            return changes, True
+        if prevention == commands.DECREMENT:
+            order.remaining -= left
+            order.lots -= left
+    return changes, False
 
 
 def submit(book: Book, order: Order) -> list[Fill]:
