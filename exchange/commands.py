@@ -104,7 +104,8 @@ class Upgrade(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
 class AmendOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     """Change a live order of the account to these terms; zero keeps what it has.
 
-    `lots` is the whole quantity, with what has been filled already.
+    `lots` is the whole quantity, with what has been filled already. `nonce` tells one amendment
+    from an equal one, so that the journal can say what became of it.
     """
 
     account: int
@@ -112,6 +113,7 @@ class AmendOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     price: int = 0
     lots: int = 0
     stop_price: int = 0
+    nonce: bytes = b""
 
 
 class PlaceStrip(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
@@ -137,12 +139,13 @@ class PlaceStrip(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
 class CancelAllAfter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """Set a dead-man's switch: `timeout` microseconds from now all orders leave; zero unsets it.
 
-    An account may have several by name; its own has none.
+    An account may have several by name; its own has none. `nonce` is as an amendment's.
     """
 
     account: int
     timeout: int
     name: str = ""
+    nonce: bytes = b""
 
 
 class PreviewOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
@@ -163,6 +166,9 @@ Command = (
     | PlaceStrip
     | CancelAllAfter
 )
+
+Asked = Command | PreviewOrder
+"""What the engine answers: commands, and the question that is none."""
 
 
 class Sequenced(msgspec.Struct, frozen=True, array_like=True, gc=False):
