@@ -152,6 +152,10 @@ class Floor:
         """Withdraw an order."""
         return self.apply(commands.CancelOrder(account, order))
 
+    def switch(self, account: int, timeout: int, name: str = "") -> list[events.Event]:
+        """Set a dead-man's switch to fire `timeout` microseconds from now; zero unsets it."""
+        return self.apply(commands.CancelAllAfter(account, timeout, name))
+
     def rejected(self) -> str | None:
         """Return why the last command's order was refused, or None."""
         return next((event.reason for event in self.of(events.OrderRejected)), None)

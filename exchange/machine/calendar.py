@@ -13,7 +13,7 @@ last variation, at gate closure, pays the whole difference at once.
 from heapq import heappop
 
 from exchange import events
-from exchange.machine import books, delivery, usage, withdrawals
+from exchange.machine import books, delivery, limits, switches, usage, withdrawals
 from exchange.machine.entries import Entry
 from exchange.machine.state import Grade, Instrument, State
 from exchange.reasons import Close
@@ -46,6 +46,7 @@ def _perform(state: State, at: int, kind: Entry, number: int) -> None:
             delivery.end_trading(state, state.by_id[number])
         case Entry.MARK:
             _mark_all(state)
+            limits.start_hour(state)
             state.schedule(at + HOUR, kind, number)
         case Entry.NEW_DAY:
             _start_day(state)
@@ -56,6 +57,8 @@ def _perform(state: State, at: int, kind: Entry, number: int) -> None:
         case Entry.OPEN:
             _open_day(state, _grade(state, number), contract.day_start(at) + DAY)
             state.schedule(at + DAY, kind, number)
+        case Entry.SWITCH:
+            switches.fire(state, state.accounts[number])
         case Entry.WATCH_MID:
             state.by_id[number].mid_since = at
             books.advance_mid(state.by_id[number], at)

@@ -4,6 +4,7 @@ Written from the definitions, not from the code that keeps the sums: everything 
 incrementally is added up again here.
 """
 
+from exchange.machine.entries import Entry
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
 from marketplace import contract
 from marketplace.contract import InstrumentState
@@ -21,6 +22,8 @@ def check(state: State) -> None:
         _check_account(state, account)
     _check_delivery(state)
     _check_coverage(state)
+    _check_limits(state)
+    _check_switches(state)
 
 
 def _check_cash(state: State) -> None:
@@ -165,3 +168,28 @@ def _check_coverage(state: State) -> None:
                 certified_lots=sum(certified.values()),
             )
             assert beyond == 0, "resting sales are covered"
+
+
+def _check_limits(state: State) -> None:
+    """Assert that groups are whole and that nobody remembers a supply that has changed."""
+    members = [account.id for peers in state.groups.values() for account in peers]
+    assert sorted(members) == sorted(state.accounts), "every account is in one group"
+    for account in state.accounts.values():
+        assert account.peers is state.groups[account.group], "an account knows its group"
+    for instrument in state.by_id.values():
+        grade, ends_at = instrument.grade.code, instrument.contract.ends_at
+        supply = sum(
+            sum(account.certified_lots(grade, ends_at).values())
+            for account in state.accounts.values()
+        )
+        assert instrument.long_max in (UNKNOWN, max(100, supply // 4)), "limits are current"
+
+
+def _check_switches(state: State) -> None:
+    """Assert that the calendar looks at an account's switches once, and in time for the first."""
+    entered = [(at, number) for at, kind, number in state.calendar if kind == Entry.SWITCH]
+    waiting = [(a.switch_due, a.id) for a in state.accounts.values() if a.switch_due]
+    assert sorted(entered) == sorted(waiting), "one entry for each account that has one"
+    for account in state.accounts.values():
+        first = min(account.switches.values(), default=0)
+        assert not first or 0 < account.switch_due <= first, "no switch is missed"

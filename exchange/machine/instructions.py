@@ -7,8 +7,17 @@ changes nothing and ends with `InstructionRefused`: each handler checks first an
 import msgspec
 
 from exchange import commands, events
-from exchange.machine import books, calendar, delivery, orders, usage, withdrawals
-from exchange.machine.state import UNKNOWN, Account, Cluster, Grade, Instrument, State
+from exchange.machine import (
+    books,
+    calendar,
+    delivery,
+    limits,
+    orders,
+    switches,
+    usage,
+    withdrawals,
+)
+from exchange.machine.state import UNKNOWN, Cluster, Grade, Instrument, State
 from exchange.reasons import Close, Refuse
 from marketplace import contract
 from settlement import instructions
@@ -31,6 +40,8 @@ def carry_out(state: State, command: commands.Command) -> None:
             _instruct(state, command)
         case commands.CancelOrders():
             orders.cancel_matching(state, command)
+        case commands.CancelAllAfter():
+            switches.renew(state, command)
         case commands.Tick():
             pass
         case commands.Quarantine():
@@ -97,7 +108,7 @@ def _open_account(state: State, order: instructions.OpenAccount) -> Refuse | Non
         return Refuse.ACCOUNT_EXISTS
     if not 1 <= order.account <= NUMBER_MAX or not 1 <= order.group <= NUMBER_MAX:
         return Refuse.INVALID_TERMS
-    account = state.accounts[order.account] = Account(order.account, order.group)
+    account = state.open_account(order.account, order.group)
     state.touched_accounts.add(account)
     state.events.append(events.AccountOpened(order.account, order.group))
     return None
@@ -203,6 +214,7 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
     for position in account.positions.values():
         position.certified = UNKNOWN
     grades = {order.grade} if known is None else {order.grade, known.grade}
+    limits.forget_supply(state, grades)
     for grade in sorted(grades):
         withdrawals.withdraw_uncovered(state, account, grade)
     return None

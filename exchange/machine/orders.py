@@ -8,7 +8,7 @@ order's fee has grown by (RULEBOOK 3.9), and what can still be charged is reserv
 
 from exchange import commands, events, matching
 from exchange.book import Order
-from exchange.machine import books, withdrawals
+from exchange.machine import books, limits, withdrawals
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import UNKNOWN_ORDER, Close, OrderStatus, Reject
 from marketplace import contract
@@ -17,8 +17,6 @@ from settlement.ledger import EXCHANGE, Code, Kind
 
 QUANTITY_MAX = 100_000
 """Lots of one order."""
-OPEN_ORDERS_MAX = 1_000
-"""Resting orders of one account in one instrument."""
 
 GTC = commands.GTC
 IOC = commands.IOC
@@ -85,10 +83,14 @@ def _judge(
     position = instrument.positions.get(account.id)
     if position is None:
         position = Position(account, instrument)
-    if position.order_count >= OPEN_ORDERS_MAX and command.time_in_force == GTC:
+    if command.time_in_force == GTC and limits.has_too_many_orders(position):
         return Reject.OPEN_ORDER_LIMIT
+    if limits.is_out_of_ratio(account):
+        return Reject.ORDER_TO_TRADE_RATIO
     if account.debt and not _reduces(position, side, lots):
         return Reject.ACCOUNT_IN_DEBT
+    if side > 0 and limits.is_too_long(state, position, lots):
+        return Reject.POSITION_LIMIT
     price = command.price if side > 0 else instrument.band_high
     points = 60 * price * lots * instrument.fee_bp_max
     needed = position.required_with(side, command.price, lots, -(-points // 10_000))
@@ -142,6 +144,7 @@ def _accept(
     order.value_ticks = order.fee_points = order.fee = order.fee_reserve = 0
     order.status = OrderStatus.OPEN
     order.reason = ""
+    account.entered += 1
     state.touched_orders[number] = order
     state.events.append(events.OrderPlaced(number, command, state.sequence, state.at))
     return order
@@ -211,6 +214,8 @@ def _move(
     maker.cost -= value_ticks
     interest += (after if after > 0 else 0) - (before if before > 0 else 0)
     instrument.open_interest += interest
+    taker.account.traded += 1
+    maker.account.traded += 1
 
 
 def _note_maker(state: State, maker: Order) -> None:
@@ -297,10 +302,11 @@ def cancel(state: State, command: commands.CancelOrder) -> None:
 
 
 def cancel_matching(state: State, command: commands.CancelOrders) -> None:
-    """Withdraw every order of an account that matches, earliest first."""
+    """Withdraw every order of an account that matches and is not frozen, earliest first."""
     account = state.accounts.get(command.account)
     if account is None:
         return
+    reason = Close.DISCONNECTED if command.reason == Close.DISCONNECTED else Close.REQUESTED
     for order in sorted(account.orders.values(), key=lambda order: order.id):
         instrument = order.position.instrument
         if command.instrument and instrument.symbol != command.instrument:
@@ -309,4 +315,6 @@ def cancel_matching(state: State, command: commands.CancelOrders) -> None:
             continue
         if command.side and order.side != command.side:
             continue
-        withdrawals.withdraw(state, order, Close.REQUESTED)
+        if state.is_frozen(instrument):
+            continue
+        withdrawals.withdraw(state, order, reason)

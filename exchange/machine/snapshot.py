@@ -13,6 +13,7 @@ import msgspec
 
 from exchange import commands
 from exchange.book import Order
+from exchange.machine.entries import Entry
 from exchange.machine.state import (
     Account,
     Cluster,
@@ -38,6 +39,9 @@ class _Account(msgspec.Struct, array_like=True):
     usage_hold: int
     debt: int
     killed: bool
+    entered: int
+    traded: int
+    switches: list[tuple[str, int]]
 
 
 class _Order(msgspec.Struct, array_like=True):
@@ -133,6 +137,9 @@ def _dump_account(account: Account) -> _Account:
         account.usage_hold,
         account.debt,
         account.killed,
+        account.entered,
+        account.traded,
+        sorted(account.switches.items()),
     )
 
 
@@ -207,12 +214,18 @@ def load(data: bytes) -> State:
     state.exchange.update(written.exchange)
     state.calendar = written.calendar
     for row in written.accounts:
-        account = state.accounts[row.id] = Account(row.id, row.group)
+        account = state.open_account(row.id, row.group)
         account.cash = row.cash
         account.escrow = row.escrow
         account.usage_hold = row.usage_hold
         account.debt = row.debt
         account.killed = row.killed
+        account.entered = row.entered
+        account.traded = row.traded
+        account.switches.update(row.switches)
+    for due_at, kind, number in state.calendar:
+        if kind == Entry.SWITCH:
+            state.accounts[number].switch_due = due_at
     state.grades = {grade.code: grade for grade in written.grades}
     for cluster in written.clusters:
         state.clusters[cluster.id] = state.accounts[cluster.account].clusters[cluster.id] = cluster

@@ -24,13 +24,16 @@ class Account:
     """An organization: its cash, what is reserved of it, its live orders and positions."""
 
     __slots__ = (
-        "cash", "clusters", "debt", "delivery_margin", "escrow", "group", "id", "killed", "orders",
-        "positions", "required", "usage_hold",
+        "cash", "clusters", "debt", "delivery_margin", "entered", "escrow", "group", "id", "killed",
+        "orders", "peers", "positions", "required", "switch_due", "switches", "traded",
+        "usage_hold",
     )  # fmt: skip
 
-    def __init__(self, number: int, group: int) -> None:
+    def __init__(self, number: int, group: int, peers: "list[Account]") -> None:
         self.id = number
         self.group = group
+        self.peers = peers
+        """Every account of the group, this one among them."""
         self.cash = 0
         self.escrow = 0
         self.usage_hold = 0
@@ -43,6 +46,12 @@ class Account:
         """Live orders by client order id."""
         self.positions: dict[str, Position] = {}
         self.clusters: dict[int, Cluster] = {}
+        self.entered = self.traded = 0
+        """Orders and amendments accepted, and trades made, in the running clock hour."""
+        self.switches: dict[str, int] = {}
+        """When each dead-man's switch fires, by name."""
+        self.switch_due = 0
+        """When the calendar next looks at the switches; 0 while it does not."""
 
     def certified_lots(self, grade: str, hour_ends_at: int) -> dict[int, int]:
         """Return certified lots by cluster that hold to the end of an hour."""
@@ -63,9 +72,9 @@ class Instrument:
 
     __slots__ = (
         "band_high", "band_low", "band_percent", "book", "book_sequence", "contract", "dirty",
-        "fee_bp_max", "grade", "halted", "id", "is_open", "last", "maker_fee_bp", "mark",
-        "mid_area", "mid_since", "mid_time", "mid_value", "open_interest", "phase", "positions",
-        "reference", "symbol", "taker_fee_bp", "trades", "volume",
+        "fee_bp_max", "grade", "halted", "id", "is_open", "last", "long_max", "maker_fee_bp",
+        "mark", "mid_area", "mid_since", "mid_time", "mid_value", "open_interest", "phase",
+        "positions", "reference", "symbol", "taker_fee_bp", "trades", "volume",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +95,8 @@ class Instrument:
         self.book = Book(orders)
         self.dirty: set[int] = set()
         """Signed keys of the levels that the running command touched."""
+        self.long_max = UNKNOWN
+        """Lots that one group may be long, once somebody asked; forgotten when supply changes."""
         self.positions: dict[int, Position] = {}
         self.trades: list[tuple[int, int, int, int, int]] = []
         """(at, lots, price, buyer's group, seller's group) of every trade."""
@@ -264,9 +275,9 @@ class State:
 
     __slots__ = (
         "accounts", "at", "by_hour", "by_id", "calendar", "clusters", "counters", "dirty",
-        "events", "exchange", "grades", "halted", "holds", "hours", "instruments", "next_order",
-        "next_trade", "orders", "rules", "sequence", "touched_accounts", "touched_instruments",
-        "touched_orders", "touched_positions",
+        "events", "exchange", "grades", "groups", "halted", "holds", "hours", "instruments",
+        "next_order", "next_trade", "orders", "rules", "sequence", "touched_accounts",
+        "touched_instruments", "touched_orders", "touched_positions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -275,6 +286,7 @@ class State:
         self.rules = 0
         self.halted = False
         self.accounts: dict[int, Account] = {}
+        self.groups: dict[int, list[Account]] = {}
         self.grades: dict[str, Grade] = {}
         self.clusters: dict[int, Cluster] = {}
         self.instruments: dict[str, Instrument] = {}
@@ -365,7 +377,14 @@ class State:
                 cause,
             )
 
-    # Identifiers, calendar, coverage
+    # Accounts, identifiers, calendar
+
+    def open_account(self, number: int, group: int) -> Account:
+        """Make an account and its group's newest member."""
+        peers = self.groups.setdefault(group, [])
+        account = self.accounts[number] = Account(number, group, peers)
+        peers.append(account)
+        return account
 
     def number(self, counter: str) -> int:
         """Return the next number of a counter."""
@@ -393,6 +412,10 @@ class State:
         ):
             return InstrumentState.HALTED
         return instrument.phase
+
+    def is_frozen(self, instrument: Instrument) -> bool:
+        """Whether orders may not leave: the last minutes of a call."""
+        return False
 
     def announce(self, instrument: Instrument) -> None:
         """Emit the terms and the state of an instrument as they now are."""

@@ -49,6 +49,13 @@ def withdraw_all(state: State, account: Account, reason: Close) -> None:
         withdraw(state, order, reason)
 
 
+def withdraw_free(state: State, account: Account, reason: Close) -> None:
+    """Withdraw every order of an account that is not frozen in a call, earliest first."""
+    for order in sorted(account.orders.values(), key=lambda order: order.id):
+        if not state.is_frozen(order.position.instrument):
+            withdraw(state, order, reason)
+
+
 def withdraw_unfunded(state: State, account: Account) -> None:
     """Withdraw orders that need money until the account has what it needs, newest first."""
     if account.cash >= account.required:

@@ -3,7 +3,7 @@
 import pytest
 
 from exchange import commands, events
-from exchange.machine import orders
+from exchange.machine import limits
 from exchange.reasons import Close, Reject
 from settlement import instructions
 from tests import oracle
@@ -47,7 +47,7 @@ def test_every_reason_to_refuse_an_order_comes_in_the_order_of_precedence() -> N
     attempt(instrument=symbol("20"))
     attempt(price=1_250)
     floor.deposit(1, 10**12)
-    for _ in range(orders.OPEN_ORDERS_MAX):
+    for _ in range(limits.BOOK_ORDERS_MAX):
         floor.checked = False
         floor.buy(1, 1, 1_100)
     floor.checked = True
@@ -264,7 +264,7 @@ def test_a_client_order_id_of_a_live_order_enters_nothing() -> None:
     assert floor.last == []
     live = floor.machine.live_order(1, "mine")
     assert live is not None
-    assert (live.order, live.lots, live.fingerprint) == (order, 5, b"f" * 32)
+    assert (live.order, live.lots, live.request.fingerprint) == (order, 5, b"f" * 32)
     assert floor.machine.live_order(1, "other") is None
     assert floor.machine.live_order(9, "mine") is None
 
@@ -444,8 +444,8 @@ def test_a_seller_has_the_fee_of_the_best_price_it_could_meet() -> None:
 
 def test_an_order_that_will_not_rest_is_not_counted_among_those_that_do() -> None:
     floor = Floor(checked=False)
-    floor.account(1)
-    for _ in range(orders.OPEN_ORDERS_MAX):
+    floor.account(1, certified=10_000)
+    for _ in range(limits.BOOK_ORDERS_MAX):
         floor.buy(1, 1, 1_100)
     floor.buy(1, 1, 1_100)
     assert floor.rejected() == "open_order_limit"
@@ -456,7 +456,7 @@ def test_an_order_that_will_not_rest_is_not_counted_among_those_that_do() -> Non
 def overdrawn_by_a_mark() -> Floor:
     """Account 5 is long an hour it paid in full, and short another that went against it."""
     floor = Floor("13:40")
-    floor.account(1, certified=1_000)
+    floor.account(1, certified=4_000)
     floor.account(3)
     floor.account(5, cash=760_000, certified=1_000)
     floor.sell(1, 5, 1_250, at="21")

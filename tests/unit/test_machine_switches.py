@@ -1,0 +1,171 @@
+"""Dead-man's switches, mass cancels and the kill switch: how orders leave when nobody asks one by
+one."""
+
+import pytest
+
+from exchange import commands, events
+from exchange.machine import Machine, switches
+from exchange.machine.entries import Entry
+from settlement import instructions
+from tests.floor import Floor, instant, symbol
+
+SECOND = 1_000_000
+
+
+def entries(floor: Floor) -> list[tuple[int, int]]:
+    """Return (due at, account) of what the calendar holds of switches."""
+    return sorted((at, n) for at, kind, n in floor.machine.state.calendar if kind == Entry.SWITCH)
+
+
+@pytest.fixture
+def floor() -> Floor:
+    """Two accounts; 1 has a bid and an offer at rest, 2 a bid."""
+    floor = Floor("13:10")
+    floor.account(1, certified=100)
+    floor.account(2)
+    floor.buy(1, 5, 1_200)
+    floor.sell(1, 5, 1_300, at="21")
+    floor.buy(2, 5, 1_200)
+    return floor
+
+
+def test_all_orders_of_the_account_leave_when_the_time_is_up(floor: Floor) -> None:
+    floor.switch(1, 10 * SECOND)
+    assert floor.last == [events.SwitchSet(1, "", instant("13:10:10"), floor.at)]
+    floor.at = instant("13:10:10") - 1
+    assert floor.apply(commands.Tick()) == []
+    floor.to("13:10:30")
+    assert floor.closed() == [
+        (1, "canceled", "cancel_all_after"),
+        (2, "canceled", "cancel_all_after"),
+    ]
+    assert floor.last[0] == events.SwitchSet(1, "", 0, instant("13:10:10"))
+    assert {event.at for event in floor.of(events.OrderClosed)} == {instant("13:10:10")}
+    assert len(floor.of(events.BookChanged)) == 2
+    assert entries(floor) == []
+    assert list(floor.machine.state.orders) == [3]
+
+
+def test_an_order_placed_at_the_instant_a_switch_fires_stays(floor: Floor) -> None:
+    floor.switch(1, SECOND)
+    floor.at += SECOND
+    order = floor.buy(1, 1, 1_210)
+    assert [order for order, _, _ in floor.closed()] == [1, 2]
+    assert order in floor.machine.state.orders
+
+
+def test_a_switch_that_is_renewed_does_not_fire_and_the_calendar_does_not_grow(floor) -> None:
+    for _ in range(200):
+        floor.switch(1, 10 * SECOND)
+        floor.at += 3 * SECOND
+        assert len(entries(floor)) == 1
+    assert floor.closed() == []
+    floor.at += 7 * SECOND
+    floor.apply(commands.Tick())
+    assert len(floor.closed()) == 2
+
+
+def test_a_shorter_time_takes_the_entry_s_place(floor: Floor) -> None:
+    for timeout in (60, 50, 40, 5):
+        floor.switch(1, timeout * SECOND)
+        assert entries(floor) == [(floor.at + timeout * SECOND, 1)]
+    floor.to("13:10:05")
+    assert len(floor.closed()) == 2
+
+
+def test_zero_unsets_a_switch(floor: Floor) -> None:
+    floor.switch(1, 10 * SECOND)
+    floor.switch(1, 0)
+    assert floor.last == [events.SwitchSet(1, "", 0, floor.at)]
+    floor.to("13:20")
+    assert floor.closed() == []
+    assert entries(floor) == []
+    floor.switch(1, 0)
+    assert floor.last == [events.SwitchSet(1, "", 0, floor.at)]
+
+
+def test_switches_of_several_names_fire_apart_and_a_connection_s_says_so(floor: Floor) -> None:
+    floor.switch(1, 60 * SECOND)
+    floor.switch(1, 10 * SECOND, "connection-a")
+    floor.switch(1, 20 * SECOND, "connection-b")
+    floor.to("13:10:10")
+    assert [reason for _, _, reason in floor.closed()] == ["disconnected"] * 2
+    floor.buy(1, 1, 1_200)
+    floor.switch(1, 0, "connection-b")
+    floor.to("13:10:59")
+    assert floor.closed() == []
+    floor.to("13:11")
+    assert [reason for _, _, reason in floor.closed()] == ["cancel_all_after"]
+
+
+def test_what_was_missed_while_nobody_ticked_fires_in_order(floor: Floor) -> None:
+    floor.switch(1, 10 * SECOND, "b")
+    floor.switch(1, 20 * SECOND, "a")
+    floor.to("13:30")
+    unset = [(event.name, event.at) for event in floor.of(events.SwitchSet)]
+    assert unset == [("b", instant("13:10:10")), ("a", instant("13:10:20"))]
+    assert len(floor.closed()) == 2
+
+
+@pytest.mark.parametrize("timeout", [1, SECOND - 1, 86_400 * SECOND + 1, -1])
+def test_a_time_out_of_range_changes_nothing_and_the_answer_says_so(floor, timeout: int) -> None:
+    floor.switch(1, timeout)
+    assert floor.last == [events.SwitchSet(1, "", 0, floor.at)]
+    floor.switch(1, 10 * SECOND)
+    floor.switch(1, timeout)
+    assert floor.last == [events.SwitchSet(1, "", floor.at + 10 * SECOND, floor.at)]
+
+
+def test_an_account_that_nobody_knows_has_no_switch(floor: Floor) -> None:
+    floor.switch(7, 10 * SECOND)
+    assert floor.last == [events.SwitchSet(7, "", 0, floor.at)]
+    assert entries(floor) == []
+
+
+def test_an_account_has_a_limited_number_of_switches(floor: Floor, monkeypatch) -> None:
+    monkeypatch.setattr(switches, "SWITCHES_MAX", 2)
+    for name in ("a", "b", "c", "a"):
+        floor.switch(1, 10 * SECOND, name)
+    assert [event.due_at > 0 for event in floor.events if isinstance(event, events.SwitchSet)] == [
+        True, True, False, True,
+    ]  # fmt: skip
+
+
+def test_a_killed_account_has_nothing_to_withdraw_and_its_switches_work_on(floor: Floor) -> None:
+    floor.switch(1, 10 * SECOND)
+    floor.instruct(instructions.KillSwitch(account=1, enabled=True))
+    assert len(floor.closed()) == 2
+    floor.switch(1, 20 * SECOND)
+    floor.instruct(instructions.KillSwitch(account=1, enabled=False))
+    order = floor.buy(1, 1, 1_200)
+    floor.to("13:10:20")
+    assert floor.closed() == [(order, "canceled", "cancel_all_after")]
+
+
+def test_a_restored_machine_fires_at_the_same_instants(floor: Floor) -> None:
+    floor.switch(1, 10 * SECOND, "a")
+    floor.at += 5 * SECOND
+    floor.switch(1, 10 * SECOND, "a")
+    floor.switch(1, 40 * SECOND)
+    twin = Machine.restore(floor.machine.snapshot())
+    assert twin.snapshot() == floor.machine.snapshot()
+    for seconds in (10, 15, 44, 45):
+        floor.at = instant("13:10") + seconds * SECOND
+        happened = floor.apply(commands.Tick())
+        assert twin.apply(commands.Tick(), floor.machine.sequence, floor.at) == happened
+        assert twin.snapshot() == floor.machine.snapshot()
+    floor.switch(1, 2 * SECOND)
+    twin.apply(floor.log[-1].command, floor.machine.sequence, floor.at)
+    assert twin.snapshot() == floor.machine.snapshot()
+
+
+def test_a_mass_cancel_says_whether_it_was_asked_for_or_a_connection_ended(floor: Floor) -> None:
+    floor.apply(commands.CancelOrders(1, side=1, reason="disconnected"))
+    assert floor.closed() == [(1, "canceled", "disconnected")]
+    floor.apply(commands.CancelOrders(1, reason="killed"))
+    assert floor.closed() == [(2, "canceled", "requested")], "no other reason can be claimed"
+
+
+def test_a_mass_cancel_of_one_instrument_leaves_the_others(floor: Floor) -> None:
+    floor.apply(commands.CancelOrders(1, instrument=symbol("21")))
+    assert floor.closed() == [(2, "canceled", "requested")]
