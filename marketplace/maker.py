@@ -5,8 +5,8 @@ It looks at the market once a second with one small query, and renews quotes onl
 reason: a book that has opened or whose band has moved, its own fills, or a step of the reference
 (`traders.fair_ticks` holds still for a quarter of an hour). What it wants and what rests are
 compared (`traders.requote`), so an order that is still right keeps its place. It is an
-organization like any other: it owns clusters, sells no more than they are certified for, and its
-orders go through the same stream as everybody's.
+organization like any other: it owns clusters, sells no more than they are certified for, buys no
+more than one group may hold, and its orders go through the same stream as everybody's.
 """
 
 import logging
@@ -21,6 +21,7 @@ from django.db.models import Sum
 from exchange import commands, events
 from exchange import models as exchange_models
 from exchange import operations as exchange_operations
+from exchange.machine import limits
 from marketplace import clock, contract, errors, models, traders
 from settlement import models as settlement_models
 
@@ -85,6 +86,7 @@ class Maker:
         wanted: dict[str, list[traders.Quote]] = {}
         reasons: dict[str, tuple[object, ...]] = {}
         certified = self._certified()
+        supply = self._supply()
         for book in books:
             fair = traders.fair_ticks(
                 grade=book.grade,
@@ -94,7 +96,8 @@ class Maker:
             )
             net = net_lots.get(book.symbol, 0)
             sellable = certified.get(book.grade, 0) + net
-            reasons[book.symbol] = (fair, net, sellable, book.band, book.volume_lots)
+            buyable = limits.long_lots_max(supply.get(book.grade, 0)) - net
+            reasons[book.symbol] = (fair, net, sellable, buyable, book.band, book.volume_lots)
             if self._seen.get(book.symbol) != reasons[book.symbol]:
                 wanted[book.symbol] = traders.ladder(
                     terms=self.terms,
@@ -102,6 +105,7 @@ class Maker:
                     band=book.band,
                     net_lots=net,
                     sellable_lots=sellable,
+                    buyable_lots=buyable,
                 )
         sent = self._renew(wanted) if wanted else 0
         self._seen = reasons
@@ -175,10 +179,11 @@ class Maker:
         )
 
     def _certified(self) -> dict[str, int]:
+        return self._supply(organization_id=self.organization)
+
+    def _supply(self, **which: int) -> dict[str, int]:
         rows = (
-            models.Cluster.objects.filter(
-                organization_id=self.organization, state=models.Cluster.State.CERTIFIED
-            )
+            models.Cluster.objects.filter(state=models.Cluster.State.CERTIFIED, **which)
             .values("grade_id")
             .annotate(lots=Sum("certified_lots"))
         )
@@ -196,7 +201,7 @@ class Maker:
                 traders.Resting(
                     order=row.id,
                     side=contract.Side(row.side),
-                    price_ticks=row.price_ticks,
+                    price_ticks=row.price_ticks or 0,  # a maker's orders all have a limit
                     lots=row.lots - row.filled_lots,
                 )
             )

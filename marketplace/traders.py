@@ -99,17 +99,18 @@ def ladder(
     band: tuple[int, int],
     net_lots: int,
     sellable_lots: int,
+    buyable_lots: int,
 ) -> list[Quote]:
     """Return the quotes a maker wants in one book, both sides, inside the band.
 
-    `sellable_lots` is what its cover still allows it to sell; a side that would be empty keeps one
-    lot where that is possible, so that a book is never one-sided for lack of inventory alone.
+    `sellable_lots` is what its cover still allows it to sell, `buyable_lots` what the position
+    limit still allows it to buy; the best prices have them first.
     """
     lean = fair * terms.lean_permille_per_lot * net_lots // 10_000
     middle = max(2, fair - lean)
     low, high = band
     quotes: list[Quote] = []
-    left = sellable_lots
+    to_sell, to_buy = sellable_lots, buyable_lots
     for level in range(terms.levels):
         distance = max(
             level + 1,
@@ -117,12 +118,14 @@ def ladder(
         )
         bid = max(low, middle - distance)
         ask = min(high, middle + distance)
-        if low <= bid < middle:
-            quotes.append(Quote(side=contract.Side.BUY, price_ticks=bid, lots=terms.lots_per_level))
-        lots = min(terms.lots_per_level, left)
+        lots = min(terms.lots_per_level, to_buy)
+        if low <= bid < middle and lots > 0:
+            quotes.append(Quote(side=contract.Side.BUY, price_ticks=bid, lots=lots))
+            to_buy -= lots
+        lots = min(terms.lots_per_level, to_sell)
         if middle < ask <= high and lots > 0:
             quotes.append(Quote(side=contract.Side.SELL, price_ticks=ask, lots=lots))
-            left -= lots
+            to_sell -= lots
     return _merged(quotes)
 
 
@@ -163,6 +166,7 @@ def decide(
     best: tuple[int | None, int | None],
     net_lots: int,
     sellable_lots: int,
+    buyable_lots: int,
     band: tuple[int, int],
     at: int,
 ) -> Quote | None:
@@ -170,7 +174,7 @@ def decide(
 
     A hedger buys towards its need, and pays the ask while it lacks more than half. Others offer to
     deal at their view, on the side that the book makes them prefer or else on either, and never
-    sell more than they hold or have cover for.
+    sell more than they hold or have cover for, nor buy more than they may hold.
     """
     bid, ask = best
     low, high = band
@@ -181,7 +185,7 @@ def decide(
     if needed > 0 and trader.needs_lots:
         is_keen = ask is not None and needed * 2 > trader.needs_lots
         price = _within(max(ask or 0, view), low, high) if is_keen else view
-        return Quote(side=contract.Side.BUY, price_ticks=price, lots=min(size, needed))
+        return _bid(price, min(size, needed, buyable_lots))
     sellable = min(size, max(0, net_lots - trader.needs_lots) + sellable_lots)
     is_selling = sellable > 0 and (
         (bid is not None and view < bid) or noise(trader.name, symbol, at, "side") % 2 == 0
@@ -190,7 +194,11 @@ def decide(
         return Quote(side=contract.Side.SELL, price_ticks=view, lots=sellable)
     if trader.needs_lots:
         return None
-    return Quote(side=contract.Side.BUY, price_ticks=view, lots=size)
+    return _bid(view, min(size, buyable_lots))
+
+
+def _bid(price: int, lots: int) -> Quote | None:
+    return Quote(side=contract.Side.BUY, price_ticks=price, lots=lots) if lots > 0 else None
 
 
 def demand_mntu(*, organization: str, lots: int, interval_starts_at: int) -> int:

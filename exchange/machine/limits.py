@@ -50,8 +50,13 @@ def long_max(state: State, instrument: Instrument) -> int:
             if cluster.grade == instrument.grade.code
             and cluster.valid_until >= instrument.contract.ends_at
         )
-        instrument.long_max = max(LONG_LOTS_FREE, supply // SUPPLY_DIVISOR)
+        instrument.long_max = long_lots_max(supply)
     return instrument.long_max
+
+
+def long_lots_max(supply: int) -> int:
+    """Return how many lots one group may be long where so many are certified."""
+    return max(LONG_LOTS_FREE, supply // SUPPLY_DIVISOR)
 
 
 def forget_supply(state: State, grades: Collection[str]) -> None:

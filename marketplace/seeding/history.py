@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from exchange import commands
 from exchange.engine import Engine
+from exchange.machine import limits
 from exchange.machine.views import InstrumentView
 from marketplace import clock, contract, traders
 
@@ -112,6 +113,7 @@ class History:
             band=(book.band_low, book.band_high),
             net_lots=net,
             sellable_lots=self.certified.get((self.maker, book.grade), 0) + net,
+            buyable_lots=self._long_max(book) - net,
         )
         renewed: list[commands.Command] = [
             commands.CancelOrders(account=self.maker, instrument=book.symbol)
@@ -124,7 +126,8 @@ class History:
         self, account: int, trader: traders.Trader, book: InstrumentView, at: int
     ) -> commands.PlaceOrder | None:
         bid, ask = self.engine.machine.best(book.symbol)
-        net = self.engine.machine.position(account, book.symbol).net_lots
+        position = self.engine.machine.position(account, book.symbol)
+        net = position.net_lots
         quote = traders.decide(
             trader=trader,
             symbol=book.symbol,
@@ -132,6 +135,7 @@ class History:
             best=(bid or None, ask or None),
             net_lots=net,
             sellable_lots=self.certified.get((account, book.grade), 0) + min(0, net),
+            buyable_lots=self._long_max(book) - net - position.resting_buy_lots,
             band=(book.band_low, book.band_high),
             at=at,
         )
@@ -158,6 +162,11 @@ class History:
             client_order_id=client_order_id,
             fingerprint=hashlib.sha256(client_order_id.encode()).digest(),
         )
+
+    def _long_max(self, book: InstrumentView) -> int:
+        """Return how many lots one participant may be long in an hour."""
+        supply = sum(lots for (_, grade), lots in self.certified.items() if grade == book.grade)
+        return limits.long_lots_max(supply)
 
     def _fair(self, book: InstrumentView, at: int) -> int:
         return traders.fair_ticks(

@@ -7,7 +7,9 @@ BAND = (850, 1150)
 
 
 def test_a_ladder_is_two_sided_and_leaves_a_spread() -> None:
-    quotes = traders.ladder(terms=TERMS, fair=1000, band=BAND, net_lots=0, sellable_lots=100)
+    quotes = traders.ladder(
+        terms=TERMS, fair=1000, band=BAND, net_lots=0, sellable_lots=100, buyable_lots=100
+    )
 
     assert [(q.side, q.price_ticks, q.lots) for q in quotes] == [
         (contract.Side.BUY, 988, 10),
@@ -20,22 +22,61 @@ def test_a_ladder_is_two_sided_and_leaves_a_spread() -> None:
 
 
 def test_a_ladder_sells_no_more_than_its_cover() -> None:
-    quotes = traders.ladder(terms=TERMS, fair=1000, band=BAND, net_lots=0, sellable_lots=15)
+    quotes = traders.ladder(
+        terms=TERMS, fair=1000, band=BAND, net_lots=0, sellable_lots=15, buyable_lots=100
+    )
 
     sells = [q.lots for q in quotes if q.side == contract.Side.SELL]
     assert sells == [10, 5]
 
 
+def test_a_ladder_buys_no_more_than_it_may_hold() -> None:
+    quotes = traders.ladder(
+        terms=TERMS, fair=1000, band=BAND, net_lots=85, sellable_lots=0, buyable_lots=15
+    )
+
+    assert [q.lots for q in quotes] == [10, 5]
+    assert not traders.ladder(
+        terms=TERMS, fair=1000, band=BAND, net_lots=120, sellable_lots=0, buyable_lots=-20
+    )
+
+
+def test_a_hedger_that_may_hold_no_more_sends_nothing() -> None:
+    hedger = traders.Trader(name="hedger", opinion_permille=0, lots_max=5, needs_lots=400)
+    sent = [
+        traders.decide(
+            trader=hedger,
+            symbol="X",
+            fair=1000,
+            best=(988, 1012),
+            net_lots=100 - room,
+            sellable_lots=0,
+            buyable_lots=room,
+            band=BAND,
+            at=7,
+        )
+        for room in (1, 0, -1)
+    ]
+
+    assert [quote and quote.lots for quote in sent] == [1, None, None]
+
+
 def test_a_ladder_stays_inside_the_band_and_joins_quotes_that_meet_there() -> None:
-    quotes = traders.ladder(terms=TERMS, fair=1000, band=(985, 1015), net_lots=0, sellable_lots=100)
+    quotes = traders.ladder(
+        terms=TERMS, fair=1000, band=(985, 1015), net_lots=0, sellable_lots=100, buyable_lots=100
+    )
 
     assert {q.price_ticks for q in quotes} == {985, 988, 1012, 1015}
     assert [q.lots for q in quotes if q.price_ticks == 985] == [20]
 
 
 def test_a_maker_that_is_long_asks_for_less() -> None:
-    flat = traders.ladder(terms=TERMS, fair=1000, band=BAND, net_lots=0, sellable_lots=9)
-    long = traders.ladder(terms=TERMS, fair=1000, band=BAND, net_lots=100, sellable_lots=9)
+    flat = traders.ladder(
+        terms=TERMS, fair=1000, band=BAND, net_lots=0, sellable_lots=9, buyable_lots=100
+    )
+    long = traders.ladder(
+        terms=TERMS, fair=1000, band=BAND, net_lots=100, sellable_lots=9, buyable_lots=100
+    )
 
     assert max(q.price_ticks for q in long) < max(q.price_ticks for q in flat)
 
@@ -58,7 +99,9 @@ def test_a_requote_keeps_what_already_rests_at_its_price_and_size() -> None:
 
 
 def test_nothing_changes_when_the_wanted_quotes_rest() -> None:
-    wanted = traders.ladder(terms=TERMS, fair=1000, band=BAND, net_lots=0, sellable_lots=100)
+    wanted = traders.ladder(
+        terms=TERMS, fair=1000, band=BAND, net_lots=0, sellable_lots=100, buyable_lots=100
+    )
     resting = [
         traders.Resting(order=n, side=q.side, price_ticks=q.price_ticks, lots=q.lots)
         for n, q in enumerate(wanted)
@@ -95,6 +138,7 @@ def test_a_hedger_far_from_its_need_pays_the_ask() -> None:
         best=(988, 1012),
         net_lots=0,
         sellable_lots=0,
+        buyable_lots=100,
         band=BAND,
         at=7,
     )
@@ -115,6 +159,7 @@ def test_a_trader_without_lots_or_cover_never_sells() -> None:
             best=(988, 1012),
             net_lots=0,
             sellable_lots=0,
+            buyable_lots=100,
             band=BAND,
             at=at,
         )
