@@ -188,6 +188,8 @@ def open_market(market: Market, clock: Any, *, lots: int = LOTS) -> None:
         model_shape="LLAMA8B", precision="bf16", is_listed=True, output_tokens_max=1_024
     )
     make_cluster(CLUSTER, lots=CERTIFIED_LOTS)
+    if 4 * lots > CERTIFIED_LOTS:  # one group holds at most a quarter of what all may deliver
+        market.certify(OTHER, CLUSTER + 1, 4 * lots - CERTIFIED_LOTS)
     market.execute(sell(SELLER, 1_250, CERTIFIED_LOTS, "s1"))
     market.execute(buy(BUYER, 1_260, lots, "b1"))
     clock.set("2026-12-01T13:55:01Z")
