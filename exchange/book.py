@@ -7,6 +7,7 @@ total, so resting, filling and canceling cost the same however deep the book is.
 key never collide, so one number names a level of the whole book.
 
 `check()` states the invariants. The index from order id to order may be shared by several books.
+Stop orders wait apart (`Stops`): they are in no book until they are triggered.
 """
 
 from bisect import bisect_left, insort
@@ -218,6 +219,24 @@ class Book:
         level.lots -= order.shrink(lots)
         assert order.remaining > 0, "something is left on show"
 
+    def fill(self, order: Order, lots: int) -> None:
+        """Take lots that an auction traded off a resting order, those on show first.
+
+        An iceberg whose tip is gone shows the next one behind all others of its price.
+        """
+        level = order.level
+        assert level is not None, "only a resting order takes part in an auction"
+        if lots < order.remaining:
+            order.remaining -= lots
+            level.lots -= lots
+            return
+        left = order.left - lots
+        self.remove(order)
+        order.remaining = order.hidden = 0
+        if left:
+            order.show(left)
+            self.rest(order)
+
     def cancel(self, order_id: int) -> Order | None:
         """Remove the order with this id and return it; None when it does not rest."""
         order = self.orders.get(order_id)
@@ -230,8 +249,8 @@ class Book:
         yield from self.bids
         yield from self.asks
 
-    def check(self) -> None:
-        """Assert that ladders, levels, queues and index agree, and that the book is not crossed."""
+    def check(self, *, may_cross: bool = False) -> None:
+        """Assert that ladders, levels, queues and index agree; only in a call prices may cross."""
         for ladder, side in ((self.bids, 1), (self.asks, -1)):
             assert ladder.keys == sorted(ladder.levels), "one sorted key for each level"
             for key, level in ladder.levels.items():
@@ -255,4 +274,60 @@ class Book:
                     assert self.orders.get(order.id) is order, "every resting order is indexed"
                     before = order
         bid, ask = self.best()
-        assert not bid or not ask or bid < ask, "the book is not crossed"
+        assert may_cross or not bid or not ask or bid < ask, "the book is not crossed"
+
+
+class Stops:
+    """Orders that wait, unseen, for the last price to reach their stop price.
+
+    Each side is a sorted list of (key, -id, order), what triggers next at its end: of buys the
+    lowest stop price, of sells the highest, then the earliest order.
+    """
+
+    __slots__ = ("buys", "sells")
+
+    def __init__(self) -> None:
+        self.buys: list[tuple[int, int, Order]] = []
+        self.sells: list[tuple[int, int, Order]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.buys or self.sells)
+
+    def __iter__(self) -> Iterator[Order]:
+        """Yield buys, then sells, each from the one that triggers next."""
+        for side in (self.buys, self.sells):
+            for _, _, order in reversed(side):
+                yield order
+
+    def _side(self, side: int) -> list[tuple[int, int, Order]]:
+        return self.buys if side > 0 else self.sells
+
+    def add(self, order: Order) -> None:
+        """Let an order wait."""
+        insort(self._side(order.side), (-order.side * order.stop_price, -order.id, order))
+
+    def discard(self, order: Order) -> None:
+        """Forget an order, if it waits."""
+        waiting = self._side(order.side)
+        place = bisect_left(waiting, (-order.side * order.stop_price, -order.id))
+        if place < len(waiting) and waiting[place][2] is order:
+            del waiting[place]
+
+    def take(self, price: int) -> list[Order]:
+        """Forget and return what a trade at this price triggers, in the order it triggers."""
+        taken = []
+        for side in (1, -1):
+            waiting = self._side(side)
+            while waiting and waiting[-1][0] >= -side * price:
+                taken.append(waiting.pop()[2])
+        return taken
+
+    def check(self) -> None:
+        """Assert that both sides are sorted and hold what belongs to them."""
+        for waiting, side in ((self.buys, 1), (self.sells, -1)):
+            keys = [(key, number) for key, number, _ in waiting]
+            assert keys == sorted(keys), "what triggers next stands last"
+            for key, number, order in waiting:
+                assert order.side == side, "a stop waits on its side"
+                assert (key, number) == (-side * order.stop_price, -order.id), "by its stop price"
+                assert order.level is None, "nothing waits that rests"

@@ -6,6 +6,9 @@ epoch. Owner 0 is the exchange itself. None can be part of a cycle (`gc=False`):
 nothing to do with them.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import msgspec
 
 from exchange import commands
@@ -149,6 +152,8 @@ class IndexPublished(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     inputs: bytes
     digest: bytes
     at: int
+    sequence: int = 0
+    """How many values of the grade there have been, with this one."""
 
 
 class GateClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
@@ -393,6 +398,23 @@ Event = (
     | SwitchSet
     | Previewed
 )
+
+
+Facts = Mapping[type[Any], Sequence[Any]]
+"""Events of a batch by their type, each in the order they happened."""
+NOTHING: Facts = {}
+
+
+def by_type(happened: Iterable[Event]) -> dict[type[Any], list[Any]]:
+    """Return events by their type."""
+    found: dict[type[Any], list[Any]] = {}
+    for event in happened:
+        kind = type(event)
+        if kind in found:
+            found[kind].append(event)
+        else:
+            found[kind] = [event]
+    return found
 
 
 def encode_batch(batch: list[Event]) -> bytes:

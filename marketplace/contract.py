@@ -76,6 +76,14 @@ class InstrumentState(StrEnum):
     SETTLED = "SETTLED"
 
 
+class CallKind(StrEnum):
+    """Why a book gathers orders for an auction (RULEBOOK 2.2)."""
+
+    OPENING = "OPENING"
+    REOPENING = "REOPENING"
+    VOLATILITY = "VOLATILITY"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """What a symbol stands for."""

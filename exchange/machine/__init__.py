@@ -9,7 +9,7 @@ means a broken invariant and leaves the state undefined (the engine rebuilds it)
 How the engine uses it, for a batch:
 
     events = machine.apply(command, sequence, at)     # once per command
-    touched = machine.drain_touched()                 # once per batch: the rows to write
+    touched = machine.drain_touched(facts)            # once per batch: the rows to write
 
 A `PlaceOrder` whose `client_order_id` is that of a live order of the account returns no events:
 whether it is a retry or a reused id is the engine's answer (`live_order`), as for ids that are no
@@ -18,15 +18,22 @@ longer live. Every `Instruct` ends with `InstructionApplied` or `InstructionRefu
 The parts: `state` holds it, `orders` and `withdrawals` fill and empty the books, `books` announces
 their changes, `calendar` does what time does, `delivery` closes the gate and settles intervals,
 `usage` charges pay-as-you-go, `instructions` sorts the rest, `checks` states the invariants,
-`snapshot` turns the state into bytes and back, `views` shows it.
+`snapshot` turns the state into bytes and back, `views` shows it, `news` numbers what is told of it.
 """
 
 import hashlib
 
 from exchange import commands, events
-from exchange.machine import calendar, checks, instructions, orders, snapshot, views
+from exchange.machine import calendar, checks, instructions, news, orders, snapshot, views
 from exchange.machine.state import State
-from exchange.machine.views import AccountView, InstrumentView, OrderView, PositionView, Touched
+from exchange.machine.views import (
+    AccountView,
+    AuctionView,
+    InstrumentView,
+    OrderView,
+    PositionView,
+    Touched,
+)
 
 FORMAT = snapshot.FORMAT
 """Version of the bytes of a snapshot."""
@@ -129,6 +136,11 @@ class Machine:
         instrument = self.state.instruments.get(symbol)
         return views.of_instrument(self.state, instrument) if instrument is not None else None
 
+    def auction_view(self, symbol: str) -> AuctionView | None:
+        """Return the call of a listed instrument and its indication; None when it is unknown."""
+        instrument = self.state.instruments.get(symbol)
+        return views.of_auction(self.state, instrument) if instrument is not None else None
+
     def symbols(self) -> list[str]:
         """Return the symbols of every instrument in the state, in order of id."""
         return sorted(self.state.instruments, key=lambda s: self.state.instruments[s].id)
@@ -147,12 +159,17 @@ class Machine:
         instrument = self.state.instruments.get(symbol)
         return (0, 0) if instrument is None else instrument.book.best()
 
-    def drain_touched(self) -> Touched:
-        """Return what changed since the last drain, and forget it."""
-        return views.drain(self.state)
+    def drain_touched(self, facts: events.Facts = events.NOTHING) -> Touched:
+        """Number the messages of a batch, return what changed in it, and forget that it did.
 
-    def forget_touched(self) -> None:
-        """Forget what changed without looking at it: a replay writes no rows."""
+        `facts` are the batch's events by type. Batches are part of the history: a replay ends each
+        where it ended, so that every topic counts on as it did.
+        """
+        return views.drain(self.state, facts)
+
+    def forget_touched(self, facts: events.Facts = events.NOTHING) -> None:
+        """End a batch of which nothing is written and nothing told, as most of a replay's."""
+        news.number(self.state, facts)
         self.state.forget_touched()
 
     def check(self) -> None:

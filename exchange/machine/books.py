@@ -37,6 +37,8 @@ def announce(state: State, instrument: Instrument) -> None:
     state.events.append(
         events.BookChanged(instrument.symbol, instrument.book_sequence, tuple(levels))
     )
+    if instrument.call is not None:
+        state.touched_auctions.add(instrument)
     if instrument.mid_since:
         advance_mid(instrument, state.at)
 
@@ -52,7 +54,9 @@ def advance_mid(instrument: Instrument, at: int) -> None:
 
 
 def deep_mid(instrument: Instrument) -> int:
-    """Return bid plus ask at the tenth lot, or 0 while the book does not qualify."""
+    """Return bid plus ask at the tenth lot, or 0 while the book does not trade or qualify."""
+    if not instrument.is_open:
+        return 0
     groups: set[int] = set()
     bid = _price_of_depth(instrument.book.bids, groups)
     ask = _price_of_depth(instrument.book.asks, groups)

@@ -13,20 +13,28 @@ last variation, at gate closure, pays the whole difference at once.
 from heapq import heappop
 
 from exchange import events
-from exchange.machine import books, delivery, limits, switches, usage, withdrawals
+from exchange.machine import (
+    books,
+    delivery,
+    limits,
+    sessions,
+    switches,
+    uncrossing,
+    usage,
+    withdrawals,
+)
 from exchange.machine.entries import Entry
 from exchange.machine.state import Grade, Instrument, State
-from exchange.reasons import Close
 from marketplace import contract
-from marketplace.contract import DAY, HOUR, InstrumentState
+from marketplace.contract import DAY, HOUR, CallKind, InstrumentState
 from settlement import index
 
 MARK_WINDOW = HOUR // 2
 MID_WINDOW = index.MID_WINDOW
-BAND_TICKS_MIN = 10
 REFERENCE_DAYS = 7
 INDEX_KEPT = (REFERENCE_DAYS + 2) * DAY
 HOLDS_KEPT = usage.USAGE_AGE_MAX + DAY
+_TRADING = (InstrumentState.SCHEDULED, InstrumentState.CALL, InstrumentState.CONTINUOUS)
 
 
 def advance(state: State, at: int) -> None:
@@ -44,6 +52,10 @@ def _perform(state: State, at: int, kind: Entry, number: int) -> None:
     match kind:
         case Entry.TRADING_ENDS:
             delivery.end_trading(state, state.by_id[number])
+        case Entry.UNCROSS:
+            instrument = state.by_id.get(number)
+            if instrument is not None:
+                uncrossing.end_call(state, instrument)
         case Entry.MARK:
             _mark_all(state)
             limits.start_hour(state)
@@ -53,9 +65,6 @@ def _perform(state: State, at: int, kind: Entry, number: int) -> None:
             state.schedule(at + DAY, kind, number)
         case Entry.LIST:
             _list_day(state, _grade(state, number), contract.day_start(at) + DAY)
-            state.schedule(at + DAY, kind, number)
-        case Entry.OPEN:
-            _open_day(state, _grade(state, number), contract.day_start(at) + DAY)
             state.schedule(at + DAY, kind, number)
         case Entry.SWITCH:
             switches.fire(state, state.accounts[number])
@@ -77,14 +86,10 @@ def start_grade(state: State, grade: Grade) -> None:
         state.schedule(today + DAY, Entry.NEW_DAY, 0)
     _list_day(state, grade, today)
     lists_at = today + DAY - contract.LISTING_LEAD
-    opens_at = today + DAY - contract.OPENING_LEAD
     if at >= lists_at:
         _list_day(state, grade, today + DAY)
         lists_at += DAY
-    if at >= opens_at:
-        opens_at += DAY
     state.schedule(lists_at, Entry.LIST, grade.id)
-    state.schedule(opens_at, Entry.OPEN, grade.id)
 
 
 def _list_day(state: State, grade: Grade, day: int) -> None:
@@ -102,7 +107,7 @@ def _list(state: State, grade: Grade, terms: contract.Contract, *, is_open: bool
     state.by_id[instrument.id] = instrument
     state.by_hour[grade.code, terms.starts_at] = instrument
     instrument.mark = reference_price(grade, terms.starts_at)
-    _set_reference(instrument)
+    sessions.set_reference(instrument, instrument.mark)
     state.touched_instruments.add(instrument)
     state.events.append(
         events.InstrumentListed(
@@ -122,7 +127,10 @@ def _list(state: State, grade: Grade, terms: contract.Contract, *, is_open: bool
         instrument.mid_since = state.at
     if is_open:
         instrument.phase = InstrumentState.CONTINUOUS
-        state.announce(instrument)
+        sessions.change(state, instrument)
+    else:
+        instrument.awaits_opening = True
+        sessions.open_call(state, instrument, CallKind.OPENING)
 
 
 def reference_price(grade: Grade, starts_at: int) -> int:
@@ -135,30 +143,12 @@ def reference_price(grade: Grade, starts_at: int) -> int:
     return index.half_up(sum(known), len(known)) if known else grade.reference
 
 
-def _set_reference(instrument: Instrument) -> None:
-    """Make the mark the reference and put the static band around it (RULEBOOK 2.4)."""
-    reference = instrument.mark
-    width = max(BAND_TICKS_MIN, reference * instrument.band_percent // 100)
-    instrument.reference = reference
-    instrument.band_low = max(1, reference - width)
-    instrument.band_high = min(contract.PRICE_TICKS_MAX, reference + width)
-
-
-def _open_day(state: State, grade: Grade, day: int) -> None:
-    """Open the scheduled hours of a day."""
-    for starts_at in range(day, day + DAY, HOUR):
-        instrument = state.by_hour.get((grade.code, starts_at))
-        if instrument is not None and instrument.phase is InstrumentState.SCHEDULED:
-            instrument.phase = InstrumentState.CONTINUOUS
-            state.announce(instrument)
-
-
 def _trading(state: State) -> list[Instrument]:
     """Return the instruments whose trading has not ended, in order of id."""
     return [
         state.by_id[number]
         for number in sorted(state.by_id)
-        if state.by_id[number].phase in (InstrumentState.SCHEDULED, InstrumentState.CONTINUOUS)
+        if state.by_id[number].phase in _TRADING
     ]
 
 
@@ -175,6 +165,8 @@ def _mark_all(state: State) -> None:
 
 def _mark_price(instrument: Instrument, at: int) -> tuple[int, str]:
     """Return the mark of a book and where it is from."""
+    if instrument.auction.at > at - HOUR:
+        return instrument.auction.price, "auction"
     lots = value = 0
     for traded_at, traded_lots, price, _, _ in reversed(instrument.trades):
         if traded_at < at - MARK_WINDOW:
@@ -209,11 +201,9 @@ def _start_day(state: State) -> None:
     for instrument in _trading(state):
         if instrument.reference == instrument.mark:
             continue
-        _set_reference(instrument)
+        sessions.set_reference(instrument, instrument.mark)
         state.announce(instrument)
-        for order in sorted(instrument.book, key=lambda order: order.id):
-            if not instrument.band_low <= order.price <= instrument.band_high:
-                withdrawals.withdraw(state, order, Close.BAND_MOVED)
+        uncrossing.withdraw_outside(state, instrument)
     for grade in state.grades.values():
         old = [hour for hour in grade.index if hour < state.at - INDEX_KEPT]
         for hour in old:

@@ -57,7 +57,9 @@ def _check_instrument(state: State, instrument: Instrument) -> None:
     """Assert what holds inside an instrument."""
     is_open = state.state_of(instrument) is InstrumentState.CONTINUOUS
     assert instrument.is_open == is_open, "an instrument knows whether it trades"
-    instrument.book.check()
+    in_call = instrument.phase is InstrumentState.CALL
+    instrument.book.check(may_cross=in_call)
+    _check_session(state, instrument)
     positions = instrument.positions.values()
     assert sum(position.net for position in positions) == 0, "a long for every short"
     assert sum(position.cost for position in positions) == 0, "costs add up to zero"
@@ -67,6 +69,35 @@ def _check_instrument(state: State, instrument: Instrument) -> None:
         assert not instrument.book.orders or not list(instrument.book), "no orders outside trading"
     for position in positions:
         _check_position(position)
+
+
+def _check_session(state: State, instrument: Instrument) -> None:
+    """Assert that a call runs where its session says so, and what may be matched without a look."""
+    call = instrument.call
+    runs = state.state_of(instrument) is InstrumentState.CALL
+    assert (call is not None) == runs, "a call runs in its session, and under no halt"
+    if call is not None:
+        assert state.at <= call.ends_at, "a call ends in time"
+        entry = (call.ends_at, int(Entry.UNCROSS), instrument.id)
+        assert entry in state.calendar, "the calendar knows when a call ends"
+        _check_crossing_groups(instrument)
+    if instrument.calm_low <= instrument.calm_high:
+        assert instrument.is_open, "orders are matched in continuous trading"
+        low, high = instrument.dynamic_low, instrument.dynamic_high
+        assert (instrument.calm_low, instrument.calm_high) == (low, high), "inside the band"
+        bid, ask = instrument.book.best()
+        assert bid <= high, "no bid rests above the band unnoticed"
+        assert not ask or ask >= low, "no ask rests below the band unnoticed"
+
+
+def _check_crossing_groups(instrument: Instrument) -> None:
+    """Assert that an auction could not pair a group with itself."""
+    lowest: dict[int, int] = {}
+    for order in instrument.book.asks:
+        lowest.setdefault(order.group, order.price)
+    for order in instrument.book.bids:
+        ask = lowest.get(order.group)
+        assert ask is None or order.price < ask, "orders of a group do not cross"
 
 
 def _check_position(position: Position) -> None:

@@ -12,7 +12,7 @@ what its purchases are prepaid with: nobody else ever pays for it.
 """
 
 from exchange import events
-from exchange.machine import books, withdrawals
+from exchange.machine import sessions, withdrawals
 from exchange.machine.state import (
     Account,
     Allocation,
@@ -37,7 +37,8 @@ _DELIVERED_MAX = 10**15
 def end_trading(state: State, instrument: Instrument) -> None:
     """Close the gate of an hour."""
     instrument.phase = InstrumentState.CLOSED
-    state.announce(instrument)
+    instrument.call = None
+    sessions.change(state, instrument)
     for order in sorted(instrument.book, key=lambda order: order.id):
         withdrawals.withdraw(state, order, Close.EXPIRED)
     positions = [instrument.positions[number] for number in sorted(instrument.positions)]
@@ -72,12 +73,12 @@ def end_trading(state: State, instrument: Instrument) -> None:
 def _publish_index(state: State, instrument: Instrument, positions: list[Position]) -> int:
     """Compute the hour's index and publish it with its inputs; return its price."""
     grade = instrument.grade
-    books.advance_mid(instrument, state.at)
     inputs = index.Inputs(
         grade=grade.code,
         hour_starts_at=instrument.contract.starts_at,
         trades=index.number_groups([trade[1:] for trade in instrument.trades]),
         obligation_lots=sum(-position.net for position in positions if position.net < 0),
+        auction=instrument.opening_price,
         mid_area=instrument.mid_area,
         mid_time=instrument.mid_time,
         last=grade.sound_price,
@@ -90,6 +91,7 @@ def _publish_index(state: State, instrument: Instrument, positions: list[Positio
         grade.sound_price = price
         grade.sound_at = state.at
     body = index.encode(inputs)
+    grade.published += 1
     state.events.append(
         events.IndexPublished(
             grade.code,
@@ -99,6 +101,7 @@ def _publish_index(state: State, instrument: Instrument, positions: list[Positio
             body,
             index.digest(body),
             state.at,
+            grade.published,
         )
     )
     return price

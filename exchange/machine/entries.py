@@ -10,9 +10,9 @@ class Entry(IntEnum):
     """Kinds of entry, in the order they are performed at one instant (RULEBOOK 2.6)."""
 
     TRADING_ENDS = 1
+    UNCROSS = 2
     MARK = 4
     NEW_DAY = 5
     LIST = 6
-    OPEN = 7
     SWITCH = 9
     WATCH_MID = 10

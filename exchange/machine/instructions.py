@@ -13,7 +13,9 @@ from exchange.machine import (
     delivery,
     limits,
     orders,
+    sessions,
     switches,
+    uncrossing,
     usage,
     withdrawals,
 )
@@ -250,12 +252,16 @@ def _switch(
     *,
     halted: bool,
 ) -> None:
-    """Set a switch and announce the instruments whose state that changes."""
+    """Set a switch; instruments whose state that changes stop, or go on by way of a call."""
     before = {instrument.id: state.state_of(instrument) for instrument in affected}
     target.halted = halted
     for instrument in sorted(affected, key=lambda instrument: instrument.id):
-        if state.state_of(instrument) is not before[instrument.id]:
-            state.announce(instrument)
+        if state.state_of(instrument) is before[instrument.id]:
+            continue
+        if halted:
+            sessions.halt(state, instrument)
+        else:
+            uncrossing.resume(state, instrument)
 
 
 def _kill(state: State, order: instructions.KillSwitch) -> Refuse | None:

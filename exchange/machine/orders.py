@@ -8,11 +8,11 @@ order's fee has grown by (RULEBOOK 3.9), and what can still be charged is reserv
 
 from exchange import commands, events, matching
 from exchange.book import Order
-from exchange.machine import books, limits, withdrawals
+from exchange.machine import books, limits, sessions, withdrawals
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import UNKNOWN_ORDER, Close, OrderStatus, Reject
 from marketplace import contract
-from marketplace.contract import InstrumentState
+from marketplace.contract import CallKind
 from settlement.ledger import EXCHANGE, Code, Kind
 
 QUANTITY_MAX = 100_000
@@ -44,10 +44,23 @@ def place(state: State, command: commands.PlaceOrder) -> None:
     assert account is not None, "an unknown account was refused"
     assert instrument is not None, "an unknown instrument was refused"
     order = _accept(state, account, instrument, command, number)
-    fills, stopped = matching.match(instrument.book, order)
+    is_calm = instrument.calm_low <= order.price <= instrument.calm_high
+    leaves_band = False
+    if is_calm:
+        fills, stopped = matching.match(instrument.book, order)
+    elif instrument.is_open:
+        fills, stopped, leaves_band = sessions.match(instrument, order, matching.CANCEL_NEWEST)
+    else:
+        fills, stopped = matching.give_way(instrument.book, order)
     if fills:
         _book_fills(state, instrument, order, fills)
+    if leaves_band:
+        sessions.open_call(state, instrument, CallKind.VOLATILITY)
+        if command.time_in_force == GTC:
+            _, stopped = matching.give_way(instrument.book, order)
     _finish(state, instrument, order, stopped)
+    if not is_calm:
+        sessions.watch_band(instrument)
     if instrument.dirty:
         books.announce(state, instrument)
 
@@ -75,7 +88,9 @@ def _judge(
     if instrument is None:
         return _why_absent(state, command.instrument)
     if not instrument.is_open:
-        return _NOT_TRADING[state.state_of(instrument)]
+        reason = sessions.refuse(state, instrument, command)
+        if reason is not None:
+            return reason
     if not instrument.band_low <= command.price <= instrument.band_high:
         return Reject.OUTSIDE_BAND
     if lots > QUANTITY_MAX:
@@ -99,15 +114,15 @@ def _judge(
         return Reject.INSUFFICIENT_FUNDS
     if side < 0 and position.sell_lots + lots - position.net > position.certified_lots():
         return Reject.INSUFFICIENT_COVERAGE
+    if (
+        not instrument.calm_low <= command.price <= instrument.calm_high
+        and sessions.is_late(instrument, state.at)
+        and sessions.leaves_band(
+            instrument, side, command.price, lots, account.group, matching.CANCEL_NEWEST
+        )
+    ):
+        return Reject.VOLATILITY
     return None
-
-
-_NOT_TRADING = {
-    InstrumentState.SCHEDULED: Reject.NOT_OPEN,
-    InstrumentState.HALTED: Reject.HALTED,
-    InstrumentState.CLOSED: Reject.CLOSED,
-    InstrumentState.SETTLED: Reject.CLOSED,
-}
 
 
 def _why_absent(state: State, symbol: str) -> Reject:
@@ -165,10 +180,10 @@ def _book_fills(
     for maker, lots in fills:
         price = maker.price
         value = price * lots
-        maker_fee = _charge(maker, value, maker_bp)
-        taker_fee = _charge(taker, value, taker_bp)
-        _move(instrument, taker.position, maker.position, side * lots, side * value)
-        _release_reserve(instrument, maker, lots)
+        maker_fee = charge(maker, value, maker_bp)
+        taker_fee = charge(taker, value, taker_bp)
+        move(instrument, taker.position, maker.position, side * lots, side * value)
+        release_reserve(instrument, maker, lots)
         out.append(
             events.Traded(
                 trade,
@@ -187,21 +202,21 @@ def _book_fills(
             )
         )
         if maker_fee:
-            _pay_fee(state, maker.account, maker_fee, trade)
+            pay_fee(state, maker.account, maker_fee, trade)
         if taker_fee:
-            _pay_fee(state, taker.account, taker_fee, trade)
-        _note_maker(state, maker)
+            pay_fee(state, taker.account, taker_fee, trade)
+        note_maker(state, maker)
         buyer, seller = (taker, maker) if side > 0 else (maker, taker)
         instrument.trades.append((state.at, lots, price, buyer.group, seller.group))
         instrument.volume += lots
         instrument.dirty.add(-side * price)
         trade += 1
     state.next_trade = trade
-    instrument.last = price
+    instrument.set_last(price)
     state.touched_instruments.add(instrument)
 
 
-def _move(
+def move(
     instrument: Instrument, taker: Position, maker: Position, lots: int, value_ticks: int
 ) -> None:
     """Move signed lots and their cost from the maker's position to the taker's."""
@@ -218,7 +233,7 @@ def _move(
     maker.account.traded += 1
 
 
-def _note_maker(state: State, maker: Order) -> None:
+def note_maker(state: State, maker: Order) -> None:
     """Remember that a maker has changed, and close it when it is filled."""
     maker.updated_at = state.at
     maker.sequence = state.sequence
@@ -229,7 +244,7 @@ def _note_maker(state: State, maker: Order) -> None:
         withdrawals.end(state, maker, _FILLED, "")
 
 
-def _charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
+def charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
     """Add a fill to an order's fee and return by how much the rounded fee has grown."""
     order.value_ticks += value_ticks
     points = order.fee_points + value_ticks * basis_points_60
@@ -240,7 +255,7 @@ def _charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
     return grown
 
 
-def _release_reserve(instrument: Instrument, maker: Order, lots: int) -> None:
+def release_reserve(instrument: Instrument, maker: Order, lots: int) -> None:
     """Take filled lots of a maker out of its position's sums."""
     reserve = _fee_reserve(instrument, maker)
     position = maker.position
@@ -258,7 +273,7 @@ def _fee_reserve(instrument: Instrument, order: Order) -> int:
     return -(-points // 10_000) - order.fee
 
 
-def _pay_fee(state: State, account: Account, fee: int, trade: int) -> None:
+def pay_fee(state: State, account: Account, fee: int, trade: int) -> None:
     """Move a fee to the exchange; an account that a mark or a damage has emptied is lent it."""
     if account.cash < fee:
         state.lend_up_to(account, fee, f"trade:{trade}")
@@ -273,10 +288,10 @@ def _finish(state: State, instrument: Instrument, order: Order, stopped: bool) -
     """Rest what is left of an order, or close it."""
     position = order.position
     state.touched_positions.add(position)
-    if not order.remaining:
-        withdrawals.end(state, order, _FILLED, "", live=False)
-    elif stopped:
+    if stopped:
         withdrawals.end(state, order, OrderStatus.CANCELED, Close.SELF_TRADE, live=False)
+    elif not order.remaining:
+        withdrawals.end(state, order, _FILLED, "", live=False)
     elif order.request.time_in_force == IOC:
         withdrawals.end(state, order, OrderStatus.CANCELED, Close.IOC_REMAINDER, live=False)
     else:

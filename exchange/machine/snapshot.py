@@ -13,14 +13,19 @@ import msgspec
 
 from exchange import commands
 from exchange.book import Order
+from exchange.machine import sessions
 from exchange.machine.entries import Entry
 from exchange.machine.state import (
     Account,
+    AccountNews,
+    Auction,
+    Call,
     Cluster,
     Grade,
     Hold,
     Hour,
     Instrument,
+    InstrumentNews,
     Position,
     State,
 )
@@ -39,6 +44,7 @@ class _Account(msgspec.Struct, array_like=True):
     usage_hold: int
     debt: int
     killed: bool
+    news: AccountNews
     entered: int
     traded: int
     switches: list[tuple[str, int]]
@@ -79,6 +85,14 @@ class _Instrument(msgspec.Struct, array_like=True):
     volume: int
     book_sequence: int
     mid: tuple[int, int, int, int]
+    news: InstrumentNews
+    call: tuple[str, int, int] | None
+    """(kind, frozen at, ends at) of the call that runs"""
+    awaits_opening: bool
+    auction: tuple[int, int, int]
+    opening_price: int
+    band_moved_at: int
+    dynamic_percent: int
     trades: list[tuple[int, int, int, int, int]]
     positions: list[tuple[int, int, int]]
     """(account, net lots, cost)"""
@@ -137,6 +151,7 @@ def _dump_account(account: Account) -> _Account:
         account.usage_hold,
         account.debt,
         account.killed,
+        account.news,
         account.entered,
         account.traded,
         sorted(account.switches.items()),
@@ -144,6 +159,7 @@ def _dump_account(account: Account) -> _Account:
 
 
 def _dump_instrument(instrument: Instrument) -> _Instrument:
+    call = instrument.call
     return _Instrument(
         instrument.id,
         instrument.symbol,
@@ -165,6 +181,13 @@ def _dump_instrument(instrument: Instrument) -> _Instrument:
             instrument.mid_area,
             instrument.mid_time,
         ),
+        instrument.news,
+        (str(call.kind), call.frozen_at, call.ends_at) if call is not None else None,
+        instrument.awaits_opening,
+        instrument.auction,
+        instrument.opening_price,
+        instrument.band_moved_at,
+        instrument.dynamic_percent,
         instrument.trades,
         [
             (number, instrument.positions[number].net, instrument.positions[number].cost)
@@ -220,6 +243,7 @@ def load(data: bytes) -> State:
         account.usage_hold = row.usage_hold
         account.debt = row.debt
         account.killed = row.killed
+        account.news = row.news
         account.entered = row.entered
         account.traded = row.traded
         account.switches.update(row.switches)
@@ -258,9 +282,19 @@ def _load_instrument(state: State, row: _Instrument) -> None:
     instrument.mark = row.mark
     instrument.band_low = row.band_low
     instrument.band_high = row.band_high
-    instrument.last = row.last
+    instrument.dynamic_percent = row.dynamic_percent
+    if row.last:
+        instrument.set_last(row.last)
+    if row.call is not None:
+        kind, frozen_at, ends_at = row.call
+        instrument.call = Call(contract.CallKind(kind), frozen_at, ends_at)
+    instrument.awaits_opening = row.awaits_opening
+    instrument.auction = Auction(*row.auction)
+    instrument.opening_price = row.opening_price
+    instrument.band_moved_at = row.band_moved_at
     instrument.volume = row.volume
     instrument.book_sequence = row.book_sequence
+    instrument.news = row.news
     (
         instrument.mid_since,
         instrument.mid_value,
@@ -277,6 +311,7 @@ def _load_instrument(state: State, row: _Instrument) -> None:
         _load_order(state, instrument, written)
     for position in instrument.positions.values():
         position.refresh()
+    sessions.watch_band(instrument)
 
 
 def _load_order(state: State, instrument: Instrument, row: _Order) -> None:

@@ -9,6 +9,7 @@ Whatever is iterated is iterated in the order of an id, so that a restored state
 """
 
 from heapq import heappush
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,11 +21,28 @@ from settlement import ledger, margin
 from settlement.ledger import Code, Kind
 
 
+class AccountNews(msgspec.Struct, array_like=True):
+    """How many messages each topic of an organization has had (`exchange.machine.news`)."""
+
+    orders: int = 0
+    fills: int = 0
+    account: int = 0
+
+
+class InstrumentNews(msgspec.Struct, array_like=True):
+    """How many messages each topic of an instrument has had; its book counts by itself."""
+
+    trades: int = 0
+    ticker: int = 0
+    auction: int = 0
+
+
 class Account:
     """An organization: its cash, what is reserved of it, its live orders and positions."""
 
     __slots__ = (
         "cash", "clusters", "debt", "delivery_margin", "entered", "escrow", "group", "id", "killed",
+        "news",
         "orders", "peers", "positions", "required", "switch_due", "switches", "traded",
         "usage_hold",
     )  # fmt: skip
@@ -44,6 +62,7 @@ class Account:
         """Everything reserved of the cash: positions with their orders, and open deliveries."""
         self.orders: dict[str, Order] = {}
         """Live orders by client order id."""
+        self.news = AccountNews()
         self.positions: dict[str, Position] = {}
         self.clusters: dict[int, Cluster] = {}
         self.entered = self.traded = 0
@@ -67,14 +86,32 @@ class Account:
         return self.cash - self.required
 
 
+class Call(NamedTuple):
+    """A call that runs: what for, from when it is frozen, and when it uncrosses."""
+
+    kind: contract.CallKind
+    frozen_at: int
+    ends_at: int
+
+
+class Auction(NamedTuple):
+    """The last auction of a book that found a price; all 0 before the first."""
+
+    price: int
+    lots: int
+    at: int
+
+
 class Instrument:
     """An hour of a grade: its terms, its book and what the index and the marks are made of."""
 
     __slots__ = (
-        "band_high", "band_low", "band_percent", "book", "book_sequence", "contract", "dirty",
-        "fee_bp_max", "grade", "halted", "id", "is_open", "last", "long_max", "maker_fee_bp",
-        "mark", "mid_area", "mid_since", "mid_time", "mid_value", "open_interest", "phase",
-        "positions", "reference", "symbol", "taker_fee_bp", "trades", "volume",
+        "auction", "awaits_opening", "band_high", "band_low", "band_moved_at", "band_percent",
+        "book", "book_sequence", "call", "calm_high", "calm_low", "contract", "dirty",
+        "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max", "grade", "halted", "id",
+        "is_open", "last", "long_max", "maker_fee_bp", "mark", "mid_area", "mid_since", "mid_time",
+        "mid_value", "news", "open_interest", "opening_price", "phase", "positions", "reference",
+        "symbol", "taker_fee_bp", "trades", "volume",
     )  # fmt: skip
 
     def __init__(
@@ -86,10 +123,25 @@ class Instrument:
         self.grade = grade
         self.set_fees(grade.maker_fee_bp, grade.taker_fee_bp)
         self.band_percent = grade.band_percent
+        self.dynamic_percent = grade.dynamic_percent
         self.phase = InstrumentState.SCHEDULED
         self.halted = False
         self.is_open = False
         """Whether it trades: in continuous trading and under no halt; kept by `announce`."""
+        self.call: Call | None = None
+        """The call that runs; None while a halt has stopped it, though the phase stays."""
+        self.awaits_opening = False
+        """Whether its opening auction is still to come."""
+        self.auction = Auction(0, 0, 0)
+        self.opening_price = 0
+        """The opening auction's price, which the index may use; 0 where it found none."""
+        self.band_moved_at = 0
+        """When an auction last moved the static band."""
+        self.dynamic_low, self.dynamic_high = 1, contract.PRICE_TICKS_MAX
+        """Prices at which the next command may trade; everything before the first trade."""
+        self.calm_low, self.calm_high = 1, 0
+        """Limits with which a plain order may simply be matched; none outside continuous trading,
+        and none while an order rests where the dynamic band would not let it trade."""
         self.reference = self.mark = self.band_low = self.band_high = self.last = 0
         self.volume = self.open_interest = self.book_sequence = 0
         self.book = Book(orders)
@@ -100,8 +152,16 @@ class Instrument:
         self.positions: dict[int, Position] = {}
         self.trades: list[tuple[int, int, int, int, int]] = []
         """(at, lots, price, buyer's group, seller's group) of every trade."""
+        self.news = InstrumentNews()
         self.mid_since = self.mid_value = self.mid_area = self.mid_time = 0
         """The running integral of bid + ask; `mid_since` is 0 outside its window."""
+
+    def set_last(self, price: int) -> None:
+        """Note the last trade's price and put the dynamic band around it (RULEBOOK 2.4)."""
+        width = max(1, price * self.dynamic_percent // 100)
+        self.last = price
+        self.dynamic_low = self.calm_low = max(1, price - width)
+        self.dynamic_high = self.calm_high = min(contract.PRICE_TICKS_MAX, price + width)
 
     def set_fees(self, maker_fee_bp: int, taker_fee_bp: int) -> None:
         """Set what makers and takers are charged, and with it the most an order can be."""
@@ -207,6 +267,9 @@ class Grade(msgspec.Struct, array_like=True):
     sound_price: int = 0
     sound_at: int = 0
     """The last value that was not itself a fallback, and when it was published."""
+    published: int = 0
+    """How many values its index has had."""
+    dynamic_percent: int = 5
 
 
 class Cluster(msgspec.Struct, array_like=True):
@@ -277,7 +340,7 @@ class State:
         "accounts", "at", "by_hour", "by_id", "calendar", "clusters", "counters", "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "instruments",
         "next_order", "next_trade", "orders", "rules", "sequence", "touched_accounts",
-        "touched_instruments", "touched_orders", "touched_positions",
+        "touched_auctions", "touched_instruments", "touched_orders", "touched_positions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -309,6 +372,8 @@ class State:
         self.touched_positions: set[Position] = set()
         self.touched_orders: dict[int, Order] = {}
         self.touched_instruments: set[Instrument] = set()
+        self.touched_auctions: set[Instrument] = set()
+        """Instruments whose call or indication changed."""
 
     # Cash
 
@@ -407,15 +472,17 @@ class State:
 
     def state_of(self, instrument: Instrument) -> InstrumentState:
         """Return the public state: its phase, unless a halt is in force."""
-        if instrument.phase is InstrumentState.CONTINUOUS and (
-            instrument.halted or instrument.grade.halted or self.halted
+        phase = instrument.phase
+        if (instrument.halted or instrument.grade.halted or self.halted) and (
+            phase is InstrumentState.CONTINUOUS or phase is InstrumentState.CALL
         ):
             return InstrumentState.HALTED
-        return instrument.phase
+        return phase
 
     def is_frozen(self, instrument: Instrument) -> bool:
         """Whether orders may not leave: the last minutes of a call."""
-        return False
+        call = instrument.call
+        return call is not None and self.at >= call.frozen_at
 
     def announce(self, instrument: Instrument) -> None:
         """Emit the terms and the state of an instrument as they now are."""
@@ -440,6 +507,7 @@ class State:
         self.touched_positions.clear()
         self.touched_orders.clear()
         self.touched_instruments.clear()
+        self.touched_auctions.clear()
 
 
 UNKNOWN = -1

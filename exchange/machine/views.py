@@ -6,8 +6,9 @@ instants microseconds since the epoch.
 
 from dataclasses import dataclass
 
-from exchange import commands
+from exchange import auction, commands, events
 from exchange.book import Order
+from exchange.machine import news, sessions
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
 from settlement import margin
@@ -34,6 +35,9 @@ class AccountView:
     usage_hold: int
     debt: int
     killed: bool
+    orders_sequence: int
+    fills_sequence: int
+    account_sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +103,45 @@ class InstrumentView:
     volume: int
     open_interest: int
     book_sequence: int
+    trades_sequence: int
+    ticker_sequence: int
+    auction_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuctionView:
+    """A call as it runs and what it would give now, and the last auction that found a price.
+
+    Outside a call `kind` is empty and everything before `last_price` is 0. `surplus` is what would
+    be left over at the indicative price, on the side `surplus_side` (1 buys, -1 sells, 0 neither).
+    """
+
+    symbol: str
+    state: str
+    kind: str
+    frozen_at: int
+    ends_at: int
+    indicative_price: int
+    indicative_lots: int
+    surplus: int
+    surplus_side: int
+    last_price: int
+    last_lots: int
+    last_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touched:
-    """Everything that changed since the last drain, each once, in order of id."""
+    """Everything that changed since the last drain, each once, in order of id.
+
+    `auctions` has the books whose call began, ended, or would now end differently.
+    """
 
     accounts: tuple[AccountView, ...]
     positions: tuple[PositionView, ...]
     orders: tuple[OrderView, ...]
     instruments: tuple[InstrumentView, ...]
+    auctions: tuple[AuctionView, ...] = ()
 
 
 def of_account(account: Account) -> AccountView:
@@ -130,6 +163,9 @@ def of_account(account: Account) -> AccountView:
         usage_hold=account.usage_hold,
         debt=account.debt,
         killed=account.killed,
+        orders_sequence=account.news.orders,
+        fills_sequence=account.news.fills,
+        account_sequence=account.news.account,
     )
 
 
@@ -210,21 +246,46 @@ def of_instrument(state: State, instrument: Instrument) -> InstrumentView:
         volume=instrument.volume,
         open_interest=instrument.open_interest,
         book_sequence=instrument.book_sequence,
+        trades_sequence=instrument.news.trades,
+        ticker_sequence=instrument.news.ticker,
+        auction_sequence=instrument.news.auction,
     )
 
 
-def drain(state: State) -> Touched:
-    """Return what changed since the last drain, and forget it."""
-    holders = {position.account for position in state.touched_positions}
-    accounts = sorted(state.touched_accounts | holders, key=lambda account: account.id)
+def of_auction(state: State, instrument: Instrument) -> AuctionView:
+    """Return the call of an instrument and what its orders would give now."""
+    call = instrument.call
+    found = sessions.indicate(instrument) if call is not None else auction.NOTHING
+    last = instrument.auction
+    return AuctionView(
+        symbol=instrument.symbol,
+        state=str(state.state_of(instrument)),
+        kind=str(call.kind) if call is not None else "",
+        frozen_at=call.frozen_at if call is not None else 0,
+        ends_at=call.ends_at if call is not None else 0,
+        indicative_price=found.price,
+        indicative_lots=found.lots,
+        surplus=abs(found.surplus),
+        surplus_side=(found.surplus > 0) - (found.surplus < 0),
+        last_price=last.price,
+        last_lots=last.lots,
+        last_at=last.at,
+    )
+
+
+def drain(state: State, facts: events.Facts) -> Touched:
+    """Number the messages of a batch, return what changed in it, and forget that it did."""
+    accounts = news.number(state, facts)
     positions = sorted(state.touched_positions, key=lambda p: (p.account.id, p.instrument.id))
     orders = state.touched_orders
     instruments = sorted(state.touched_instruments, key=lambda instrument: instrument.id)
+    auctions = sorted(state.touched_auctions, key=lambda instrument: instrument.id)
     touched = Touched(
         accounts=tuple(of_account(account) for account in accounts),
         positions=tuple(of_position(position) for position in positions),
         orders=tuple(of_order(orders[number]) for number in sorted(orders)),
         instruments=tuple(of_instrument(state, instrument) for instrument in instruments),
+        auctions=tuple(of_auction(state, instrument) for instrument in auctions),
     )
     state.forget_touched()
     return touched

@@ -1,0 +1,126 @@
+"""The end of a call: its orders trade at one price, and the book goes on continuously.
+
+Whatever finds a partner trades at the price of `exchange.auction`; of each two orders the later is
+the taker, and both pay what makers pay. Then, at the same instant, the auction's price becomes the
+last one and, at most once an hour, the static band's reference; orders that this leaves outside are
+withdrawn, and icebergs show their tips again.
+
+Orders of one group whose prices cross never rest together (they give way on entry), so a group is
+never paired with itself.
+"""
+
+from collections.abc import Iterator
+
+from exchange import auction, events
+from exchange.book import Ladder, Order
+from exchange.machine import orders, sessions, withdrawals
+from exchange.machine.state import Auction, Instrument, State
+from exchange.reasons import Close
+from marketplace.contract import HOUR, CallKind, InstrumentState
+
+BAND_MOVES_EVERY = HOUR
+
+
+def end_call(state: State, instrument: Instrument) -> None:
+    """Uncross the book where its call ends now; a call that was halted ends with the halt."""
+    call = instrument.call
+    if call is not None and call.ends_at == state.at:
+        uncross(state, instrument, call.kind)
+
+
+def resume(state: State, instrument: Instrument) -> None:
+    """Go on after a halt: by a call, unless trading ends too soon for one."""
+    opening = instrument.awaits_opening
+    kind = CallKind.OPENING if opening else CallKind.REOPENING
+    if not sessions.is_late(instrument, state.at):
+        sessions.open_call(state, instrument, kind)
+    elif instrument.phase is InstrumentState.CALL:
+        uncross(state, instrument, kind)
+    else:
+        sessions.change(state, instrument)
+
+
+def uncross(state: State, instrument: Instrument, kind: CallKind) -> None:
+    """Trade what crosses at one price and open the book."""
+    found = sessions.indicate(instrument)
+    instrument.call = None
+    instrument.phase = InstrumentState.CONTINUOUS
+    if found.lots:
+        _trade(state, instrument, found)
+        instrument.auction = Auction(found.price, found.lots, state.at)
+    if instrument.awaits_opening:
+        instrument.awaits_opening = False
+        instrument.opening_price = found.price
+    state.events.append(
+        events.Uncrossed(instrument.symbol, str(kind), found.price, found.lots, state.at)
+    )
+    if found.lots and state.at >= instrument.band_moved_at + BAND_MOVES_EVERY:
+        instrument.band_moved_at = state.at
+        sessions.set_reference(instrument, found.price)
+        withdraw_outside(state, instrument)
+    sessions.change(state, instrument)
+
+
+def withdraw_outside(state: State, instrument: Instrument) -> None:
+    """Withdraw the orders that the static band leaves outside, earliest first."""
+    for order in sorted(instrument.book, key=lambda order: order.id):
+        if not instrument.band_low <= order.price <= instrument.band_high:
+            withdrawals.withdraw(state, order, Close.BAND_MOVED)
+
+
+def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
+    """Book every trade of an auction."""
+    price = found.price
+    book = instrument.book
+    pairs = list(auction.pair(_served(book.bids, price), _served(book.asks, -price), found.lots))
+    filled: dict[int, tuple[Order, int]] = {}
+    for buy, sell, lots in pairs:
+        for order in (buy, sell):
+            filled[order.id] = order, filled.get(order.id, (order, 0))[1] + lots
+    for order, lots in filled.values():
+        instrument.dirty.add(order.side * order.price)
+        book.fill(order, lots)
+    state.dirty[instrument.id] = instrument
+    points = 60 * instrument.maker_fee_bp
+    for buy, sell, lots in pairs:
+        maker, taker = (buy, sell) if buy.id < sell.id else (sell, buy)
+        value = price * lots
+        side = taker.side
+        fees = orders.charge(maker, value, points), orders.charge(taker, value, points)
+        orders.move(instrument, taker.position, maker.position, side * lots, side * value)
+        state.events.append(
+            events.Traded(
+                state.next_trade,
+                instrument.symbol,
+                price,
+                lots,
+                maker.id,
+                taker.id,
+                maker.account.id,
+                taker.account.id,
+                side,
+                *fees,
+                state.sequence,
+                state.at,
+                is_auction=True,
+            )
+        )
+        for order, fee in zip((maker, taker), fees, strict=True):
+            orders.release_reserve(instrument, order, lots)
+            if fee:
+                orders.pay_fee(state, order.account, fee, state.next_trade)
+        instrument.trades.append((state.at, lots, price, buy.group, sell.group))
+        instrument.volume += lots
+        state.next_trade += 1
+    for order, _ in filled.values():
+        orders.note_maker(state, order)
+    instrument.set_last(price)
+
+
+def _served(ladder: Ladder, worst: int) -> Iterator[tuple[Order, int]]:
+    """Yield the orders up to a signed key with all their lots, in the order of price and time."""
+    for key in reversed(ladder.keys):
+        if key < worst:
+            return
+        for order in ladder.levels[key]:
+            yield order, order.left
