@@ -251,9 +251,7 @@ def run() -> Result:
             ratio=0.0,
             load=load,
         )
-    measured = environment.work(
-        "benchmarks.core", str(ROUNDS), str(COUNT), python=found.python
-    )
+    measured = environment.work("benchmarks.core", str(ROUNDS), str(COUNT), python=found.python)
     table = measured["table"]
     ratios = {
         shape: round(row["ours"]["per_second"] / row[environment.PEER]["per_second"], 2)
