@@ -107,12 +107,12 @@ def numbered(operations: Sequence[flow.Operation]) -> list[flow.Operation]:
     return found
 
 
-def timed(run: Callable[[], Any], count: int) -> tuple[float, Any]:
+def timed(count: int, run: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     """Return microseconds of processor time for each of `count`, and what `run` returned."""
     gc.collect()
     gc.freeze()
     started = time.process_time()
-    found = run()
+    found = run(*arguments)
     spent = time.process_time() - started
     gc.unfreeze()
     return spent / count * 1e6, found
@@ -126,9 +126,9 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
         micros: dict[str, list[float]] = {"ours": [], "peer": []}
         for number in range(rounds):
             state = prepared()
-            spent, trades = timed(lambda state=state: ours(operations, state), count)
+            spent, trades = timed(count, ours, operations, state)
             micros["ours"].append(spent)
-            spent, others = timed(lambda: core.peer(operations), count)
+            spent, others = timed(count, core.peer, operations)
             micros["peer"].append(spent)
             if trades != others:
                 raise RuntimeError(f"{shape}: {trades} here, {others} at the peer")
@@ -155,30 +155,31 @@ def breakdown(operations: Sequence[flow.Operation], rounds: int) -> dict[str, fl
     parts: dict[str, list[float]] = {}
     for _ in range(max(3, rounds // 2)):
         state = prepared()
-        first, at = state.sequence + 1, state.at
-
-        def applied(state: Any = state, first: int = first, at: int = at) -> list[Any]:
-            apply = state.apply
-            found = []
-            for number, command in enumerate(wanted):
-                found.append(apply(command, first + number, at + number))
-            return found
-
-        whole, happened = timed(applied, count)
-        bare, _ = timed(lambda: core.ours(operations), count)
+        whole, happened = timed(count, _applied, wanted, state)
+        bare, _ = timed(count, core.ours, operations)
         batches = [
             [event for each in happened[start : start + 64] for event in each]
             for start in range(0, count, 64)
         ]
         spent = {
-            "decode": timed(lambda: [commands.decode(each) for each in stored], count)[0],
+            "decode": timed(count, _each, commands.decode, stored)[0],
             "judge and book": whole - bare,
             "match": bare,
-            "encode": timed(lambda: [events.encode_batch(each) for each in batches], count)[0],
+            "encode": timed(count, _each, events.encode_batch, batches)[0],
         }
         for name, value in spent.items():
             parts.setdefault(name, []).append(value)
     return {f"{name}_us": round(statistics.median(each), 2) for name, each in parts.items()}
+
+
+def _applied(wanted: Sequence[Any], state: Any) -> list[list[Any]]:
+    apply, first, at = state.apply, state.sequence + 1, state.at
+    return [apply(command, first + n, at + n) for n, command in enumerate(wanted)]
+
+
+def _each(function: Callable[[Any], Any], values: Sequence[Any]) -> None:
+    for value in values:
+        function(value)
 
 
 def bytes_per_order() -> int:
