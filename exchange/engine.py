@@ -27,6 +27,7 @@ import dataclasses
 import logging
 import os
 import signal
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 SKEW_MAX = clock.SECOND
 """How far the system's clock may be from the database's."""
+UNRELEASED_MAX = 1_000
+"""Batches whose news is kept while Valkey is away; of older ones readers see the gap."""
 
 _FATAL = (
     store.Fenced,
@@ -89,6 +92,15 @@ class Answer:
     happened: list[events.Event] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Unreleased:
+    """What is told of a durable batch, and which instructions ended in it, and how."""
+
+    sequence: int
+    items: list[feed.Item]
+    ended: list[tuple[str, bytes]]
+
+
 class Engine:
     """One epoch after another of a clearing group's only writer."""
 
@@ -108,9 +120,9 @@ class Engine:
         self.head = store.Head(
             group=group, epoch=0, sequence=0, hash=journal.GENESIS_HASH, at=0, released_sequence=0
         )
-        self.feed = feed.Feed()
         self.stream_entry = "0-0"
         self.is_skewed = False
+        self._unreleased: deque[Unreleased] = deque(maxlen=UNRELEASED_MAX)
         self._cash_sequence = 0
         self._marked_sequence = 0
         self._failpoint = os.environ.get("BASELOAD_FAILPOINT", "")
@@ -126,10 +138,10 @@ class Engine:
         """
         self.head = store.raise_epoch(self.connection, self.group)
         self._marked_sequence = self.head.released_sequence
-        self._rebuild()
+        self._unreleased.clear()
+        self._rebuild(self._keep)
         if self.machine.at > clock.now_micros() and clock.can_advance():
             clock.advance_to(self.machine.at)
-        self.feed = feed.Feed()
         self.open_stream()
         self.release_again()
         logger.info("epoch %d of %s from %d", self.head.epoch, self.group, self.head.sequence)
@@ -149,13 +161,18 @@ class Engine:
         pipe.delete(doorbell.engine_key(self.group))
         pipe.execute()
 
-    def _rebuild(self) -> None:
-        """Make the machine anew from what is durable.
+    def _rebuild(self, tell: recovery.Tell | None = None) -> None:
+        """Make the machine anew from what is durable; `tell` is shown what was not released.
 
         :raises Diverged: when the journal does not prove its own state.
         """
         recovered = recovery.rebuild(
-            self.connection, self.group, up_to=self.head.sequence, machine_type=self.machine_type
+            self.connection,
+            self.group,
+            up_to=self.head.sequence,
+            machine_type=self.machine_type,
+            tell=tell,
+            tell_after=self.head.released_sequence,
         )
         if recovered.hash != self.head.hash:
             raise recovery.Diverged(self.head.sequence, "the head has another hash")
@@ -167,12 +184,19 @@ class Engine:
         """Release the news of every batch that may not have been; replies are looked up instead."""
         if self.head.released_sequence >= self.head.sequence:
             return
-        happened: list[events.Event] = []
-        for batch in store.tail(self.connection, self.group, after=self.head.released_sequence):
-            happened += events.decode_batch(batch.events)
-        touched = _touched_by(happened, self.machine)
-        self._publish([], self._news(happened, touched), happened)
+        self._publish([])
         self.mark_released()
+
+    def _keep(
+        self,
+        batch: store.Batch,
+        facts: events.Facts,
+        touched: views.Touched,
+        state: machine.Machine,
+    ) -> None:
+        """Keep the news of a batch that may not have been released, composed as it was then."""
+        items = self._compose(facts, touched, state).items
+        self._unreleased.append(Unreleased(batch.sequence, items, _ends_of(facts)))
 
     def mark_released(self) -> None:
         """Note in the database what is released, when it is idle; a batch's head does it otherwise.
@@ -210,18 +234,18 @@ class Engine:
         """
         if self.is_skewed:
             answers = [Answer(each, envelope.CLOCK_SKEW) for each in incoming]
-            self._publish(answers, [], [])
+            self._publish(answers)
             return answers
         works, ready = self._recall(incoming)
         try:
             self._apply(works)
-            touched = self._store(works)
+            news = self._store(works)
         except _FATAL:
             raise
         except Exception as error:  # noqa: BLE001 - the one place that may: it quarantines
-            self._publish(ready, [], [])
+            self._publish(ready)
             return ready + self._isolate(works, error)
-        return ready + self._release(works, ready, touched)
+        return ready + self._release(works, ready, news)
 
     def is_due(self) -> bool:
         """Whether the calendar has something to do."""
@@ -303,14 +327,16 @@ class Engine:
             work.item = commands.Sequenced(sequence, at, work.incoming.command)
             work.happened = state.apply(work.incoming.command, sequence, at)
 
-    def _store(self, works: Sequence[Work]) -> views.Touched:
-        """Write the batch and all that follows from it, in one transaction."""
-        touched = self.machine.drain_touched()
+    def _store(self, works: Sequence[Work]) -> Unreleased | None:
+        """Write the batch and all that follows from it, in one transaction; return its news."""
         if not works:
-            return touched
+            return None
         items = [work.item for work in works if work.item is not None]
         happened = [event for work in works for event in work.happened]
-        body, facts = commands.encode_batch(items), events.encode_batch(happened)
+        facts = events.by_type(happened)
+        touched = self.machine.drain_touched(facts)
+        news = self._compose(facts, touched, self.machine)
+        body, written = commands.encode_batch(items), events.encode_batch(happened)
         batch = store.Batch(
             first_sequence=items[0].sequence,
             sequence=items[-1].sequence,
@@ -318,42 +344,41 @@ class Engine:
             format=store.JOURNAL_FORMAT,
             rules=self.machine.rules,
             commands=body,
-            events=facts,
+            events=written,
             previous_hash=self.head.hash,
-            hash=journal.batch_hash(self.head.hash, body, facts),
+            hash=journal.batch_hash(self.head.hash, body, written),
         )
         self._fail_at("before_commit", works)
         with self.connection.cursor() as cursor, self.connection.transaction():
             store.advance_head(cursor, self.head, batch, stream_entry=self.stream_entry)
-            cash_sequence = self._project(cursor, works, happened, touched, batch)
+            cash_sequence = self._project(cursor, works, happened, facts, touched, batch)
+            rows.write_deltas(cursor, news.deltas, batch.at)
         self._fail_at("after_commit", works)
         self._cash_sequence = cash_sequence
         self._marked_sequence = self.head.released_sequence
         self.head = dataclasses.replace(
             self.head, sequence=batch.sequence, hash=batch.hash, at=batch.at
         )
-        return touched
+        return Unreleased(batch.sequence, news.items, _ends_of(facts))
 
     def _project(
         self,
         cursor: store.Cursor,
         works: Sequence[Work],
         happened: list[events.Event],
+        facts: events.Facts,
         touched: views.Touched,
         batch: store.Batch,
     ) -> int:
         """Write every table that follows from a batch; return the cash chain's new sequence."""
         rows.write_orders(cursor, touched.orders, happened)
         rows.write_trades(cursor, happened)
-        by_type: dict[type[Any], list[Any]] = {}
-        for event in happened:
-            by_type.setdefault(type(event), []).append(event)
         rows.write_auctions(
-            cursor, by_type.get(events.CallOpened, []), by_type.get(events.Uncrossed, [])
+            cursor, facts.get(events.CallOpened, ()), facts.get(events.Uncrossed, ())
         )
         cash_sequence = posting.post_cash(
             cursor,
-            by_type.get(events.Transferred, []),
+            facts.get(events.Transferred, ()),
             at=batch.at,
             expected_sequence=self._cash_sequence,
         )
@@ -362,55 +387,52 @@ class Engine:
         catalog.write_instruments(
             cursor,
             touched.instruments,
-            listed_at={
-                event.symbol: event.at for event in by_type.get(events.InstrumentListed, [])
-            },
+            listed_at={event.symbol: event.at for event in facts.get(events.InstrumentListed, ())},
             at=batch.at,
         )
-        catalog.write_certifications(cursor, by_type.get(events.CertificationChanged, []))
-        projection.write_marks(cursor, by_type.get(events.Marked, []))
-        projection.write_index_values(cursor, by_type.get(events.IndexPublished, []))
+        catalog.write_certifications(cursor, facts.get(events.CertificationChanged, ()))
+        projection.write_marks(cursor, facts.get(events.Marked, ()))
+        projection.write_index_values(cursor, facts.get(events.IndexPublished, ()))
         projection.write_delivery(
             cursor,
-            obligations=by_type.get(events.ObligationIncurred, []),
-            entitlements=by_type.get(events.EntitlementGranted, []),
-            allocations=by_type.get(events.Allocated, []),
+            obligations=facts.get(events.ObligationIncurred, ()),
+            entitlements=facts.get(events.EntitlementGranted, ()),
+            allocations=facts.get(events.Allocated, ()),
         )
-        projection.write_intervals(cursor, by_type.get(events.IntervalSettled, []))
+        projection.write_intervals(cursor, facts.get(events.IntervalSettled, ()))
         projection.write_outcomes(cursor, _outcomes(works, happened))
         return cash_sequence
 
     # After the commit
 
     def _release(
-        self, works: Sequence[Work], ready: Sequence[Answer], touched: views.Touched
+        self, works: Sequence[Work], ready: Sequence[Answer], news: Unreleased | None
     ) -> list[Answer]:
         """Send replies and news of a batch that is durable; return the answers of its commands."""
         answers = [answer for work in works for answer in _answers(work)]
-        happened = [event for work in works for event in work.happened]
-        self._publish([*ready, *answers], self._news(happened, touched), happened)
+        if news is not None:
+            self._unreleased.append(news)
+        self._publish([*ready, *answers])
         return answers
 
-    def _news(self, happened: Sequence[events.Event], touched: views.Touched) -> list[feed.Item]:
-        """Return the news of a batch; what cannot be told must not stop what is durable."""
+    def _compose(
+        self, facts: events.Facts, touched: views.Touched, state: machine.Machine
+    ) -> feed.News:
+        """Return the news of a batch; what cannot be told must not stop what is to be durable."""
         try:
-            return self.feed.compose(happened, touched, self.machine)
+            return feed.compose(facts, touched, state)
         except Exception:
-            logger.critical("the news of %d is lost", self.head.sequence, exc_info=True)
-            return []
+            logger.critical("the news of %d is lost", state.sequence, exc_info=True)
+            return feed.NOTHING
 
-    def _publish(
-        self,
-        answers: Sequence[Answer],
-        items: list[feed.Item],
-        happened: Sequence[events.Event],
-    ) -> None:
-        """Publish replies by process, news in one message, and outcomes of instructions.
+    def _publish(self, answers: Sequence[Answer]) -> None:
+        """Publish replies by process, and what is unreleased: a message for each batch.
 
         A Valkey that is away costs nobody anything: callers look their outcome up, and the news is
-        released again, because the head does not say that it was.
+        kept and released with the next, because the head does not say that it was.
         """
         if self.client is None:
+            self._unreleased.clear()
             self.head = dataclasses.replace(self.head, released_sequence=self.head.sequence)
             return
         mail: dict[str, list[envelope.Reply]] = {}
@@ -425,14 +447,12 @@ class Engine:
         pipe: Any = self.client.pipeline(transaction=False)
         for reply_to, replies in mail.items():
             pipe.publish(reply_to, envelope.encode_replies(replies))
-        for event in happened:
-            if isinstance(event, events.InstructionApplied):
-                pipe.publish(channels.instruction_channel(event.id), b"APPLIED")
-            elif isinstance(event, events.InstructionRefused):
-                pipe.publish(channels.instruction_channel(event.id), b"REFUSED")
-        if items:
-            release = envelope.Release(self.head.sequence, items)
-            pipe.publish(channels.feed_channel(self.group), envelope.encode_release(release))
+        for news in self._unreleased:
+            for name, outcome in news.ended:
+                pipe.publish(channels.instruction_channel(name), outcome)
+            if news.items:
+                release = envelope.Release(news.sequence, news.items)
+                pipe.publish(channels.feed_channel(self.group), envelope.encode_release(release))
         # What the journal holds, or a reply refused, is not read again: drop it from the stream.
         pipe.xtrim(
             doorbell.stream_key(self.head.epoch, self.group),
@@ -444,6 +464,7 @@ class Engine:
         except valkey.ValkeyError:
             logger.warning("released nothing: Valkey is away")
         else:
+            self._unreleased.clear()
             self.head = dataclasses.replace(self.head, released_sequence=self.head.sequence)
 
     # Poison
@@ -456,16 +477,16 @@ class Engine:
         for work in works:
             try:
                 self._apply([work])
-                touched = self._store([work])
+                news = self._store([work])
             except _FATAL:
                 raise
             except Exception as culprit:  # noqa: BLE001 - as in `run_batch`
                 self._rebuild()
-                touched = self._quarantine(work, culprit)
-            answers += self._release([work], [], touched)
+                news = self._quarantine(work, culprit)
+            answers += self._release([work], [], news)
         return answers
 
-    def _quarantine(self, work: Work, error: Exception) -> views.Touched:
+    def _quarantine(self, work: Work, error: Exception) -> Unreleased | None:
         """Journal a command as set aside instead of applying it."""
         command = work.incoming.command
         symbol = command.instrument if isinstance(command, commands.PlaceOrder) else ""
@@ -543,30 +564,7 @@ def _outcomes(
     return found
 
 
-def _touched_by(happened: Sequence[events.Event], state: machine.Machine) -> views.Touched:
-    """Return the rows that events name, as the machine shows them now; for a second release."""
-    accounts: set[int] = set()
-    orders: set[int] = set()
-    symbols: set[str] = set()
-    for event in happened:
-        if isinstance(event, events.Traded):
-            accounts |= {event.maker, event.taker}
-            orders |= {event.maker_order, event.taker_order}
-            symbols.add(event.instrument)
-        elif isinstance(event, events.OrderPlaced):
-            accounts.add(event.request.account)
-            orders.add(event.order)
-        elif isinstance(event, events.OrderClosed):
-            accounts.add(event.account)
-            orders.add(event.order)
-        elif isinstance(event, events.BookChanged):
-            symbols.add(event.instrument)
-    order_views = [state.order_view(order) for order in sorted(orders)]
-    account_views = [state.account_view(account) for account in sorted(accounts)]
-    instrument_views = [state.instrument_view(symbol) for symbol in sorted(symbols)]
-    return views.Touched(
-        accounts=tuple(view for view in account_views if view is not None),
-        positions=(),
-        orders=tuple(view for view in order_views if view is not None),
-        instruments=tuple(view for view in instrument_views if view is not None),
-    )
+def _ends_of(facts: events.Facts) -> list[tuple[str, bytes]]:
+    """Return which instructions ended in a batch, and how."""
+    applied = [(event.id, b"APPLIED") for event in facts.get(events.InstructionApplied, ())]
+    return applied + [(event.id, b"REFUSED") for event in facts.get(events.InstructionRefused, ())]

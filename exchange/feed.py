@@ -1,20 +1,24 @@
-"""What is released after a commit: market data and private news, in the form of INTERFACES.
+"""What is told of a batch: market data and private news, in the form of INTERFACES.
 
 The engine publishes one message per batch (`envelope.Release`) on one channel; it holds the items
 of every topic, so that a process which serves many subscribers reads the market once and picks.
-Topics are `book:{symbol}`, `trades:{symbol}`, `ticker:{symbol}`, `index:{grade}`, and of an
-organization `orders:{id}`, `fills:{id}` and `account:{id}`; a payload is the JSON that a
-subscriber gets.
+Topics are `book:{symbol}`, `trades:{symbol}`, `ticker:{symbol}`, `auction:{symbol}`,
+`index:{grade}`, and of an organization `orders:{id}`, `fills:{id}` and `account:{id}`; a payload is
+the JSON that a subscriber gets.
 
 Of a book a batch gives one delta: `previous_sequence` is the book's sequence before the batch,
 `sequence` the one after it, quantities are absolute, and the checksum is that of the book after it.
-After a recovery everything that may not have been released is released once more: a reader drops a
-delta that ends at or before what it has, and asks for a snapshot when one does not begin there.
-On other topics `sequence` is that of the last command, and `previous_sequence` that of the topic's
-message before, or null when the engine began after it.
+A delta is composed before the batch is committed, because its bytes are stored with it: whoever
+missed one asks for it again and gets the very same. On every other topic `sequence` counts the
+messages there have been (`exchange.machine.news`), and `previous_sequence` is one less.
+
+A message is a function of the batch's events and of the machine after it, and of nothing else: the
+same journal gives the same bytes. So after a recovery what may not have been released is composed
+and released again, batch by batch, and a reader drops what it has.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -73,115 +77,58 @@ class Message(msgspec.Struct, kw_only=True):
     channel: str
     instrument: str | None
     sequence: int
-    previous_sequence: int | None
+    previous_sequence: int
     data: Any
 
 
 Item = tuple[str, bytes]
+"""A topic and the message on it."""
+Delta = tuple[str, int, int, bytes]
+"""Symbol, sequence before and after, and the message, of a book's change."""
 
 
-class Feed:
-    """Makes messages of batches, and remembers the last sequence of every topic."""
+@dataclass(frozen=True, slots=True)
+class News:
+    """All that is told of a batch; its deltas are items too, and are kept."""
 
-    def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-
-    def compose(
-        self,
-        happened: Sequence[events.Event],
-        touched: views.Touched,
-        machine: Machine,
-    ) -> list[Item]:
-        """Return the items of a batch, after which the machine stands as it does."""
-        items: list[Item] = []
-        sequence = machine.sequence
-        trades: dict[str, list[wire.Trade]] = {}
-        books: dict[str, list[events.BookChanged]] = {}
-        fills: dict[int, list[wire.OwnFill]] = {}
-        orders = {view.order: view for view in touched.orders}
-        for event in happened:
-            if isinstance(event, events.BookChanged):
-                books.setdefault(event.instrument, []).append(event)
-            elif isinstance(event, events.Traded):
-                trades.setdefault(event.instrument, []).append(wire.trade_out(event))
-                for organization, fill in _own_fills(event, orders):
-                    fills.setdefault(organization, []).append(fill)
-            elif isinstance(event, events.IndexPublished):
-                items.append(self._index(event, sequence))
-        items += [_book(symbol, changes, machine) for symbol, changes in books.items()]
-        for symbol, lines in trades.items():
-            items.append(self._message("trades", symbol, sequence, lines, symbol))
-        items += [self._ticker(view, sequence) for view in touched.instruments]
-        items += self._private(touched, fills, sequence)
-        return items
-
-    def _private(
-        self, touched: views.Touched, fills: dict[int, list[wire.OwnFill]], sequence: int
-    ) -> Iterable[Item]:
-        """Yield what only the organization itself may see."""
-        orders: dict[int, list[wire.OrderState]] = {}
-        for view in touched.orders:
-            orders.setdefault(view.account, []).append(wire.order_state(view))
-        for organization, states in orders.items():
-            yield self._message("orders", str(organization), sequence, states)
-        for organization, lines in fills.items():
-            yield self._message("fills", str(organization), sequence, lines)
-        for account in touched.accounts:
-            yield self._message("account", str(account.account), sequence, account_out(account))
-
-    def _ticker(self, view: views.InstrumentView, sequence: int) -> Item:
-        ticker = Ticker(
-            state=view.state.lower(),
-            last=text.optional_price_text(view.last or None),
-            best_bid=text.optional_price_text(view.best_bid or None),
-            best_ask=text.optional_price_text(view.best_ask or None),
-            volume=view.volume,
-            open_interest=view.open_interest,
-            reference_price=text.price_text(view.reference_price),
-            band=(text.price_text(view.band_low), text.price_text(view.band_high)),
-        )
-        return self._message("ticker", view.symbol, sequence, ticker, view.symbol)
-
-    def _index(self, event: events.IndexPublished, sequence: int) -> Item:
-        value = IndexValue(
-            hour=text.time_text(event.hour_starts_at),
-            price=text.price_text(event.price),
-            method=event.method,
-            at=text.time_text(event.at),
-        )
-        return self._message("index", event.grade, sequence, value, event.grade)
-
-    def _message(
-        self, channel: str, name: str, sequence: int, data: Any, instrument: str | None = None
-    ) -> Item:
-        topic = f"{channel}:{name}"
-        message = Message(
-            type="update",
-            channel=channel,
-            instrument=instrument,
-            sequence=sequence,
-            previous_sequence=self._last.get(topic),
-            data=data,
-        )
-        self._last[topic] = sequence
-        return topic, _encoder.encode(message)
+    items: list[Item]
+    deltas: list[Delta]
 
 
-def account_out(view: Any) -> Account:
-    """Return an account as callers see it."""
-    return Account(
-        cash=text.micros_text(view.cash),
-        available=text.micros_text(view.available),
-        order_margin=text.micros_text(view.order_margin),
-        initial_margin=text.micros_text(view.initial_margin),
-        maintenance_margin=text.micros_text(view.maintenance_margin),
-        withdrawable=text.micros_text(view.withdrawable),
-        escrow=text.micros_text(view.escrow),
-    )
+NOTHING = News([], [])
 
 
-def _book(symbol: str, changes: list[events.BookChanged], machine: Machine) -> Item:
-    """Return one delta for all that a batch did to a book."""
+def compose(facts: events.Facts, touched: views.Touched, machine: Machine) -> News:
+    """Return the news of a batch: its events by type, after which the machine stands as it does."""
+    deltas = _deltas(facts.get(events.BookChanged, ()), machine)
+    items: list[Item] = [_index(value) for value in facts.get(events.IndexPublished, ())]
+    items += [(f"book:{symbol}", message) for symbol, _, _, message in deltas]
+    tape: dict[str, list[wire.Trade]] = {}
+    for trade in facts.get(events.Traded, ()):
+        tape.setdefault(trade.instrument, []).append(wire.trade_out(trade))
+    for view in touched.instruments:
+        if view.symbol in tape:
+            lines = tape.pop(view.symbol)
+            items.append(_message("trades", view.symbol, view.trades_sequence, lines, view.symbol))
+    assert not tape, "an instrument that traded was touched"
+    items += [_ticker(view) for view in touched.instruments]
+    sequences = {view.symbol: view.auction_sequence for view in touched.instruments}
+    for call in touched.auctions:
+        auction = wire.auction_out(call)
+        items.append(_message("auction", call.symbol, sequences[call.symbol], auction, call.symbol))
+    items += _private(facts, touched)
+    return News(items, deltas)
+
+
+def _deltas(changes: Iterable[events.BookChanged], machine: Machine) -> list[Delta]:
+    """Return one delta for all that a batch did to each book."""
+    books: dict[str, list[events.BookChanged]] = {}
+    for change in changes:
+        books.setdefault(change.instrument, []).append(change)
+    return [_delta(symbol, own, machine) for symbol, own in books.items()]
+
+
+def _delta(symbol: str, changes: list[events.BookChanged], machine: Machine) -> Delta:
     levels: dict[tuple[int, int], int] = {}
     for change in changes:
         for side, price, lots in change.levels:
@@ -200,33 +147,106 @@ def _book(symbol: str, changes: list[events.BookChanged], machine: Machine) -> I
         previous_sequence=changes[0].book_sequence - 1,
         data=delta,
     )
-    return f"book:{symbol}", _encoder.encode(message)
+    return symbol, message.previous_sequence, message.sequence, _encoder.encode(message)
 
 
-def _own_fills(
-    event: events.Traded, orders: dict[int, views.OrderView]
-) -> Iterable[tuple[int, wire.OwnFill]]:
+def _index(event: events.IndexPublished) -> Item:
+    value = IndexValue(
+        hour=text.time_text(event.hour_starts_at),
+        price=text.price_text(event.price),
+        method=event.method,
+        at=text.time_text(event.at),
+    )
+    return _message("index", event.grade, event.sequence, value, event.grade)
+
+
+def _ticker(view: views.InstrumentView) -> Item:
+    ticker = Ticker(
+        state=view.state.lower(),
+        last=text.optional_price_text(view.last or None),
+        best_bid=text.optional_price_text(view.best_bid or None),
+        best_ask=text.optional_price_text(view.best_ask or None),
+        volume=view.volume,
+        open_interest=view.open_interest,
+        reference_price=text.price_text(view.reference_price),
+        band=(text.price_text(view.band_low), text.price_text(view.band_high)),
+    )
+    return _message("ticker", view.symbol, view.ticker_sequence, ticker, view.symbol)
+
+
+def _private(facts: events.Facts, touched: views.Touched) -> Iterable[Item]:
+    """Yield what only the organization itself may see."""
+    orders: dict[int, list[wire.OrderState]] = {}
+    names: dict[int, str] = {}
+    for view in touched.orders:
+        orders.setdefault(view.account, []).append(wire.order_state(view))
+        names[view.order] = view.request.client_order_id
+    fills: dict[int, list[wire.OwnFill]] = {}
+    for trade in facts.get(events.Traded, ()):
+        for organization, fill in _own_fills(trade, names):
+            fills.setdefault(organization, []).append(fill)
+    for account in touched.accounts:
+        name = str(account.account)
+        if account.account in orders:
+            states = orders.pop(account.account)
+            yield _message("orders", name, account.orders_sequence, states)
+        if account.account in fills:
+            lines = fills.pop(account.account)
+            yield _message("fills", name, account.fills_sequence, lines)
+        yield _message("account", name, account.account_sequence, account_out(account))
+    assert not orders, "whose order changed was touched"
+    assert not fills, "who traded was touched"
+
+
+def _own_fills(event: events.Traded, names: dict[int, str]) -> Iterable[tuple[int, wire.OwnFill]]:
     """Yield the two sides of a trade, each for its own organization."""
-    for order, organization, side, liquidity, fee in (
-        (event.maker_order, event.maker, -event.taker_side, "maker", event.maker_fee),
-        (event.taker_order, event.taker, event.taker_side, "taker", event.taker_fee),
+    liquidity = ("auction", "auction") if event.is_auction else ("maker", "taker")
+    for order, organization, side, role, fee in (
+        (event.maker_order, event.maker, -event.taker_side, liquidity[0], event.maker_fee),
+        (event.taker_order, event.taker, event.taker_side, liquidity[1], event.taker_fee),
     ):
-        view = orders.get(order)
         yield (
             organization,
             wire.OwnFill(
                 id=str(event.trade),
                 order_id=str(order),
-                client_order_id=view.request.client_order_id if view is not None else "",
+                client_order_id=names.get(order, ""),
                 instrument=event.instrument,
                 side=wire.side_text(side),
                 price=text.price_text(event.price),
                 quantity=event.lots,
-                liquidity=liquidity,
+                liquidity=role,
                 fee=text.micros_text(fee),
                 at=text.time_text(event.at),
             ),
         )
+
+
+def account_out(view: Any) -> Account:
+    """Return an account as callers see it."""
+    return Account(
+        cash=text.micros_text(view.cash),
+        available=text.micros_text(view.available),
+        order_margin=text.micros_text(view.order_margin),
+        initial_margin=text.micros_text(view.initial_margin),
+        maintenance_margin=text.micros_text(view.maintenance_margin),
+        withdrawable=text.micros_text(view.withdrawable),
+        escrow=text.micros_text(view.escrow),
+    )
+
+
+def _message(
+    channel: str, name: str, sequence: int, data: Any, instrument: str | None = None
+) -> Item:
+    message = Message(
+        type="update",
+        channel=channel,
+        instrument=instrument,
+        sequence=sequence,
+        previous_sequence=sequence - 1,
+        data=data,
+    )
+    return f"{channel}:{name}", _encoder.encode(message)
 
 
 _encoder = msgspec.json.Encoder()

@@ -199,6 +199,21 @@ class Auction(models.Model):
     last_at = models.DateTimeField(null=True)
 
 
+class BookDelta(models.Model):
+    """What one batch did to a book: the very bytes that were published, for who missed them.
+
+    Kept until a while after the instrument was settled (`exchange.deltas`).
+    """
+
+    pk = models.CompositePrimaryKey("symbol", "sequence")
+    symbol = models.CharField(max_length=40)
+    sequence = models.BigIntegerField()
+    """The book's sequence after the batch."""
+    previous_sequence = models.BigIntegerField()
+    body = models.BinaryField()
+    at = models.DateTimeField()
+
+
 class JournalBatchShown(models.Model):
     """The journal batches under one key, for the admin, which takes no composite one; a view."""
 

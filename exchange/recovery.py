@@ -4,14 +4,20 @@ A replay checks three things batch by batch: that the batch follows the one befo
 that its bytes are what was hashed, and that the machine, given the same commands, answers with the
 same events. Where one of them fails the replay stops at that sequence and says so; nobody runs on a
 state that the journal does not prove.
+
+Batches end where they ended, so that every topic counts its messages on as it did. A caller that
+wants to tell the news of batches again is shown each, as the machine stood after it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from exchange import commands, events, journal, machine, store
+from exchange.machine import views
 
 MachineType = type[machine.Machine]
+Tell = Callable[[store.Batch, events.Facts, views.Touched, machine.Machine], None]
+"""What looks at a batch that was replayed: its events by type, what it touched, and the state."""
 
 
 class Diverged(Exception):
@@ -43,15 +49,19 @@ def rebuild(
     from_genesis: bool = False,
     machine_type: MachineType = machine.Machine,
     progress: Callable[[int], None] | None = None,
+    tell: Tell | None = None,
+    tell_after: int = 0,
 ) -> Recovered:
     """Return the machine as it was after the command `up_to`.
+
+    `tell` is shown every batch that ends after `tell_after`, unless only a later snapshot is kept.
 
     :raises Diverged: when the journal or a snapshot does not prove the state.
     """
     stored = None
-    if not from_genesis:
-        stored = store.newest_snapshot(
-            connection, group, snapshot_format=machine.FORMAT, up_to=up_to
+    for latest in () if from_genesis else (up_to,) if tell is None else (tell_after, up_to):
+        stored = stored or store.newest_snapshot(
+            connection, group, snapshot_format=machine.FORMAT, up_to=latest
         )
     if stored is None:
         state, chain, started_from = machine_type(), journal.GENESIS_HASH, 0
@@ -62,21 +72,22 @@ def rebuild(
             raise Diverged(stored.sequence, "the snapshot is not the state it names")
     batches = count = 0
     for batch in store.tail(connection, group, after=started_from, up_to=up_to):
-        chain = verify(state, batch, chain)
+        chain = verify(state, batch, chain, tell if batch.sequence > tell_after else None)
         batches += 1
         count += batch.sequence - batch.first_sequence + 1
         if progress is not None:
             progress(batch.sequence)
     if state.sequence != up_to:
         raise Diverged(state.sequence, f"the journal ends before {up_to}")
-    state.drain_touched()
     return Recovered(
         machine=state, hash=chain, batches=batches, commands=count, started_from=started_from
     )
 
 
-def verify(state: machine.Machine, batch: store.Batch, previous_hash: bytes) -> bytes:
-    """Replay one batch into the machine and return the chain's new hash.
+def verify(
+    state: machine.Machine, batch: store.Batch, previous_hash: bytes, tell: Tell | None = None
+) -> bytes:
+    """Replay one batch into the machine, tell of it, and return the chain's new hash.
 
     :raises Diverged: when its hash, its place or its events are not what they should be.
     """
@@ -91,7 +102,11 @@ def verify(state: machine.Machine, batch: store.Batch, previous_hash: bytes) -> 
         happened += state.apply(item.command, item.sequence, item.at)
     if events.encode_batch(happened) != batch.events:
         raise Diverged(batch.sequence, "the replay has other events")
-    state.drain_touched()
+    facts = events.by_type(happened)
+    if tell is None:
+        state.forget_touched(facts)
+    else:
+        tell(batch, facts, state.drain_touched(facts), state)
     return batch.hash
 
 

@@ -1,4 +1,4 @@
-"""Orders, trades and auctions as rows, each written once for a batch.
+"""Orders, trades, auctions and what becomes of books as rows, each written once for a batch.
 
 A plain limit order is inserted and changed by the narrowest statements: what only other orders have
 is left to the database's defaults. A strip is over with the command that entered it, so its row is
@@ -359,3 +359,22 @@ def write_auctions(
     }
     _CALLS.upsert(cursor, list(calls.values()))
     _PRICES.update(cursor, list(prices.values()))
+
+
+_DELTAS = rowset.Table(
+    "exchange_bookdelta",
+    {
+        "symbol": "text",
+        "previous_sequence": "bigint",
+        "sequence": "bigint",
+        "body": "bytea",
+        "at": "timestamptz",
+    },
+    key=["symbol", "sequence"],
+)
+
+
+def write_deltas(cursor: Cursor, deltas: Sequence[tuple[str, int, int, bytes]], at: int) -> None:
+    """Keep what a batch did to each book, as it is published (`exchange.feed.Delta`)."""
+    moment = clock.to_datetime(at)
+    _DELTAS.insert(cursor, [(*delta, moment) for delta in deltas])

@@ -427,6 +427,52 @@ def trade_out(event: events.Traded) -> Trade:
     )
 
 
+class AuctionPrice(msgspec.Struct, kw_only=True):
+    """What an auction traded at one price."""
+
+    price: str
+    quantity: int
+    at: str
+
+
+class Auction(msgspec.Struct, kw_only=True):
+    """A call as it runs and what it would give now; `kind` is null outside of one."""
+
+    instrument: str
+    kind: str | None
+    state: str
+    ends_at: str | None
+    frozen_at: str | None
+    indicative_price: str | None
+    indicative_quantity: int
+    surplus: int
+    surplus_side: str | None
+    last_auction: AuctionPrice | None
+
+
+def auction_out(view: Any) -> Auction:
+    """Return an auction as the machine shows it (`exchange.machine.views.AuctionView`)."""
+    last = None
+    if view.last_lots:
+        last = AuctionPrice(
+            price=wire.price_text(view.last_price),
+            quantity=view.last_lots,
+            at=wire.time_text(view.last_at),
+        )
+    return Auction(
+        instrument=view.symbol,
+        kind=view.kind or None,
+        state=view.state.lower(),
+        ends_at=wire.time_text(view.ends_at) if view.kind else None,
+        frozen_at=wire.time_text(view.frozen_at) if view.kind else None,
+        indicative_price=wire.optional_price_text(view.indicative_price or None),
+        indicative_quantity=view.indicative_lots,
+        surplus=view.surplus,
+        surplus_side=side_text(view.surplus_side) if view.surplus_side else None,
+        last_auction=last,
+    )
+
+
 def levels_text(levels: Sequence[Level]) -> list[tuple[str, int]]:
     """Return levels with their prices as text."""
     return [(wire.price_text(price), lots) for price, lots in levels]

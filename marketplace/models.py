@@ -181,6 +181,11 @@ class Instrument(models.Model):
     volume_lots = models.BigIntegerField(default=0)
     open_interest_lots = models.BigIntegerField(default=0)
     book_sequence = models.BigIntegerField(default=0)
+    trades_sequence = models.BigIntegerField(default=0)
+    """How many messages its topics have had; its book has a sequence of changes."""
+    ticker_sequence = models.BigIntegerField(default=0)
+    auction_sequence = models.BigIntegerField(default=0)
+    settled_at = models.DateTimeField(null=True)
     listed_at = models.DateTimeField()
 
     class Meta:

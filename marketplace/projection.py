@@ -30,6 +30,10 @@ _INSTRUMENTS = rowset.Table(
         "volume_lots": "bigint",
         "open_interest_lots": "bigint",
         "book_sequence": "bigint",
+        "trades_sequence": "bigint",
+        "ticker_sequence": "bigint",
+        "auction_sequence": "bigint",
+        "settled_at": "timestamptz",
         "listed_at": "timestamptz",
     },
     key=["id"],
@@ -48,6 +52,10 @@ _CHANGES = rowset.Table(
         "volume_lots": "bigint",
         "open_interest_lots": "bigint",
         "book_sequence": "bigint",
+        "trades_sequence": "bigint",
+        "ticker_sequence": "bigint",
+        "auction_sequence": "bigint",
+        "settled_at": "timestamptz",
     },
     key=["id"],
 )
@@ -97,6 +105,10 @@ def write_instruments(
                 view.volume,
                 view.open_interest,
                 view.book_sequence,
+                view.trades_sequence,
+                view.ticker_sequence,
+                view.auction_sequence,
+                clock.to_datetime(at) if view.state == contract.InstrumentState.SETTLED else None,
                 clock.to_datetime(listed_at.get(view.symbol, at)),
             )
         )
@@ -104,7 +116,7 @@ def write_instruments(
     new = [row for row in rows if row[1] in listed_at]
     known = [row for row in rows if row[1] not in listed_at]
     _INSTRUMENTS.insert(cursor, new)
-    _CHANGES.update(cursor, [(row[0], *row[8:17]) for row in known])
+    _CHANGES.update(cursor, [(row[0], *row[8:21]) for row in known])
 
 
 def write_certifications(cursor: psycopg.Cursor[Any], changes: Sequence[Any]) -> None:

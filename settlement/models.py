@@ -119,6 +119,10 @@ class MarginAccount(models.Model):
     withdrawable_micros = models.BigIntegerField(default=0)
     escrow_micros = models.BigIntegerField(default=0)
     debt_micros = models.BigIntegerField(default=0)
+    orders_sequence = models.BigIntegerField(default=0)
+    """How many messages its topics have had."""
+    fills_sequence = models.BigIntegerField(default=0)
+    account_sequence = models.BigIntegerField(default=0)
     sequence = models.BigIntegerField(default=0)
     updated_at = models.DateTimeField()
 
@@ -164,6 +168,8 @@ class IndexValue(models.Model):
     inputs = models.BinaryField()
     digest = models.BinaryField(max_length=32)
     at = models.DateTimeField()
+    sequence = models.BigIntegerField(default=0)
+    """How many values of the grade there have been, with this one."""
 
     class Meta:
         constraints = [

@@ -27,6 +27,9 @@ _MARGIN_ACCOUNTS = rowset.Table(
         "withdrawable_micros": "bigint",
         "escrow_micros": "bigint",
         "debt_micros": "bigint",
+        "orders_sequence": "bigint",
+        "fills_sequence": "bigint",
+        "account_sequence": "bigint",
         "sequence": "bigint",
         "updated_at": "timestamptz",
     },
@@ -58,6 +61,7 @@ _INDEX_VALUES = rowset.Table(
         "inputs": "bytea",
         "digest": "bytea",
         "at": "timestamptz",
+        "sequence": "bigint",
     },
     key=["grade", "hour_starts_at"],
 )
@@ -179,6 +183,9 @@ def write_accounts(
             view.withdrawable,
             view.escrow,
             view.debt,
+            view.orders_sequence,
+            view.fills_sequence,
+            view.account_sequence,
             sequence,
             moment,
         )
@@ -217,6 +224,7 @@ def write_index_values(cursor: psycopg.Cursor[Any], values: Sequence[Any]) -> No
                 value.inputs,
                 value.digest,
                 clock.to_datetime(value.at),
+                value.sequence,
             )
             for value in values
         ],

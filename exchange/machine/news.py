@@ -15,7 +15,8 @@ def number(state: State, facts: events.Facts) -> list[Account]:
     """Count the messages of the batch that ends here; return the accounts it concerns, by id.
 
     `facts` are the batch's events by type. Whoever has a message of an order or a fill has one of
-    the account too, and an instrument that traded has a ticker, so one row holds each one's counts.
+    the account too, and an instrument that traded or is in an auction has a ticker, so that one row
+    holds the counts of each.
     """
     accounts = set(state.touched_accounts)
     accounts.update([position.account for position in state.touched_positions])
@@ -35,6 +36,9 @@ def number(state: State, facts: events.Facts) -> list[Account]:
     concerned = sorted(accounts, key=lambda account: account.id)
     for account in concerned:
         account.news.account += 1
+    for instrument in state.touched_auctions:
+        instrument.news.auction += 1
+    state.touched_instruments |= state.touched_auctions
     for instrument in state.touched_instruments:
         instrument.news.ticker += 1
         if instrument.symbol in symbols:

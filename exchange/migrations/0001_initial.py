@@ -24,6 +24,17 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name='BookDelta',
+            fields=[
+                ('pk', models.CompositePrimaryKey('symbol', 'sequence', blank=True, editable=False, primary_key=True, serialize=False)),
+                ('symbol', models.CharField(max_length=40)),
+                ('sequence', models.BigIntegerField()),
+                ('previous_sequence', models.BigIntegerField()),
+                ('body', models.BinaryField()),
+                ('at', models.DateTimeField()),
+            ],
+        ),
+        migrations.CreateModel(
             name='Head',
             fields=[
                 ('group', models.CharField(max_length=32, primary_key=True, serialize=False)),

@@ -54,6 +54,9 @@ class Migration(migrations.Migration):
                 ('withdrawable_micros', models.BigIntegerField(default=0)),
                 ('escrow_micros', models.BigIntegerField(default=0)),
                 ('debt_micros', models.BigIntegerField(default=0)),
+                ('orders_sequence', models.BigIntegerField(default=0)),
+                ('fills_sequence', models.BigIntegerField(default=0)),
+                ('account_sequence', models.BigIntegerField(default=0)),
                 ('sequence', models.BigIntegerField(default=0)),
                 ('updated_at', models.DateTimeField()),
             ],
@@ -141,6 +144,7 @@ class Migration(migrations.Migration):
                 ('inputs', models.BinaryField()),
                 ('digest', models.BinaryField(max_length=32)),
                 ('at', models.DateTimeField()),
+                ('sequence', models.BigIntegerField(default=0)),
             ],
             options={
                 'constraints': [models.UniqueConstraint(fields=('grade', 'hour_starts_at'), name='index_is_single')],
