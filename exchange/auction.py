@@ -47,9 +47,10 @@ def uncross(
     rising = sorted(price for price in prices if low <= price <= high)
     demand = _reached(bids, rising[::-1], 1)[::-1]
     supply = _reached(asks, rising, -1)
+    # Of equals `max` takes the first, which is the lower price.
     best = max(
         zip(rising, demand, supply, strict=True),
-        key=lambda of: (min(of[1], of[2]), -abs(of[1] - of[2]), -abs(of[0] - reference), -of[0]),
+        key=lambda of: (min(of[1], of[2]), -abs(of[1] - of[2]), -abs(of[0] - reference)),
     )
     price, bought, sold = best
     return Result(price, min(bought, sold), bought - sold)

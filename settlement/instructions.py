@@ -29,6 +29,7 @@ class DefineGrade(Instruction, frozen=True, tag="define_grade"):
     maker_fee_bp: int = 2
     taker_fee_bp: int = 20
     band_percent: int = 15
+    dynamic_percent: int = 5
 
 
 class Deposit(Instruction, frozen=True, tag="deposit"):

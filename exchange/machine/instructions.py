@@ -14,6 +14,7 @@ from exchange.machine import (
     limits,
     orders,
     sessions,
+    strips,
     switches,
     uncrossing,
     usage,
@@ -44,6 +45,8 @@ def carry_out(state: State, command: commands.Command) -> None:
             orders.cancel_matching(state, command)
         case commands.CancelAllAfter():
             switches.renew(state, command)
+        case commands.PlaceStrip():
+            strips.place(state, command)
         case commands.Tick():
             pass
         case commands.Quarantine():
@@ -123,6 +126,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         or not 1 <= order.reference_price_ticks <= contract.PRICE_TICKS_MAX
         or not 0 <= order.maker_fee_bp <= order.taker_fee_bp <= _BASIS_POINTS_MAX
         or not 1 <= order.band_percent <= 99
+        or not 1 <= order.dynamic_percent <= 99
     ):
         return Refuse.INVALID_TERMS
     grade = state.grades.get(order.grade)
@@ -136,6 +140,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         grade.maker_fee_bp = order.maker_fee_bp
         grade.taker_fee_bp = order.taker_fee_bp
         grade.band_percent = order.band_percent
+        grade.dynamic_percent = order.dynamic_percent
         return None
     grade = Grade(
         state.number("grade"),
@@ -145,6 +150,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         order.taker_fee_bp,
         order.band_percent,
         contract.hour_start(state.at),
+        dynamic_percent=order.dynamic_percent,
     )
     state.grades[order.grade] = grade
     calendar.start_grade(state, grade)
