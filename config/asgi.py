@@ -24,8 +24,6 @@ from exchange import entry
 from marketplace import http, stream
 
 STREAM_PATH = "/ws/v1"
-ORDERS_PATH = "/api/v1/orders"
-ENTRY_METHODS = frozenset({"POST", "PATCH", "DELETE"})
 
 # Every view is imported now and not while the first caller waits.
 assert get_resolver().url_patterns, "there are pages"
@@ -56,9 +54,7 @@ async def _http(scope: http.Scope, receive: http.Receive, send: http.Send) -> No
         await servable.ready(send)
     elif path == "/metrics":
         await servable.metrics(send)
-    elif scope["method"] in ENTRY_METHODS and (
-        path == ORDERS_PATH or path.startswith(ORDERS_PATH + "/")
-    ):
+    elif entry.serves(scope["method"], path):
         await servable.guarded("entry", entry.application, scope, receive, send)
     else:
         await servable.guarded("pages", pages, scope, receive, send)

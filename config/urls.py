@@ -32,7 +32,13 @@ API: list[URLPattern | URLResolver] = [
         resource(exchange.ListOrders, exchange.PlaceOrder, exchange.CancelOrders),
     ),
     path("api/v1/orders/batch", resource(exchange.EnterBatch)),
-    path("api/v1/orders/<str:order_id>", resource(exchange.ShowOrder, exchange.CancelOrder)),
+    path("api/v1/orders/test", resource(exchange.PreviewOrder)),
+    path("api/v1/orders/cancel-all-after", resource(exchange.CancelAllAfter)),
+    path(
+        "api/v1/orders/<str:order_id>",
+        resource(exchange.ShowOrder, exchange.AmendOrder, exchange.CancelOrder),
+    ),
+    path("api/v1/strips", resource(exchange.PlaceStrip)),
     # Account
     path("api/v1/account", resource(settlement.ShowAccount)),
     path("api/v1/positions", resource(settlement.ListPositions)),

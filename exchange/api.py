@@ -5,18 +5,27 @@ their operations are documented only. Market data is public; a list goes from th
 oldest, instruments from the first listed to the last.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from exchange import queries, reasons, wire
+from exchange import intake, queries, reasons, wire
 from marketplace import clock, contract, errors
 from marketplace import queries as catalog
 from marketplace import wire as texts
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 
 ORDER_REASONS = tuple(reasons.Reject)
+ENGINE_CODES: tuple[str, ...] = (
+    "engine_unavailable",
+    "engine_overloaded",
+    "never_placed",
+    "clock_skew",
+    "database_unavailable",
+    "outcome_unknown",
+)
 GradeCode = Annotated[str, msgspec.Meta(min_length=2, max_length=16)]
 
 
@@ -148,13 +157,7 @@ class ListTrades(Endpoint):
         rows = queries.trades(symbol=symbol, limit=call.page.fetch, before=call.page.number())
         return call.page.page(
             rows,
-            lambda row: wire.Trade(
-                id=str(row.id),
-                price=texts.price_text(row.price_ticks),
-                quantity=row.lots,
-                side=wire.side_text(row.taker_side),
-                at=texts.moment_text(row.at),
-            ),
+            wire.trade_row,
             position=lambda row: [row.id],
         )
 
@@ -280,9 +283,9 @@ class ListOrders(Endpoint):
     Output = Listed[wire.OrderOut]
 
     class Query(Strict):
-        """Filters; `live` stands for the orders that rest in a book."""
+        """Filters; `live` stands for orders that rest in a book or wait for their stop price."""
 
-        instrument: Annotated[str, msgspec.Meta(max_length=wire.SYMBOL_LENGTH_MAX)] = ""
+        instrument: Annotated[str, msgspec.Meta(max_length=intake.SYMBOL_LENGTH_MAX)] = ""
         side: Literal["", "buy", "sell"] = ""
         client_order_id: Annotated[str, msgspec.Meta(max_length=255)] = ""
         status: Literal[
@@ -332,36 +335,91 @@ class ShowOrder(Endpoint):
         return found
 
 
-class PlaceOrder(Endpoint):
+class _Entered(Endpoint):
+    """An operation that `exchange.entry` answers."""
+
+    scope = "trade"
+    tag = "orders"
+    is_documented_only = True
+    codes: ClassVar[Sequence[str]] = ENGINE_CODES
+
+
+class PlaceOrder(_Entered):
     """Enter an order; answered when it is durable, with what it traded at once.
 
     `client_order_id` is unique for the organization for ever: the same one with the same terms is
     answered as it was the first time, with `Idempotency-Replayed: true`; with others it is refused
-    (409 `key_reuse`). An order that a rule refuses is a 422 with the reason as its code.
+    (409 `key_reuse`). An order that a rule refuses is a 422 with the reason as its code. `price`
+    goes with types `limit` and `stop_limit`, `stop_price` with `stop` and `stop_limit`,
+    `expires_at` with `gtd`; a market order is `gtc` (which for it is `ioc`), `ioc` or `fok`; only
+    limit orders that can rest are `post_only`, and only orders with a limit that can rest have a
+    `display_quantity`.
     """
 
     method = "POST"
-    scope = "trade"
     status = 201
-    tag = "orders"
-    is_documented_only = True
-    codes = (*ORDER_REASONS, "unsupported_order_type", "engine_unavailable")
-    Input = wire.OrderIn
+    has_client_id = True
+    codes = (*ORDER_REASONS, *ENGINE_CODES)
+    Input = intake.OrderIn
     Output = wire.OrderOut
 
 
-class EnterBatch(Endpoint):
-    """Place and cancel up to 500 orders; an order or a problem for each, in order.
+class PreviewOrder(_Entered):
+    """Ask what an order would do now: reason, fills, fee, margin and impact. Nothing is placed.
 
-    Each operation counts as a write.
+    `reason` is why it would be refused or canceled, `margin` what would be reserved more for it.
+    The answer is that of one instant and promises nothing.
     """
 
     method = "POST"
-    scope = "trade"
-    tag = "orders"
-    is_documented_only = True
-    codes = ("engine_unavailable",)
-    Input = wire.BatchIn
+    codes = ("engine_unavailable", "engine_overloaded", "clock_skew")
+    Input = intake.PreviewIn
+    Output = wire.PreviewOut
+
+
+class AmendOrder(_Entered):
+    """Change price, quantity or stop price of a live order in place; answered with it as it is.
+
+    `quantity` is the new total, with what is filled already; at or below that the order is
+    canceled with reason `amended`. A smaller quantity alone keeps the order's time. Margin is
+    judged for the order as it would be; what is refused changes nothing. A price that crosses
+    trades at once, as a taker.
+    """
+
+    method = "PATCH"
+    codes = (*ORDER_REASONS, "unknown_order", "order_closed", *ENGINE_CODES)
+    Input = intake.AmendIn
+    Output = wire.OrderOut
+
+
+class PlaceStrip(_Entered):
+    """Trade the same lots in every hour of `[from, to)`, at once or not at all.
+
+    `price` limits the average over all lots and hours, `min_share` is the percent of `quantity`
+    (lots in each hour) that must trade if anything does. `alternatives` are grades to try, in
+    order, when `grade` cannot be had: one of them trades at most. What cannot trade is answered
+    with status `canceled`, reason `strip_unfilled`. `client_order_id` is as for orders, in the same
+    name space.
+    """
+
+    method = "POST"
+    status = 201
+    has_client_id = True
+    codes = (*ORDER_REASONS, *ENGINE_CODES)
+    Input = intake.StripIn
+    Output = wire.StripOut
+
+
+class EnterBatch(_Entered):
+    """Place, amend and cancel up to 500 orders; an order or a problem for each, in order.
+
+    Each operation counts as a write. An order that an operation names by its id is answered as it
+    stands when all are done.
+    """
+
+    method = "POST"
+    codes = ("engine_unavailable", "database_unavailable")
+    Input = intake.BatchIn
 
     class Output(Answer):
         """An order, or a problem, for every operation, in order."""
@@ -381,25 +439,34 @@ class EnterBatch(Endpoint):
         ]
 
 
-class CancelOrder(Endpoint):
-    """Cancel a resting order; answered with the order as it is then."""
+class CancelAllAfter(_Entered):
+    """Set a dead-man's switch: unless this is said again in time, all orders are canceled.
+
+    `timeout_ms` is 1,000 to 86,400,000, or 0, which unsets it. Orders that are frozen in an auction
+    stay.
+    """
+
+    method = "POST"
+    codes = ("unknown_account", *ENGINE_CODES)
+    Input = intake.SwitchIn
+    Output = wire.SwitchOut
+
+
+class CancelOrder(_Entered):
+    """Cancel a live order; answered with the order as it is then."""
 
     method = "DELETE"
-    scope = "trade"
-    tag = "orders"
-    is_documented_only = True
-    codes = ("engine_unavailable",)
+    codes = ("unknown_order", "order_closed", "frozen", *ENGINE_CODES)
     Output = wire.OrderOut
 
 
-class CancelOrders(Endpoint):
-    """Cancel every resting order that matches the filters; without any, all of them."""
+class CancelOrders(_Entered):
+    """Cancel every live order that matches the filters; without any, all of them.
+
+    Orders that are frozen in an auction stay.
+    """
 
     method = "DELETE"
-    scope = "trade"
-    tag = "orders"
-    is_documented_only = True
-    codes = ("engine_unavailable",)
 
     class Query(Strict):
         """Filters."""
@@ -425,7 +492,7 @@ class ListFills(Endpoint):
     class Query(Strict):
         """Of one instrument only."""
 
-        instrument: Annotated[str, msgspec.Meta(max_length=wire.SYMBOL_LENGTH_MAX)] = ""
+        instrument: Annotated[str, msgspec.Meta(max_length=intake.SYMBOL_LENGTH_MAX)] = ""
 
     def handle(self, call: Call) -> Listed[wire.OwnFill]:
         """Answer."""

@@ -101,7 +101,7 @@ class _Moved(Exception):
 class _Outstanding:
     """A command that was sent and has no reply yet."""
 
-    command: commands.Command
+    command: commands.Asked
     future: "asyncio.Future[envelope.Reply]"
     epoch: str = ""
 
@@ -149,7 +149,7 @@ class Client:
             await self._pool.disconnect()
         self._listener = self._sender = self._pool = None
 
-    async def submit(self, command: commands.Command) -> envelope.Reply:
+    async def submit(self, command: commands.Asked) -> envelope.Reply:
         """Send a command and return its reply once it is durable.
 
         :raises EngineDown: when there is no engine; nothing was placed.
@@ -168,7 +168,7 @@ class Client:
             self._outstanding.pop(correlation, None)
         return accepted(reply)
 
-    async def submit_many(self, wanted: Sequence[commands.Command]) -> list[Outcome]:
+    async def submit_many(self, wanted: Sequence[commands.Asked]) -> list[Outcome]:
         """Send commands together and return the outcome of each: a reply, or its refusal."""
         results = await asyncio.gather(
             *(self.submit(command) for command in wanted), return_exceptions=True
@@ -178,7 +178,7 @@ class Client:
                 raise result
         return results  # type: ignore[return-value]
 
-    def _enqueue(self, command: commands.Command) -> tuple[int, _Outstanding]:
+    def _enqueue(self, command: commands.Asked) -> tuple[int, _Outstanding]:
         """Put a command among what is sent next, and see to it that something sends."""
         self._correlation += 1
         waiting = _Outstanding(command, asyncio.get_running_loop().create_future())
@@ -294,14 +294,14 @@ class SyncClient:
             self._pubsub.close()
         self._client.close()
 
-    def submit_many(self, wanted: Sequence[commands.Command]) -> list[Outcome]:
+    def submit_many(self, wanted: Sequence[commands.Asked]) -> list[Outcome]:
         """Send commands in one entry and return the outcome of each: a reply, or its refusal."""
         outcomes: list[Outcome] = []
         for start in range(0, len(wanted), ENTRY_COMMANDS_MAX):
             outcomes += self._submit(wanted[start : start + ENTRY_COMMANDS_MAX])
         return outcomes
 
-    def _submit(self, wanted: Sequence[commands.Command]) -> list[Outcome]:
+    def _submit(self, wanted: Sequence[commands.Asked]) -> list[Outcome]:
         try:
             self._subscribe()
         except (valkey.ValkeyError, OSError):
@@ -403,22 +403,32 @@ def accepted(reply: envelope.Reply) -> envelope.Reply:
     return reply
 
 
-def resolve(command: commands.Command, epoch: str, group: str) -> envelope.Reply:
+def resolve(command: commands.Asked, epoch: str, group: str) -> envelope.Reply:
     """Return the outcome of a command that was sent in an epoch and never answered.
 
+    :raises EngineDown: when it was only a question.
     :raises NeverPlaced: when it did not happen and never will.
     :raises OutcomeUnknown: when that is not known yet.
     """
+    if isinstance(command, commands.PreviewOrder):
+        raise EngineDown("the engine did not answer", retry_after_s=1)
     # The epoch first: what is absent after it moved stays absent.
     has_moved = queries.epoch(group) != int(epoch or 0)
     reply = queries.outcome(command, group)
     if reply is not None:
         return reply
-    if has_moved and isinstance(command, commands.PlaceOrder | commands.CancelOrder):
+    if has_moved and isinstance(command, _FOUND_WHERE_APPLIED):
         raise NeverPlaced("the engine was replaced before it took the command")
     raise errors.OutcomeUnknown("ask again with the same id", retry_after_s=1)
 
 
+_FOUND_WHERE_APPLIED = (
+    commands.PlaceOrder,
+    commands.PlaceStrip,
+    commands.AmendOrder,
+    commands.CancelOrder,
+    commands.CancelAllAfter,
+)
 _threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE_MAX, thread_name_prefix="lookup")
 
 

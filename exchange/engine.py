@@ -62,11 +62,15 @@ the outcome of a commit is unknown. Everything else that goes wrong in a batch i
 of the machine or of the database's law, the same on every attempt."""
 
 
+_WITH_IDS = (commands.PlaceOrder, commands.PlaceStrip)
+"""What has a client order id; one namespace for both."""
+
+
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """A command, and who waits for its reply; nobody does where `reply_to` is empty."""
 
-    command: commands.Command
+    command: commands.Asked
     reply_to: str = ""
     correlation: int = 0
 
@@ -76,6 +80,7 @@ class Work:
     """A command that gets a place in the journal, and what became of it."""
 
     incoming: Incoming
+    command: commands.Command
     retries: list[Incoming] = field(default_factory=list)
     item: commands.Sequenced | None = None
     happened: list[events.Event] = field(default_factory=list)
@@ -270,7 +275,7 @@ class Engine:
             [
                 (each.command.account, each.command.client_order_id)
                 for each in incoming
-                if isinstance(each.command, commands.PlaceOrder)
+                if isinstance(each.command, _WITH_IDS)
             ],
         )
         works: list[Work] = []
@@ -279,8 +284,11 @@ class Engine:
         first: dict[tuple[int, str], Work] = {}
         for each in incoming:
             command = each.command
-            if not isinstance(command, commands.PlaceOrder):
-                works.append(Work(each))
+            if not isinstance(command, _WITH_IDS):
+                if isinstance(command, commands.PreviewOrder):
+                    answers.append(self._previewed(each, command))
+                else:
+                    works.append(Work(each, command))
                 continue
             key = command.account, command.client_order_id
             before = known.get(key)
@@ -292,7 +300,7 @@ class Engine:
             elif key in first:
                 first[key].retries.append(each)
             else:
-                first[key] = Work(each)
+                first[key] = Work(each, command)
                 works.append(first[key])
         if replays:
             answers += self._replayed(replays)
@@ -317,6 +325,15 @@ class Engine:
             for each, before in replays
         ]
 
+    def _previewed(self, each: Incoming, question: commands.PreviewOrder) -> Answer:
+        """Return what an order would do where the machine stands before the batch."""
+        try:
+            found = self.machine.preview(question.order)  # type: ignore[attr-defined]
+        except Exception:
+            logger.critical("a preview broke an invariant", exc_info=True)
+            return Answer(each, envelope.INTERNAL_ERROR)
+        return Answer(each, envelope.APPLIED, self.head.sequence, [found])
+
     def _apply(self, works: Sequence[Work]) -> None:
         """Give every command its place and let the machine carry it out."""
         state = self.machine
@@ -324,8 +341,8 @@ class Engine:
         sequence = self.head.sequence
         for work in works:
             sequence += 1
-            work.item = commands.Sequenced(sequence, at, work.incoming.command)
-            work.happened = state.apply(work.incoming.command, sequence, at)
+            work.item = commands.Sequenced(sequence, at, work.command)
+            work.happened = state.apply(work.command, sequence, at)
 
     def _store(self, works: Sequence[Work]) -> Unreleased | None:
         """Write the batch and all that follows from it, in one transaction; return its news."""
@@ -488,7 +505,7 @@ class Engine:
 
     def _quarantine(self, work: Work, error: Exception) -> Unreleased | None:
         """Journal a command as set aside instead of applying it."""
-        command = work.incoming.command
+        command = work.command
         symbol = command.instrument if isinstance(command, commands.PlaceOrder) else ""
         if isinstance(command, commands.CancelOrder):
             view = self.machine.order_view(command.order)
@@ -523,7 +540,7 @@ def _after(entry: str) -> str:
 def _answers(work: Work) -> list[Answer]:
     """Return the answer of a command, and of every retry of it in the same batch."""
     assert work.item is not None, "a stored command has its place"
-    command = work.incoming.command
+    command = work.command
     own = (
         envelope.caused_by(command, work.item.sequence, work.happened)
         if work.result == envelope.APPLIED
@@ -531,8 +548,8 @@ def _answers(work: Work) -> list[Answer]:
     )
     answers = [Answer(work.incoming, work.result, work.item.sequence, own)]
     for retry in work.retries:
-        assert isinstance(command, commands.PlaceOrder), "only orders are retried"
-        assert isinstance(retry.command, commands.PlaceOrder), "only orders are retried"
+        assert isinstance(command, _WITH_IDS), "only orders and strips are retried"
+        assert isinstance(retry.command, _WITH_IDS), "only orders and strips are retried"
         same = retry.command.fingerprint == command.fingerprint
         if work.result != envelope.APPLIED:
             answers.append(Answer(retry, work.result, work.item.sequence))
@@ -554,7 +571,7 @@ def _outcomes(
         elif isinstance(event, events.InstructionRefused):
             found.append((event, "REFUSED", event.reason))
     for work in works:
-        command = work.incoming.command
+        command = work.command
         if work.result == envelope.INTERNAL_ERROR and isinstance(command, commands.Instruct):
             assert work.item is not None, "a stored command has its place"
             outcome = events.InstructionRefused(

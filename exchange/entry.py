@@ -1,9 +1,13 @@
 """Order entry: the small ASGI application beside Django that orders and cancels come through.
 
-    POST   /api/v1/orders            201 with the order, once it is durable
-    POST   /api/v1/orders/batch      200 with an order or a problem per operation, in order
-    DELETE /api/v1/orders/{id}       200 with the order
-    DELETE /api/v1/orders            200 with the canceled orders (instrument, side, grade)
+    POST   /api/v1/orders                   201 with the order, once it is durable
+    POST   /api/v1/orders/batch             200 with an order or a problem per operation, in order
+    POST   /api/v1/orders/test              200 with what an order would do; nothing is placed
+    POST   /api/v1/orders/cancel-all-after  200 with when all orders will leave
+    POST   /api/v1/strips                   201 with the strip, once it is durable
+    PATCH  /api/v1/orders/{id}              200 with the order as amended
+    DELETE /api/v1/orders/{id}              200 with the order
+    DELETE /api/v1/orders                   200 with the canceled orders (instrument, side, grade)
 
 It is raw ASGI because this is the path that is measured: no framework stands between a request's
 bytes and the engine's stream, and nothing on the way to it waits for anything but the reply. Keys
@@ -15,19 +19,22 @@ code; what was never understood is a 400 and was never journaled.
 
 import logging
 import secrets
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 from django.conf import settings
 
-from exchange import client, commands, operations, queries, wire
+from exchange import client, commands, events, intake, operations, queries, wire
 from marketplace import contract, errors, http, keys
 from marketplace import wire as text
 
 logger = logging.getLogger(__name__)
 
 ORDERS = "/api/v1/orders"
+STRIPS = "/api/v1/strips"
+METHODS = frozenset({"POST", "PATCH", "DELETE"})
 QUERY_FIELDS_MAX = 8
 SIDES = {"": 0, "buy": 1, "sell": -1}
 
@@ -50,11 +57,13 @@ class InternalError(errors.Refusal):
     code, status, title = "internal_error", 500, "Internal error"
 
 
+def serves(method: str, path: str) -> bool:
+    """Whether a request is one of those that this application answers."""
+    return method in METHODS and (path in (ORDERS, STRIPS) or path.startswith(ORDERS + "/"))
+
+
 class Entry:
     """The application: one per web process."""
-
-    _order: ClassVar[msgspec.json.Decoder[wire.OrderIn]] = msgspec.json.Decoder(wire.OrderIn)
-    _batch: ClassVar[msgspec.json.Decoder[wire.BatchIn]] = msgspec.json.Decoder(wire.BatchIn)
 
     def __init__(self) -> None:
         self.client: client.Client | None = None
@@ -137,24 +146,26 @@ class _Exchange:
         path, method = self.scope["path"], self.scope["method"]
         body = await http.read_body(self.receive)
         key = await self._authenticate(method, body)
-        if method == "POST" and path in (ORDERS, ORDERS + "/batch"):
-            http.require_json(http.header(self.scope, b"content-type"))
-            self._refuse_query()
-            if path == ORDERS:
-                return await self._place(key, body)
-            return await self._carry_out(key, body)
-        if method == "DELETE":
-            if body.strip() not in (b"", b"{}"):
-                raise http.malformed("", "unexpected_body", "this operation takes no body")
-            if path == ORDERS:
-                return await self._cancel_all(key)
-            rest = path.removeprefix(ORDERS + "/")
-            if "/" not in rest:
-                self._refuse_query()
-                return await self._cancel(key, text.parse_id(rest))
-        if path == ORDERS or "/" not in path.removeprefix(ORDERS + "/"):
+        carry_out = _POSTS.get(path)
+        if method == "POST" and carry_out is not None:
+            self._require_body()
+            return await carry_out(self, key, body)
+        if path == ORDERS and method == "DELETE":
+            self._refuse_body(body)
+            return await self._cancel_all(key)
+        if path == ORDERS or carry_out is not None:
             raise http.MethodNotAllowed()
-        raise errors.NotFound()
+        rest = path.removeprefix(ORDERS + "/")
+        if "/" in rest:
+            raise errors.NotFound()
+        if method == "DELETE":
+            self._refuse_body(body)
+            self._refuse_query()
+            return await self._cancel(key, text.parse_id(rest))
+        if method == "PATCH":
+            self._require_body()
+            return await self._amend(key, text.parse_id(rest), body)
+        raise http.MethodNotAllowed()
 
     async def _authenticate(self, method: str, body: bytes) -> keys.Key:
         """Return the key, having counted the request against its limit and checked its scope."""
@@ -178,14 +189,52 @@ class _Exchange:
 
     async def _place(self, key: keys.Key, body: bytes) -> bytes:
         """Enter one order."""
-        given = http.decode(body, Entry._order)
-        reply = await self._client().submit(wire.place_order(key.organization, given))
+        given = http.decode(body, _order)
+        return await self._enter(intake.place_order(key.organization, given))
+
+    async def _place_strip(self, key: keys.Key, body: bytes) -> bytes:
+        """Enter one strip."""
+        given = http.decode(body, _strip)
+        return await self._enter(intake.place_strip(key.organization, given))
+
+    async def _enter(self, command: commands.PlaceOrder | commands.PlaceStrip) -> bytes:
+        """Send what has a client order id, and answer as the first such request was."""
+        reply = await self._client().submit(command)
         order = wire.order_out(reply.events)
         self.is_replay = reply.result == "replayed"
         if order.status == "rejected":
             raise operations.rejected(order)
         self.status = 201
         return http.encode(order)
+
+    async def _preview(self, key: keys.Key, body: bytes) -> bytes:
+        """Say what an order would do."""
+        given = http.decode(body, _question)
+        reply = await self._client().submit(intake.preview_order(key.organization, given))
+        return http.encode(wire.preview_out(reply.events))
+
+    async def _set_switch(self, key: keys.Key, body: bytes) -> bytes:
+        """Set or unset the organization's dead-man's switch."""
+        command = intake.set_switch(key.organization, http.decode(body, _switch))
+        reply = await self._client().submit(command)
+        due = [event.due_at for event in reply.events if isinstance(event, events.SwitchSet)]
+        if not due:
+            raise operations.refused("unknown_account")
+        return http.encode(
+            wire.SwitchOut(
+                timeout_ms=command.timeout // 1_000,
+                cancel_at=text.time_text(due[-1]) if due[-1] else None,
+            )
+        )
+
+    async def _amend(self, key: keys.Key, order: int, body: bytes) -> bytes:
+        """Amend one order."""
+        given = http.decode(body, _amendment)
+        reply = await self._client().submit(intake.amend_order(key.organization, order, given))
+        found = await client.in_thread(
+            operations.amended, organization=key.organization, order=order, reply=reply
+        )
+        return http.encode(found)
 
     async def _cancel(self, key: keys.Key, order: int) -> bytes:
         """Cancel one order."""
@@ -214,7 +263,7 @@ class _Exchange:
 
     async def _carry_out(self, key: keys.Key, body: bytes) -> bytes:
         """Carry out a batch: whatever cannot be understood is its operation's own problem."""
-        given = http.decode(body, Entry._batch)
+        given = http.decode(body, _batch)
         if len(given.operations) > 1:
             self.allowance = http.WRITES.take(f"key:{key.id}", count=len(given.operations) - 1)
         wanted: list[commands.Command | errors.Refusal] = []
@@ -225,7 +274,7 @@ class _Exchange:
                 wanted.append(refusal)
         sent = [each for each in wanted if not isinstance(each, errors.Refusal)]
         replies = iter(await self._client().submit_many(sent))
-        named = [each.order for each in sent if isinstance(each, commands.CancelOrder)]
+        named = [each.order for each in sent if isinstance(each, _BY_ID)]
         known: dict[int, wire.OrderOut] = {}
         if named:
             found = await client.in_thread(
@@ -274,29 +323,55 @@ class _Exchange:
             raise http.malformed("side", "invalid_value", "side is buy or sell")
         return instrument, grade, SIDES[given.get("side", "")]
 
+    def _require_body(self) -> None:
+        """:raises Malformed: when the body is not declared as JSON, or there is a query too."""
+        http.require_json(http.header(self.scope, b"content-type"))
+        self._refuse_query()
+
+    def _refuse_body(self, body: bytes) -> None:
+        """:raises Malformed: when there is a body where none belongs."""
+        if body.strip() not in (b"", b"{}"):
+            raise http.malformed("", "unexpected_body", "this operation takes no body")
+
     def _refuse_query(self) -> None:
         """:raises Malformed: when there is a query where none belongs."""
         if self.scope.get("query_string"):
             raise http.malformed("", "unknown_field", "this operation takes no parameters")
 
 
+_POSTS: dict[str, Callable[[_Exchange, keys.Key, bytes], Awaitable[bytes]]] = {
+    ORDERS: _Exchange._place,
+    ORDERS + "/batch": _Exchange._carry_out,
+    ORDERS + "/test": _Exchange._preview,
+    ORDERS + "/cancel-all-after": _Exchange._set_switch,
+    STRIPS: _Exchange._place_strip,
+}
+_BY_ID = (commands.CancelOrder, commands.AmendOrder)
+_order = msgspec.json.Decoder(intake.OrderIn)
+_question = msgspec.json.Decoder(intake.PreviewIn)
+_amendment = msgspec.json.Decoder(intake.AmendIn)
+_batch = msgspec.json.Decoder(intake.BatchIn)
+_strip = msgspec.json.Decoder(intake.StripIn)
+_switch = msgspec.json.Decoder(intake.SwitchIn)
+
+
 def _allowed(path: str) -> bytes:
     """Return the methods that a path has, those that Django answers included."""
     if path == ORDERS:
         return b"DELETE, GET, POST"
-    return b"POST" if path == ORDERS + "/batch" else b"DELETE, GET"
+    return b"POST" if path in _POSTS else b"DELETE, GET, PATCH"
 
 
-def _command(
-    organization: int, operation: wire.PlaceOperation | wire.CancelOperation
-) -> commands.Command:
+def _command(organization: int, operation: intake.Operation) -> commands.Command:
     """Return the command of one operation of a batch.
 
     :raises Refusal: when it has no valid form.
     """
-    if isinstance(operation, wire.CancelOperation):
+    if isinstance(operation, intake.CancelOperation):
         return commands.CancelOrder(account=organization, order=text.parse_id(operation.id))
-    return wire.place_order(organization, operation)
+    if isinstance(operation, intake.AmendOperation):
+        return intake.amend_order(organization, text.parse_id(operation.id), operation)
+    return intake.place_order(organization, operation)
 
 
 def _order_of(
@@ -304,7 +379,7 @@ def _order_of(
     outcome: client.Outcome,
     known: dict[int, wire.OrderOut],
 ) -> wire.OrderOut:
-    """Return the order of one operation of a batch; `known` has those that cancels named.
+    """Return the order of one operation of a batch; `known` has those that ids named.
 
     :raises Refusal: when it has a problem instead.
     """
@@ -312,6 +387,8 @@ def _order_of(
         raise outcome
     if isinstance(command, commands.CancelOrder):
         return operations.canceled_order(known.get(command.order), outcome)
+    if isinstance(command, commands.AmendOrder):
+        return operations.amended_order(known.get(command.order), outcome)
     return operations.order_of(outcome)
 
 

@@ -19,17 +19,26 @@ INTERNAL_ERROR = "internal_error"
 CLOCK_SKEW = "clock_skew"
 
 
-FAST = (commands.PlaceOrder, commands.CancelOrder, commands.CancelOrders, commands.Tick)
+FAST = (
+    commands.PlaceOrder,
+    commands.CancelOrder,
+    commands.CancelOrders,
+    commands.AmendOrder,
+    commands.PlaceStrip,
+    commands.CancelAllAfter,
+    commands.PreviewOrder,
+    commands.Tick,
+)
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
     """Commands with their correlation numbers, and the channel their replies go to.
 
-    Only orders, cancels and ticks (`FAST`) come this way; the engine drops anything else.
+    Only what callers ask for and ticks (`FAST`) come this way; the engine drops anything else.
     """
 
     reply_to: str
-    items: list[tuple[int, commands.Command]]
+    items: list[tuple[int, commands.Asked]]
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -89,10 +98,10 @@ def caused_by(
 
     The calendar runs before the command and under the same sequence; its events are left out.
     """
-    if isinstance(command, commands.PlaceOrder):
+    if isinstance(command, commands.PlaceOrder | commands.PlaceStrip):
         for event in happened:
             if (
-                isinstance(event, events.OrderPlaced | events.OrderRejected)
+                isinstance(event, ENTERED)
                 and event.request.client_order_id == command.client_order_id
                 and event.request.account == command.account
             ):
@@ -112,19 +121,49 @@ def caused_by(
             for event in happened
             if isinstance(event, events.OrderClosed)
             and event.account == command.account
-            and event.reason == "requested"
+            and event.reason == command.reason
+        ]
+    if isinstance(command, commands.AmendOrder):
+        return [
+            event
+            for event in happened
+            if isinstance(event, events.OrderAmended | events.AmendRefused)
+            and event.order == command.order
+            and event.account == command.account
+            and event.sequence == sequence
+        ]
+    if isinstance(command, commands.CancelAllAfter):
+        return [
+            event
+            for event in happened
+            if isinstance(event, events.SwitchSet)
+            and event.account == command.account
+            and event.name == command.name
         ]
     return []
 
 
+ENTERED = (
+    events.OrderPlaced,
+    events.OrderRejected,
+    events.StripPlaced,
+    events.StripRejected,
+)
+"""How the events of whatever has a client order id begin."""
+_OF_ORDER = (*ENTERED, events.OrderClosed, events.OrderAmended, events.OrderTriggered)
+
+
 def of_order(order: int, sequence: int, happened: list[events.Event]) -> list[events.Event]:
-    """Return the events by which one command entered an order: what its first answer was."""
+    """Return the events by which one command entered an order: what its first answer was.
+
+    It may have rested and met, as the maker, an order that its own trades triggered.
+    """
     found: list[events.Event] = []
     for event in happened:
-        if isinstance(event, events.OrderPlaced | events.OrderRejected | events.OrderClosed):
+        if isinstance(event, events.Traded):
+            own = order in (event.taker_order, event.maker_order)
+        elif isinstance(event, _OF_ORDER):
             own = event.order == order
-        elif isinstance(event, events.Traded):
-            own = event.taker_order == order
         else:
             continue
         if own and event.sequence == sequence:

@@ -7,8 +7,8 @@ here writes a row. Outside of asyncio only: each thread has a connection of its 
 import threading
 from collections.abc import Sequence
 
-from exchange import client, commands, envelope, events, queries, wire
-from marketplace import errors, http
+from exchange import client, commands, envelope, events, intake, queries, reasons, wire
+from marketplace import clock, contract, errors, http
 
 
 class Rejected(errors.Refusal):
@@ -70,13 +70,14 @@ def place_command(
     lots: int,
     client_order_id: str,
     time_in_force: str = "GTC",
+    terms: commands.Terms | None = None,
 ) -> commands.PlaceOrder:
-    """Return the command of a limit order, with the digest that tells its retries.
+    """Return the command of an order, with the digest that tells its retries.
 
     :raises Malformed: when the symbol or the id is none, so that it could not be stored.
     """
     http.parse_idempotency_key(client_order_id, "client_order_id")
-    if not 0 < len(instrument) <= wire.SYMBOL_LENGTH_MAX or not instrument.isascii():
+    if not 0 < len(instrument) <= intake.SYMBOL_LENGTH_MAX or not instrument.isascii():
         raise http.malformed("instrument", "invalid_value", "no such form of symbol")
     return commands.PlaceOrder(
         account=organization,
@@ -86,13 +87,15 @@ def place_command(
         lots=lots,
         time_in_force=time_in_force,
         client_order_id=client_order_id,
-        fingerprint=wire.fingerprint(
+        fingerprint=intake.fingerprint(
             instrument=instrument,
             side=side,
             price_ticks=price_ticks,
             lots=lots,
             time_in_force=time_in_force,
+            terms=terms,
         ),
+        terms=terms,
     )
 
 
@@ -151,7 +154,7 @@ def tick() -> int:
 
 
 def order_of(outcome: client.Outcome) -> wire.OrderOut:
-    """Return the order that an outcome is of.
+    """Return the order or strip that an outcome is of.
 
     :raises Rejected: with the reason as its code.
     :raises Refusal: the outcome itself, when it is one.
@@ -166,8 +169,71 @@ def order_of(outcome: client.Outcome) -> wire.OrderOut:
 
 def rejected(order: wire.OrderOut) -> Rejected:
     """Return the refusal of an order that a rule refused."""
-    reason = order.reason or "rejected"
-    return Rejected(f"the order was refused: {reason.replace('_', ' ')}", code=reason)
+    return refused(order.reason or "rejected")
+
+
+def refused(reason: str) -> Rejected:
+    """Return the refusal of an order, an amendment or a cancel that a rule refused.
+
+    One for too many orders says when the next hour begins, which counts them anew.
+    """
+    detail = f"the order was refused: {reason.replace('_', ' ')}"
+    if reason != reasons.Reject.ORDER_TO_TRADE_RATIO:
+        return Rejected(detail, code=reason)
+    left = contract.HOUR - clock.now_micros() % contract.HOUR
+    return Rejected(detail, code=reason, status=429, retry_after_s=-(-left // clock.SECOND))
+
+
+def amend(
+    *, organization: int, order: int, price_ticks: int = 0, lots: int = 0, stop_price_ticks: int = 0
+) -> wire.OrderOut:
+    """Change a live order and return it as it stands now; zero keeps what it has.
+
+    :raises UnknownOrder: when the organization has no such order.
+    :raises NotResting: when it has left the book already.
+    :raises Rejected: with the rule as its code; nothing changed.
+    :raises Unavailable: when nothing was done.
+    :raises OutcomeUnknown: when that could not be learned.
+    """
+    command = intake.amend_command(
+        organization, order, price=price_ticks, lots=lots, stop_price=stop_price_ticks
+    )
+    (outcome,) = submit([command])
+    if isinstance(outcome, errors.Refusal):
+        raise outcome
+    return amended(organization=organization, order=order, reply=outcome)
+
+
+def amended(*, organization: int, order: int, reply: envelope.Reply) -> wire.OrderOut:
+    """Return the order that an amendment's reply is of, as it stands now.
+
+    :raises UnknownOrder: when the organization has no such order.
+    :raises NotResting: when it has left the book already.
+    :raises Rejected: with the rule as its code; nothing changed.
+    """
+    return amended_order(queries.order(organization=organization, order_id=order), reply)
+
+
+def amended_order(order: wire.OrderOut | None, reply: envelope.Reply) -> wire.OrderOut:
+    """Return an order that was read after its amendment, which `reply` answered.
+
+    :raises UnknownOrder: when there is none.
+    :raises NotResting: when it has left the book already.
+    :raises Rejected: with the rule as its code; nothing changed.
+    """
+    if order is None:
+        raise UnknownOrder()
+    for event in reply.events:
+        if isinstance(event, events.AmendRefused):
+            raise _refused_change(order, event.reason)
+    return order
+
+
+def _refused_change(order: wire.OrderOut, reason: str) -> errors.Refusal:
+    """Return why a known order was not amended or canceled."""
+    if reason == reasons.UNKNOWN_ORDER:
+        return NotResting(f"the order is {order.status.replace('_', ' ')}")
+    return refused(reason)
 
 
 def canceled(*, organization: int, order: int, reply: envelope.Reply) -> wire.OrderOut:
@@ -175,6 +241,7 @@ def canceled(*, organization: int, order: int, reply: envelope.Reply) -> wire.Or
 
     :raises UnknownOrder: when the organization has no such order.
     :raises NotResting: when the cancel came too late.
+    :raises Rejected: when its auction is in its last minutes.
     """
     return canceled_order(queries.order(organization=organization, order_id=order), reply)
 
@@ -184,11 +251,13 @@ def canceled_order(order: wire.OrderOut | None, reply: envelope.Reply) -> wire.O
 
     :raises UnknownOrder: when there is none.
     :raises NotResting: when the cancel came too late.
+    :raises Rejected: when its auction is in its last minutes.
     """
     if order is None:
         raise UnknownOrder()
-    if not closed_orders(reply):
-        raise NotResting(f"the order is {order.status.replace('_', ' ')}")
+    for event in reply.events:
+        if isinstance(event, events.CancelRefused):
+            raise _refused_change(order, event.reason)
     return order
 
 

@@ -31,7 +31,10 @@ CANDLE_INTERVALS = {
     "1h": "1 hour",
     "1d": "1 day",
 }
-LIVE = (models.Order.Status.OPEN, models.Order.Status.PARTIALLY_FILLED)
+RESTING = (models.Order.Status.OPEN, models.Order.Status.PARTIALLY_FILLED)
+LIVE = (*RESTING, models.Order.Status.UNTRIGGERED)
+LOOKUP_COMMANDS_MAX = 200_000
+"""How far back a command is looked for that was sent a moment ago: seconds of a full load."""
 
 
 # Orders and fills
@@ -62,7 +65,8 @@ def orders(
 ) -> list[models.Order]:
     """Return up to `limit` orders of the organization, newest first, with ids below `before`.
 
-    `status` is one of the statuses in lower case, or `live` for those that rest in a book.
+    `status` is one of the statuses in lower case, or `live` for those that rest in a book or
+    wait for their stop price.
     """
     found = models.Order.objects.filter(organization_id=organization)
     if before is not None:
@@ -129,13 +133,13 @@ def book(*, symbol: str, depth: int = BOOK_DEPTH_DEFAULT) -> wire.Book | None:
             SELECT instrument.book_sequence, level.side, level.price_ticks, level.lots
             FROM marketplace_instrument instrument
             LEFT JOIN LATERAL (
-                (SELECT side, price_ticks, sum(lots - filled_lots)::bigint AS lots
+                (SELECT side, price_ticks, sum(lots - filled_lots - hidden_lots)::bigint AS lots
                  FROM exchange_order
                  WHERE symbol = instrument.symbol AND side = 1
                    AND status IN ('OPEN', 'PARTIALLY_FILLED')
                  GROUP BY side, price_ticks ORDER BY price_ticks DESC LIMIT %s)
                 UNION ALL
-                (SELECT side, price_ticks, sum(lots - filled_lots)::bigint
+                (SELECT side, price_ticks, sum(lots - filled_lots - hidden_lots)::bigint
                  FROM exchange_order
                  WHERE symbol = instrument.symbol AND side = -1
                    AND status IN ('OPEN', 'PARTIALLY_FILLED')
@@ -340,12 +344,12 @@ def first_answer(
     return bytes(row.fingerprint), row.placed_sequence, own
 
 
-def outcome(command: commands.Command, group: str = doorbell.GROUP) -> envelope.Reply | None:
+def outcome(command: commands.Asked, group: str = doorbell.GROUP) -> envelope.Reply | None:
     """Return what became of a command whose reply was lost, or None when nothing is known of it.
 
     A cancel counts as done when its order has left the book, whatever took it out.
     """
-    if isinstance(command, commands.PlaceOrder):
+    if isinstance(command, commands.PlaceOrder | commands.PlaceStrip):
         found = first_answer(
             organization=command.account, client_order_id=command.client_order_id, group=group
         )
@@ -371,4 +375,33 @@ def outcome(command: commands.Command, group: str = doorbell.GROUP) -> envelope.
             clock.to_micros(row.updated_at),
         )
         return envelope.Reply(0, envelope.APPLIED, row.sequence, closed.at, [closed])
+    if isinstance(command, commands.AmendOrder | commands.CancelAllAfter):
+        return _journaled(command, group)
     return None
+
+
+def _journaled(
+    command: commands.AmendOrder | commands.CancelAllAfter, group: str
+) -> envelope.Reply | None:
+    """Return what the journal says of a command that was sent a moment ago, None if nothing.
+
+    Its nonce makes its bytes its own, so the batch that has them is the one that carried it out.
+    """
+    head = models.Head.objects.get(group=group).sequence
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT commands, events FROM exchange_journalbatch
+            WHERE "group" = %s AND sequence > %s AND position(%s::bytea IN commands) > 0
+            """,
+            [group, head - LOOKUP_COMMANDS_MAX, commands.encode(command)],
+        )
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    for item in commands.decode_batch(bytes(row[0])):
+        if item.command == command:
+            happened = events.decode_batch(bytes(row[1]))
+            own = envelope.caused_by(command, item.sequence, happened)
+            return envelope.Reply(0, envelope.APPLIED, item.sequence, item.at, own)
+    return None  # set aside: it broke an invariant

@@ -1,77 +1,27 @@
-"""Orders, trades and books as callers see them, and how an order comes in.
+"""Orders, trades and books as callers see them.
 
 The same shapes serve order entry, REST, the WebSocket and the pages. An order that is answered
 after its command is made from that command's events, so that the answer to a retry is the answer to
 the first request, byte for byte; an order that is read is made from its row.
 """
 
-import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from exchange import commands, events
-from marketplace import contract, errors, http, wire
+from marketplace import contract, wire
 
 CHECKSUM_LEVELS = 10
-SYMBOL_LENGTH_MAX = 40
-BATCH_OPERATIONS_MAX = 500
-
-Symbol = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=SYMBOL_LENGTH_MAX, pattern=r"^[A-Z0-9.]+\Z")
-]
-ClientOrderId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[ -~]+\Z")]
-OrderType = Literal["limit", "market", "stop", "stop_limit"]
-TimeInForce = Literal["gtc", "ioc", "fok", "gtd", "day"]
-SelfTradePrevention = Literal["cancel_newest", "cancel_oldest", "cancel_both", "decrement"]
 
 
-class UnsupportedOrder(errors.Refusal):
-    """A form of order that this market does not take yet; nothing was journaled."""
+class SwitchOut(msgspec.Struct, kw_only=True):
+    """When all orders will leave; null where nothing is set."""
 
-    code, status, title = "unsupported_order_type", 422, "Unsupported order"
-
-
-class OrderIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """An order as it is asked for; prices are text with the tick's decimals, lots an integer."""
-
-    instrument: Symbol
-    side: Literal["buy", "sell"]
-    quantity: int
-    client_order_id: ClientOrderId
-    type: OrderType = "limit"
-    price: str | None = None
-    stop_price: str | None = None
-    display_quantity: int | None = None
-    min_quantity: int | None = None
-    time_in_force: TimeInForce = "gtc"
-    expires_at: str | None = None
-    post_only: bool = False
-    reduce_only: bool = False
-    self_trade_prevention: SelfTradePrevention = "cancel_newest"
-
-
-class PlaceOperation(OrderIn, tag="place", tag_field="op", kw_only=True):
-    """An order in a batch."""
-
-
-class CancelOperation(
-    msgspec.Struct, tag="cancel", tag_field="op", forbid_unknown_fields=True, kw_only=True
-):
-    """The cancel of an order in a batch."""
-
-    id: str
-
-
-class BatchIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Operations that are carried out in order, each with an outcome of its own."""
-
-    operations: Annotated[
-        list[PlaceOperation | CancelOperation],
-        msgspec.Meta(min_length=1, max_length=BATCH_OPERATIONS_MAX),
-    ]
+    timeout_ms: int
+    cancel_at: str | None
 
 
 class Fill(msgspec.Struct, kw_only=True):
@@ -83,6 +33,8 @@ class Fill(msgspec.Struct, kw_only=True):
     liquidity: Literal["maker", "taker", "auction"]
     fee: str
     at: str
+    instrument: str | msgspec.UnsetType = msgspec.UNSET
+    """The hour, of a strip's fills."""
 
 
 class OrderState(msgspec.Struct, kw_only=True):
@@ -92,7 +44,7 @@ class OrderState(msgspec.Struct, kw_only=True):
     instrument: str
     side: str
     type: str
-    price: str
+    price: str | None
     stop_price: str | None = None
     quantity: int
     display_quantity: int | None = None
@@ -120,13 +72,53 @@ class OrderOut(OrderState, kw_only=True):
     fills: list[Fill]
 
 
+class StripOut(OrderOut, kw_only=True):
+    """A strip; quantities are lots in each hour, its instrument names the hours it traded."""
+
+    grade: str
+    from_: str = msgspec.field(name="from")
+    to: str
+    min_share: int
+    alternatives: list[str]
+
+
+class PreviewFill(msgspec.Struct, kw_only=True):
+    """What an order would trade at one price."""
+
+    price: str
+    quantity: int
+
+
+class Impact(msgspec.Struct, kw_only=True):
+    """Best price of the other side before and after, null where it is empty; what it moves by."""
+
+    best_before: str | None
+    best_after: str | None
+    price_move: str | None
+
+
+class PreviewOut(msgspec.Struct, kw_only=True):
+    """What an order would do now; `margin` is what would be reserved more for it."""
+
+    reason: str | None
+    status: str
+    filled_quantity: int
+    average_price: str | None
+    fills: list[PreviewFill]
+    fee: str
+    margin: str
+    available_after: str
+    impact: Impact
+
+
 class Trade(msgspec.Struct, kw_only=True):
-    """A line of the tape; `side` is the taker's."""
+    """A line of the tape; `side` is the taker's, of an auction's the later order's."""
 
     id: str
     price: str
     quantity: int
     side: str
+    is_auction: bool
     at: str
 
 
@@ -163,112 +155,48 @@ def side_text(side: int) -> str:
     return "buy" if side > 0 else "sell"
 
 
-def place_order(account: int, given: OrderIn) -> commands.PlaceOrder:
-    """Return the command of an order.
-
-    :raises Malformed: when price or quantity have no valid form.
-    :raises UnsupportedOrder: when it asks for what this market does not do yet.
-    """
-    lots = wire.parse_lots(given.quantity, lots_max=contract.LOTS_MAX)
-    # A form that the market does not take is a refusal of its own, after what is plainly wrong.
-    if given.price is None and given.type in ("limit", "stop_limit"):
-        raise http.malformed("price", "missing_field", "a limit order has a price")
-    price = None if given.price is None else wire.parse_price(given.price)
-    _refuse_unsupported(given)
-    if price is None:
-        raise http.malformed("price", "missing_field", "a limit order has a price")
-    side, time_in_force = 1 if given.side == "buy" else -1, given.time_in_force.upper()
-    return commands.PlaceOrder(
-        account=account,
-        instrument=given.instrument,
-        side=side,
-        price=price,
-        lots=lots,
-        time_in_force=time_in_force,
-        client_order_id=given.client_order_id,
-        fingerprint=fingerprint(
-            instrument=given.instrument,
-            side=side,
-            price_ticks=price,
-            lots=lots,
-            time_in_force=time_in_force,
-        ),
-    )
-
-
-def _refuse_unsupported(given: OrderIn) -> None:
-    """:raises UnsupportedOrder: naming the field."""
-    wanted = [
-        ("type", given.type != "limit"),
-        ("time_in_force", given.time_in_force not in ("gtc", "ioc")),
-        ("stop_price", given.stop_price is not None),
-        ("display_quantity", given.display_quantity is not None),
-        ("min_quantity", given.min_quantity is not None),
-        ("expires_at", given.expires_at is not None),
-        ("post_only", given.post_only),
-        ("reduce_only", given.reduce_only),
-        ("self_trade_prevention", given.self_trade_prevention != "cancel_newest"),
-    ]
-    for field, is_asked in wanted:
-        if is_asked:
-            raise UnsupportedOrder(
-                f"{field} has a value that is not supported",
-                errors=[errors.FieldError(field=field, code="unsupported")],
-            )
-
-
-def fingerprint(
-    *, instrument: str, side: int, price_ticks: int, lots: int, time_in_force: str
-) -> bytes:
-    """Return the digest of an order's terms: what a retry must have in common with the first.
-
-    It is made of the terms and not of the request's bytes, so that a retry may spell out a default
-    or come through another door.
-    """
-    terms = f"{side} {price_ticks} {lots} {time_in_force} {instrument}"
-    return hashlib.sha256(terms.encode()).digest()
-
-
 def order_out(happened: Sequence[events.Event]) -> OrderOut:
     """Return an order as the command that entered it left it, from that command's events."""
     first = happened[0]
+    if isinstance(first, events.StripPlaced | events.StripRejected):
+        return strip_out(first, happened)
     assert isinstance(first, events.OrderPlaced | events.OrderRejected), "an order begins here"
-    request = first.request
+    request, number = first.request, first.order
+    price, lots = request.price, request.lots
+    stop_price = request.terms.stop_price if request.terms is not None else 0
     fills: list[Fill] = []
     filled = value = fee = 0
-    status = "rejected" if isinstance(first, events.OrderRejected) else "open"
-    reason = first.reason if isinstance(first, events.OrderRejected) else ""
+    status = "untriggered" if stop_price else "open"
+    reason = ""
+    if isinstance(first, events.OrderRejected):
+        status, reason = "rejected", first.reason
     for event in happened[1:]:
         if isinstance(event, events.Traded):
+            fill = _fill_out(event, number)
+            fills.append(fill)
             filled += event.lots
             value += event.lots * event.price
-            fee += event.taker_fee
+            fee += event.taker_fee if event.taker_order == number else event.maker_fee
             status = "partially_filled"
-            fills.append(
-                Fill(
-                    id=str(event.trade),
-                    price=wire.price_text(event.price),
-                    quantity=event.lots,
-                    liquidity="taker",
-                    fee=wire.micros_text(event.taker_fee),
-                    at=wire.time_text(event.at),
-                )
-            )
         elif isinstance(event, events.OrderClosed):
             status, reason = event.status, event.reason
+        elif isinstance(event, events.OrderTriggered):
+            status = "open"
+        elif isinstance(event, events.OrderAmended):
+            price, lots, stop_price = event.price, event.lots, event.stop_price
     moment = wire.time_text(first.at)
-    return OrderOut(
-        id=str(first.order),
+    order = OrderOut(
+        id=str(number),
         instrument=request.instrument,
         side=side_text(request.side),
         type="limit",
-        price=wire.price_text(request.price),
-        quantity=request.lots,
+        price=wire.price_text(price),
+        quantity=lots,
         time_in_force=request.time_in_force.lower(),
         client_order_id=request.client_order_id,
         status=status,
         filled_quantity=filled,
-        remaining_quantity=request.lots - filled,
+        remaining_quantity=lots - filled,
         average_price=wire.average_price_text(value, filled),
         fee=wire.micros_text(fee),
         sequence=first.sequence,
@@ -276,6 +204,110 @@ def order_out(happened: Sequence[events.Event]) -> OrderOut:
         created_at=moment,
         updated_at=moment,
         fills=fills,
+    )
+    if request.terms is not None:
+        _add_terms(order, request.terms, stop_price)
+    return order
+
+
+def _add_terms(order: OrderState, terms: commands.Terms, stop_price: int) -> None:
+    """Write into a plain order what makes it more."""
+    order.type = terms.type.lower()
+    if terms.type in (commands.MARKET, commands.STOP):
+        order.price = None  # what it is limited to is the market's, not its own
+    if terms.type in (commands.STOP, commands.STOP_LIMIT):
+        order.stop_price = wire.price_text(stop_price)
+    order.display_quantity = terms.display_lots or None
+    order.min_quantity = terms.min_lots or None
+    order.expires_at = wire.time_text(terms.expires_at) if terms.expires_at else None
+    order.post_only = terms.post_only
+    order.reduce_only = terms.reduce_only
+    order.self_trade_prevention = terms.prevention.lower()
+
+
+def _fill_out(event: events.Traded, order: int) -> Fill:
+    """Return an order's side of a trade."""
+    is_taker = event.taker_order == order
+    return Fill(
+        id=str(event.trade),
+        price=wire.price_text(event.price),
+        quantity=event.lots,
+        liquidity=liquidity(is_taker=is_taker, is_auction=event.is_auction),
+        fee=wire.micros_text(event.taker_fee if is_taker else event.maker_fee),
+        at=wire.time_text(event.at),
+    )
+
+
+def liquidity(*, is_taker: bool, is_auction: bool) -> Literal["maker", "taker", "auction"]:
+    """Return what a fill's side did for the market."""
+    if is_auction:
+        return "auction"
+    return "taker" if is_taker else "maker"
+
+
+def strip_out(
+    first: events.StripPlaced | events.StripRejected, happened: Sequence[events.Event]
+) -> StripOut:
+    """Return a strip as the command that entered it left it, from that command's events."""
+    request, outcome = first.request, strip_outcome(first, happened)
+    hours = (request.to_at - request.from_at) // contract.HOUR
+    moment = wire.time_text(first.at)
+    fills = []
+    for event in outcome.trades:
+        fill = _fill_out(event, first.order)
+        fill.instrument = event.instrument
+        fills.append(fill)
+    return StripOut(
+        id=str(first.order),
+        instrument=outcome.symbol,
+        side=side_text(request.side),
+        type="strip",
+        price=wire.price_text(request.price),
+        quantity=request.lots,
+        time_in_force=outcome.time_in_force.lower(),
+        client_order_id=request.client_order_id,
+        status=outcome.status,
+        filled_quantity=outcome.filled,
+        remaining_quantity=request.lots - outcome.filled,
+        average_price=wire.average_price_text(outcome.value_ticks, outcome.filled * hours),
+        fee=wire.micros_text(outcome.fee),
+        sequence=first.sequence,
+        reason=outcome.reason or None,
+        created_at=moment,
+        updated_at=moment,
+        fills=fills,
+        grade=request.grade,
+        from_=wire.time_text(request.from_at),
+        to=wire.time_text(request.to_at),
+        min_share=request.min_share,
+        alternatives=list(request.alternatives),
+    )
+
+
+def preview_out(happened: Sequence[events.Event]) -> PreviewOut:
+    """Return what an order would do, from the engine's answer."""
+    (found,) = happened
+    assert isinstance(found, events.Previewed), "a question has one answer"
+    before, after = found.best_before or None, found.best_after or None
+    move = None if before is None or after is None else wire.price_text(after - before)
+    return PreviewOut(
+        reason=found.reason or None,
+        status=found.status,
+        filled_quantity=found.lots,
+        average_price=wire.average_price_text(
+            sum(price * lots for price, lots in found.fills), found.lots
+        ),
+        fills=[
+            PreviewFill(price=wire.price_text(price), quantity=lots) for price, lots in found.fills
+        ],
+        fee=wire.micros_text(found.fee),
+        margin=wire.micros_text(found.margin),
+        available_after=wire.micros_text(found.available_after),
+        impact=Impact(
+            best_before=wire.optional_price_text(before),
+            best_after=wire.optional_price_text(after),
+            price_move=move,
+        ),
     )
 
 
@@ -329,7 +361,7 @@ def strip_outcome(
 
 def order_state(view: Any) -> OrderState:
     """Return an order as the machine shows it (`exchange.machine.views.OrderView`)."""
-    return OrderState(
+    order = OrderState(
         id=str(view.order),
         instrument=view.symbol,
         side=side_text(view.side),
@@ -348,55 +380,71 @@ def order_state(view: Any) -> OrderState:
         created_at=wire.time_text(view.created_at),
         updated_at=wire.time_text(view.updated_at),
     )
+    if view.request.terms is not None:
+        _add_terms(order, view.request.terms, view.stop_price)
+    return order
 
 
 def order_row(row: Any, trades: Sequence[Any]) -> OrderOut:
     """Return an order from its row (`exchange.models.Order`) and its trades, oldest first."""
-    status = row.status.lower()
+    is_strip = row.type == "STRIP"
+    fills = [_fill_row(row.id, trade) for trade in trades]
+    if is_strip:
+        for fill, trade in zip(fills, trades, strict=True):
+            fill.instrument = trade.symbol
     return OrderOut(
         id=str(row.id),
         instrument=row.symbol,
         side=side_text(row.side),
-        type="limit",
-        price=wire.price_text(row.price_ticks),
+        type=row.type.lower(),
+        price=wire.optional_price_text(row.price_ticks),
+        stop_price=wire.optional_price_text(row.stop_price_ticks),
         quantity=row.lots,
+        display_quantity=row.display_lots,
+        min_quantity=row.min_lots,
         time_in_force=row.time_in_force.lower(),
+        expires_at=wire.optional_moment_text(row.expires_at),
+        post_only=row.post_only,
+        reduce_only=row.reduce_only,
+        self_trade_prevention=row.prevention.lower(),
         client_order_id=row.client_order_id,
-        status=status,
+        status=row.status.lower(),
         filled_quantity=row.filled_lots,
         remaining_quantity=row.lots - row.filled_lots,
-        average_price=wire.average_price_text(row.notional_ticks, row.filled_lots),
+        average_price=wire.average_price_text(
+            row.notional_ticks,
+            sum(trade.lots for trade in trades) if is_strip else row.filled_lots,
+        ),
         fee=wire.micros_text(row.fee_micros),
         sequence=row.sequence,
         reason=row.reason or None,
         created_at=wire.moment_text(row.created_at),
         updated_at=wire.moment_text(row.updated_at),
-        fills=[_fill_row(row.id, trade) for trade in trades],
+        fills=fills,
     )
 
 
 def _fill_row(order: int, trade: Any) -> Fill:
-    is_maker = trade.maker_order == order
+    is_taker = trade.taker_order == order
     return Fill(
         id=str(trade.id),
         price=wire.price_text(trade.price_ticks),
         quantity=trade.lots,
-        liquidity="maker" if is_maker else "taker",
-        fee=wire.micros_text(trade.maker_fee_micros if is_maker else trade.taker_fee_micros),
+        liquidity=liquidity(is_taker=is_taker, is_auction=trade.is_auction),
+        fee=wire.micros_text(trade.taker_fee_micros if is_taker else trade.maker_fee_micros),
         at=wire.moment_text(trade.at),
     )
 
 
 def fill_row(trade: Any, *, order: int, client_order_id: str) -> OwnFill:
     """Return one order's side of a trade from the trade's row (`exchange.models.Trade`)."""
-    is_maker = trade.maker_order == order
     fill = _fill_row(order, trade)
     return OwnFill(
         id=fill.id,
         order_id=str(order),
         client_order_id=client_order_id,
         instrument=trade.symbol,
-        side=side_text(-trade.taker_side if is_maker else trade.taker_side),
+        side=side_text(trade.taker_side if trade.taker_order == order else -trade.taker_side),
         price=fill.price,
         quantity=fill.quantity,
         liquidity=fill.liquidity,
@@ -412,6 +460,7 @@ def trade_row(trade: Any) -> Trade:
         price=wire.price_text(trade.price_ticks),
         quantity=trade.lots,
         side=side_text(trade.taker_side),
+        is_auction=trade.is_auction,
         at=wire.moment_text(trade.at),
     )
 
@@ -423,6 +472,7 @@ def trade_out(event: events.Traded) -> Trade:
         price=wire.price_text(event.price),
         quantity=event.lots,
         side=side_text(event.taker_side),
+        is_auction=event.is_auction,
         at=wire.time_text(event.at),
     )
 

@@ -61,7 +61,6 @@ CODES: dict[str, tuple[int, str]] = {
     "insufficient_coverage": (422, "More would be sold than is certified for the hour."),
     "post_only_would_trade": (422, "A post-only order would have traded at once."),
     "volatility": (422, "The order would trade too far from the last price, close to the end."),
-    "unsupported_order_type": (422, "The market does not take this form of order yet."),
     "rejected": (422, "The order was refused by a rule of the market."),
     "order_closed": (422, "The order has left the book already."),
     # Instructions that the machine refuses.
@@ -137,6 +136,6 @@ CODES: dict[str, tuple[int, str]] = {
     "invalid_number": (0, "The parameter is a whole number within its limits."),
     "invalid_cursor": (0, "This list never gave out that cursor."),
     "unexpected_body": (0, "The operation takes no body."),
-    "unsupported": (0, "The field's value is not supported yet."),
+    "not_applicable": (0, "The field does not go with the others."),
 }
 """Code to (status, meaning). `invalid_amount` also stands beside a field."""

@@ -141,6 +141,8 @@ class Endpoint:
     """For lists: what one row looks like; the output is a page of it."""
     is_idempotent: ClassVar[bool] = False
     """Whether an `Idempotency-Key` is required."""
+    has_client_id: ClassVar[bool] = False
+    """Whether the body has a `client_order_id`, by which a retry is known."""
     is_documented_only: ClassVar[bool] = False
     """Whether a small ASGI application beside Django answers it."""
     codes: ClassVar[Sequence[str]] = ()

@@ -169,7 +169,7 @@ def _responses(
     headers: dict[str, Any] = {
         name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS if name in _ALWAYS
     }
-    if endpoint.is_idempotent or endpoint.operation_id() == "place_order":
+    if endpoint.is_idempotent or endpoint.has_client_id:
         headers["Idempotency-Replayed"] = {"$ref": "#/components/headers/Idempotency-Replayed"}
     answers: dict[str, Any] = {
         str(endpoint.status): {
@@ -217,7 +217,7 @@ def _codes(path: str, endpoint: type[Endpoint]) -> list[str]:
         found.append("not_found")
     if endpoint.Input is not None:
         found += ["too_large", "unsupported_media_type"]
-    if endpoint.is_idempotent or endpoint.operation_id() == "place_order":
+    if endpoint.is_idempotent or endpoint.has_client_id:
         found += ["key_reuse", "outcome_unknown"]
     return list(dict.fromkeys([*found, *endpoint.codes]))
 

@@ -6,7 +6,7 @@ import msgspec
 
 from admission import operations as admission_operations
 from admission import queries as admission_queries
-from exchange import wire as exchange_wire
+from exchange import intake
 from marketplace import contract, errors, idempotency, models, offers, queries, text, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Replayable, Strict
 
@@ -231,7 +231,7 @@ class ListCapacity(Endpoint):
         """What is offered at which price."""
 
         cluster: Annotated[str, msgspec.Meta(min_length=1, max_length=20)]
-        instrument: exchange_wire.Symbol
+        instrument: intake.Symbol
         price: Annotated[str, msgspec.Meta(max_length=12, examples=["1.250"])]
         quantity: int
         time_in_force: Literal["gtc"] = "gtc"

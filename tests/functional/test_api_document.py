@@ -19,8 +19,10 @@ PROMISED = """
     GET instruments/{symbol}/book; GET instruments/{symbol}/trades;
     GET instruments/{symbol}/candles; GET curve/{grade}; GET index/{grade};
     GET index/{grade}/{hour}; GET pools; GET pools/{pool_id}/transparency; GET keys;
-    GET orders; POST orders; DELETE orders; POST orders/batch; GET orders/{order_id};
-    DELETE orders/{order_id}; GET account; GET positions; GET fills; GET ledger; GET margin;
+    GET orders; POST orders; DELETE orders; POST orders/batch; POST orders/test;
+    POST orders/cancel-all-after; GET orders/{order_id}; PATCH orders/{order_id};
+    DELETE orders/{order_id}; POST strips; GET account; GET positions; GET fills; GET ledger;
+    GET margin;
     GET entitlements; GET usage; GET settlements; GET statements; POST deposits;
     POST withdrawals; GET api-keys; POST api-keys; DELETE api-keys/{key_id}; GET clusters;
     POST clusters; GET clusters/{cluster_id}; POST clusters/{cluster_id}/certify;
@@ -75,7 +77,7 @@ def test_every_scope_is_the_one_that_is_enforced(world: World) -> None:
     nobody = Api()
     for name, one in operations().items():
         method, path = name.split(" ", 1)
-        if "x-scope" not in one or (path.startswith("orders") and method != "GET"):
+        if "x-scope" not in one or (path.startswith(("orders", "strips")) and method != "GET"):
             continue
         reply = nobody.send(method, re.sub(r"{\w+}", "1", path))
         assert (reply.status, reply.code) == (401, "unauthenticated"), name

@@ -1,14 +1,18 @@
 """Orders and books as callers see them."""
 
 import zlib
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from exchange import commands, events, wire
-from marketplace import errors
 
 AT = 1_780_000_000_000_000
 HOUR = "LLAMA70B.H.20261205T14Z"
+HOURS = 3_600_000_000
+HOUR_AT = 1_796_479_200_000_000
 
 
 def placed(**changes: object) -> events.OrderPlaced:
@@ -63,34 +67,110 @@ def test_the_checksum_is_of_the_top_ten_levels_bids_first() -> None:
     assert (book.bids, book.checksum) == ([("1.250", 10)], wire.checksum(bids, asks))
 
 
-def test_a_retry_may_spell_out_defaults_and_keeps_its_fingerprint() -> None:
-    short = wire.OrderIn(
-        instrument=HOUR, side="buy", quantity=5, price="1.250", client_order_id="a"
-    )
-    long = wire.OrderIn(
-        instrument=HOUR,
-        side="buy",
-        quantity=5,
-        price="1.250",
-        client_order_id="a",
-        type="limit",
-        time_in_force="gtc",
-        post_only=False,
-    )
-    assert wire.place_order(1, short) == wire.place_order(1, long)
-    other = wire.OrderIn(
-        instrument=HOUR, side="buy", quantity=5, price="1.251", client_order_id="a"
-    )
-    assert wire.place_order(1, other).fingerprint != wire.place_order(1, short).fingerprint
+def test_an_order_met_as_maker_by_what_it_triggered_shows_both_of_its_sides() -> None:
+    met = events.Traded(2, HOUR, 1_260, 3, 7, 8, 3, 4, -1, 38, 76, 9, AT)
+    order = wire.order_out([placed(), traded(1, 1_250, 2, 300), met])
+    assert (order.status, order.filled_quantity) == ("partially_filled", 5)
+    assert [(fill.liquidity, fill.fee) for fill in order.fills] == [
+        ("taker", "0.000300"),
+        ("maker", "0.000038"),
+    ]
+    assert order.fee == "0.000338"
 
 
-def test_a_market_order_is_unsupported_and_not_malformed() -> None:
-    given = wire.OrderIn(
-        instrument=HOUR, side="buy", quantity=5, client_order_id="a", type="market"
+def test_an_order_that_lost_lots_to_its_own_group_shows_the_lots_it_has() -> None:
+    lowered = events.OrderAmended(7, 3, 1_260, 6, 6, 0, 9, AT)
+    order = wire.order_out([placed(), lowered])
+    assert (order.quantity, order.remaining_quantity, order.status) == (6, 6, "open")
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "status", "price", "stop_price"),
+    [
+        ("STOP", [], "untriggered", None, "1.300"),
+        ("STOP_LIMIT", [], "untriggered", "1.260", "1.300"),
+        ("STOP", [events.OrderTriggered(7, 3, 9, AT)], "open", None, "1.300"),
+        (
+            "MARKET",
+            [events.OrderClosed(7, 3, "canceled", "protection_band", 9, AT)],
+            "canceled",
+            None,
+            None,
+        ),
+    ],
+)
+def test_an_order_shows_the_prices_of_its_type(kind, more, status, price, stop_price) -> None:
+    terms = commands.Terms(type=kind, stop_price=1_300 if "STOP" in kind else 0)
+    order = wire.order_out([placed(terms=terms), *more])
+    assert (order.type, order.status) == (kind.lower(), status)
+    assert (order.price, order.stop_price) == (price, stop_price)
+
+
+STRIP = commands.PlaceStrip(3, "GPT4O", 1, HOUR_AT, HOUR_AT + 2 * HOURS, 1_300, 10, 50, "s", b"")
+
+
+def test_a_strip_counts_lots_in_each_hour_and_its_average_over_all() -> None:
+    hours = [f"SONNET.H.20261205T{hour}Z" for hour in (14, 15)]
+    trades = [
+        events.Traded(number, hour, price, 6, 5, 7, 4, 3, 1, 1, fee, 9, AT)
+        for number, hour, price, fee in ((1, hours[0], 1_250, 900), (2, hours[1], 1_300, 936))
+    ]
+    first = events.StripPlaced(7, STRIP, "SONNET", 6, 9, AT)
+    closed = events.OrderClosed(7, 3, "canceled", "strip_unfilled", 9, AT)
+    strip = wire.order_out([first, *trades, closed])
+    assert (strip.type, strip.instrument) == ("strip", "SONNET.R.20261205T14Z+2")
+    assert (strip.quantity, strip.filled_quantity, strip.remaining_quantity) == (10, 6, 4)
+    assert (strip.average_price, strip.fee) == ("1.275000", "0.001836")
+    assert [fill.instrument for fill in strip.fills] == hours
+    assert (strip.status, strip.reason, strip.time_in_force) == (
+        "canceled",
+        "strip_unfilled",
+        "ioc",
     )
-    with pytest.raises(wire.UnsupportedOrder) as caught:
-        wire.place_order(1, given)
-    assert [error.field for error in caught.value.errors] == ["type"]
-    limit = wire.OrderIn(instrument=HOUR, side="buy", quantity=5, client_order_id="a")
-    with pytest.raises(errors.Malformed):
-        wire.place_order(1, limit)
+    shown = msgspec.json.decode(msgspec.json.encode(strip))
+    assert (shown["grade"], shown["from"], shown["to"], shown["min_share"]) == (
+        "GPT4O",
+        "2026-12-05T14:00:00.000000Z",
+        "2026-12-05T16:00:00.000000Z",
+        50,
+    )
+
+
+def test_fills_of_an_order_have_exactly_the_documented_fields() -> None:
+    order = wire.order_out([placed(), traded(1, 1_250, 1, 150)])
+    (fill,) = msgspec.json.decode(msgspec.json.encode(order))["fills"]
+    assert set(fill) == {"id", "price", "quantity", "liquidity", "fee", "at"}
+
+
+def test_a_fill_of_an_auction_says_so_on_both_sides() -> None:
+    trade = SimpleNamespace(
+        id=1,
+        symbol=HOUR,
+        price_ticks=1_250,
+        lots=4,
+        maker_order=5,
+        taker_order=7,
+        taker_side=-1,
+        maker_fee_micros=60,
+        taker_fee_micros=61,
+        is_auction=True,
+        at=datetime(2026, 12, 4, 12, tzinfo=UTC),
+    )
+    sides = [wire.fill_row(trade, order=order, client_order_id="c") for order in (5, 7)]
+    assert [(fill.liquidity, fill.side, fill.fee) for fill in sides] == [
+        ("auction", "buy", "0.000060"),
+        ("auction", "sell", "0.000061"),
+    ]
+    assert wire.trade_row(trade).is_auction
+
+
+def test_a_preview_says_what_the_order_would_move() -> None:
+    found = events.Previewed(
+        "", "filled", 3, ((1_250, 1), (1_251, 2)), 451, 225_120, -7, 1_250, 1_252
+    )
+    shown = wire.preview_out([found])
+    assert (shown.reason, shown.status, shown.filled_quantity) == (None, "filled", 3)
+    assert (shown.average_price, shown.available_after) == ("1.250667", "-0.000007")
+    assert shown.impact == wire.Impact(best_before="1.250", best_after="1.252", price_move="0.002")
+    emptied = wire.preview_out([msgspec.structs.replace(found, best_after=0)])
+    assert (emptied.impact.best_after, emptied.impact.price_move) == (None, None)
