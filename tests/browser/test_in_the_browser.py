@@ -13,8 +13,9 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from exchange import operations as exchange
 from marketplace import stream
-from tests.browser.conftest import Served, resize
+from tests.browser.conftest import resize
 from tests.market import HOUR
+from tests.served import Served
 
 pytestmark = pytest.mark.browser
 
