@@ -28,7 +28,7 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,6 +131,7 @@ class Engine:
         self._cash_sequence = 0
         self._marked_sequence = 0
         self._failpoint = os.environ.get("BASELOAD_FAILPOINT", "")
+        self._failed_batches = 0
 
     # Taking over
 
@@ -365,12 +366,12 @@ class Engine:
             previous_hash=self.head.hash,
             hash=journal.batch_hash(self.head.hash, body, written),
         )
-        self._fail_at("before_commit", works)
+        self._fail_at("before_commit", (work.incoming for work in works))
         with self.connection.cursor() as cursor, self.connection.transaction():
             store.advance_head(cursor, self.head, batch, stream_entry=self.stream_entry)
             cash_sequence = self._project(cursor, works, happened, facts, touched, batch)
             rows.write_deltas(cursor, news.deltas, batch.at)
-        self._fail_at("after_commit", works)
+        self._fail_at("after_commit", (work.incoming for work in works))
         self._cash_sequence = cash_sequence
         self._marked_sequence = self.head.released_sequence
         self.head = dataclasses.replace(
@@ -464,6 +465,9 @@ class Engine:
         pipe: Any = self.client.pipeline(transaction=False)
         for reply_to, replies in mail.items():
             pipe.publish(reply_to, envelope.encode_replies(replies))
+        if self._failpoint.startswith("mid_release"):
+            pipe.execute()
+            self._fail_at("mid_release", (answer.incoming for answer in answers))
         for news in self._unreleased:
             for name, outcome in news.ended:
                 pipe.publish(channels.instruction_channel(name), outcome)
@@ -522,12 +526,17 @@ class Engine:
         work.result = envelope.INTERNAL_ERROR
         return self._store([work])
 
-    def _fail_at(self, point: str, works: Sequence[Work]) -> None:
-        """Die here when a test of recovery asks for it, on the first batch that holds an order.
+    def _fail_at(self, point: str, incoming: Iterable[Incoming]) -> None:
+        """Die here when a test of recovery asks for it, on the n-th batch that holds an order.
 
-        `BASELOAD_FAILPOINT` is `before_commit` or `after_commit`.
+        `BASELOAD_FAILPOINT` is `before_commit`, `after_commit` or `mid_release` (the replies are
+        out and the news is not), with `:n` for another batch than the first.
         """
-        if self._failpoint == point and any(work.incoming.reply_to for work in works):
+        name, _, batch = self._failpoint.partition(":")
+        if name != point or not any(each.reply_to for each in incoming):
+            return
+        self._failed_batches += 1
+        if self._failed_batches >= int(batch or 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
 

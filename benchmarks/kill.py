@@ -1,0 +1,533 @@
+"""`kill -9` of the engine at random points under load, and every outcome checked afterwards.
+
+Traders send orders of every kind over REST and write down what they are told (`recorded`). Again
+and again the engine dies: by a signal at a random moment, by its own hand right before or after a
+commit, or with the replies of a batch released and its news not. A standby takes over. Then the
+traders rest, and what they were told is compared with what is stored:
+
+- what was acknowledged is there, unchanged: the order, its terms as last amended, its fills;
+- what nobody answered is wholly there, once, or was never placed: its `client_order_id` says which;
+- what was refused for want of an engine is nowhere;
+- trades add up to what orders and positions say.
+
+At the end the journal is replayed and the ledger audited. `Campaign` is what the suite runs for ten
+points on its own servers; `run` does two hundred on servers of its own, fsync on.
+"""
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import valkey
+
+from benchmarks.recorded import Record, Trader
+from benchmarks.report import Result, percentile
+from config import servers
+from config.stack import free_ports
+from settlement import channels
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+POINTS = int(os.environ.get("BENCH_POINTS", "200"))
+SEED = int(os.environ.get("BENCH_SEED", "20261205"))
+TRADERS = 6
+STANDBYS = 2
+LOAD_S_MAX = 0.9
+"""How long the engine works at most before it is killed."""
+READY_TIMEOUT_S = 60.0
+TAKEOVER_TIMEOUT_S = 30.0
+DYING_TIMEOUT_S = 20.0
+TAKEOVER_S = 3.0
+"""What a hot standby has, from the kill to the first order acknowledged."""
+AUDIT_EVERY = 50
+RETRIES_MAX = 20
+FAILPOINTS = ("before_commit", "after_commit", "mid_release")
+FAILS_IN_BATCH = (5, 40)
+SIGNAL = "signal"
+
+
+class OutcomeBroken(AssertionError):
+    """What a trader was told is not what is stored."""
+
+
+@dataclass
+class Deployment:
+    """Engines and a web server as processes, on servers that somebody else started."""
+
+    environment: dict[str, str]
+    database_url: str
+    valkey_url: str
+    log: Path
+    engines: list[tuple[subprocess.Popen[bytes], str]] = field(default_factory=list)
+    """Every engine that runs, and where it fails."""
+    web: subprocess.Popen[bytes] | None = None
+    origin: str = ""
+
+    def start_engine(self, failpoint: str = "") -> subprocess.Popen[bytes]:
+        """Start an engine; it waits as a standby where there is one."""
+        process = self._start(["manage.py", "engine"], BASELOAD_FAILPOINT=failpoint)
+        self.engines.append((process, failpoint))
+        return process
+
+    def start_web(self) -> None:
+        """Start the web server and wait until it is ready."""
+        (port,) = free_ports(1)
+        self.web = self._start(["-m", "config.serve", "web"], WEB_PORT=str(port))
+        self.origin = f"http://127.0.0.1:{port}"
+        _until(self._is_ready, READY_TIMEOUT_S, "the web server is ready")
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.origin}/readyz", timeout=2) as response:
+                return bool(json.loads(response.read()).get("engine", True))
+        except (OSError, ValueError):
+            return False
+
+    def _start(self, arguments: list[str], **extra: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=BASE_DIR,
+                env=self.environment | extra,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a management command to its end."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=BASE_DIR,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def serving(self) -> tuple[subprocess.Popen[bytes], str] | None:
+        """Return the engine that says it serves, and where it fails."""
+        with valkey.Valkey.from_url(self.valkey_url) as client:
+            status: Any = client.get(channels.status_key())
+        pid = json.loads(status)["pid"] if status else 0
+        return next((each for each in self.engines if each[0].pid == pid), None)
+
+    def await_engine(self) -> tuple[subprocess.Popen[bytes], str]:
+        """Wait until an engine that lives serves."""
+        found: list[tuple[subprocess.Popen[bytes], str]] = []
+
+        def is_serving() -> bool:
+            one = self.serving()
+            if one is not None and one[0].poll() is None:
+                found.append(one)
+            return bool(found)
+
+        _until(is_serving, READY_TIMEOUT_S, "an engine serves")
+        return found[0]
+
+    def stop(self) -> None:
+        """End every process."""
+        for process in [each for each, _ in self.engines] + ([self.web] if self.web else []):
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _until(is_true: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout_s} s: {what}")
+        time.sleep(0.01)
+
+
+class Campaign:
+    """Kills under load, one after another."""
+
+    def __init__(self, deployment: Deployment, traders: list[Trader], *, seed: int) -> None:
+        self.deployment = deployment
+        self.traders = traders
+        self.chance = random.Random(seed)
+        self.takeovers_s: list[float] = []
+        self.kinds: dict[str, int] = {}
+        self.resolved = {"placed": 0, "never_placed": 0}
+        self.checked = 0
+
+    def begin(self) -> None:
+        """Start the engines and the traders."""
+        self.deployment.start_engine()
+        self.deployment.await_engine()
+        for _ in range(STANDBYS):
+            self._start_standby()
+        self.deployment.start_web()
+        for trader in self.traders:
+            trader.door.address = self.deployment.origin.removeprefix("http://")
+            trader.start()
+
+    def _start_standby(self) -> None:
+        point = self.chance.choice((SIGNAL, SIGNAL, *FAILPOINTS))
+        batch = self.chance.randint(*FAILS_IN_BATCH)
+        self.deployment.start_engine("" if point == SIGNAL else f"{point}:{batch}")
+
+    def point(self) -> None:
+        """Kill the engine once under load, have it replaced, and check every outcome."""
+        process, failpoint = self.deployment.await_engine()
+        for trader in self.traders:
+            trader.resume()
+        if failpoint:
+            process.wait(DYING_TIMEOUT_S)
+        else:
+            time.sleep(self.chance.uniform(0.02, LOAD_S_MAX))
+            process.kill()
+            process.wait()
+        killed_at = time.monotonic_ns()
+        self.takeovers_s.append(self._await_takeover(killed_at))
+        for trader in self.traders:
+            trader.pause()
+        self._replace_dead()
+        self.check()
+
+    def _replace_dead(self) -> None:
+        """Count the engines that died, and start a standby for each."""
+        dead = [each for each in self.deployment.engines if each[0].poll() is not None]
+        for each in dead:
+            process, failpoint = each
+            if process.returncode != -signal.SIGKILL:
+                raise OutcomeBroken(f"an engine ended by itself with {process.returncode}")
+            kind = failpoint.partition(":")[0] or SIGNAL
+            self.kinds[kind] = self.kinds.get(kind, 0) + 1
+            self.deployment.engines.remove(each)
+            self._start_standby()
+
+    def _await_takeover(self, killed_at: int) -> float:
+        """Return the seconds from the kill to the first order sent later and acknowledged."""
+        first: list[int] = []
+
+        def is_served() -> bool:
+            self._refuse_failures()
+            for trader in self.traders:
+                first.extend(
+                    answered for sent, answered in trader.acknowledged[:] if sent > killed_at
+                )
+            return bool(first)
+
+        _until(is_served, TAKEOVER_TIMEOUT_S, "an order is acknowledged after the takeover")
+        for trader in self.traders:
+            trader.acknowledged.clear()
+        return (min(first) - killed_at) / 1e9
+
+    def _refuse_failures(self) -> None:
+        failures = [failure for trader in self.traders for failure in trader.failures]
+        if failures:
+            raise OutcomeBroken("; ".join(failures))
+
+    # Checking
+
+    def check(self, *, everything: bool = False) -> None:
+        """Compare what traders were told since the last look, or ever, with what is stored.
+
+        The traders have to rest.
+
+        :raises OutcomeBroken: it is not the same.
+        """
+        self._refuse_failures()
+        with psycopg.connect(self.deployment.database_url, autocommit=True) as connection:
+            for trader in self.traders:
+                watched = trader.records if everything else trader.touched
+                records = list(watched.values())
+                before = _stored(connection, records)
+                for record in records:
+                    if not record.status and not record.is_promised_absent:
+                        self._resolve(trader, record, before.get(record.name))
+                stored = _stored(connection, records)
+                for record in records:
+                    _check_order(record, stored.get(record.name))
+                _check_fills(connection, records)
+                self.checked += len(records)
+                trader.touched = {}
+            _check_sums(connection)
+
+    def _resolve(self, trader: Trader, record: Record, row: dict[str, Any] | None) -> None:
+        """Ask again for an order that nobody answered."""
+        for _ in range(RETRIES_MAX):
+            reply = trader.door.send("POST", record.path, record.body)
+            if reply.status in (HTTPStatus.CREATED, HTTPStatus.UNPROCESSABLE_ENTITY):
+                break
+            time.sleep(0.1)
+        else:
+            raise OutcomeBroken(f"{record.name} cannot be resolved: {reply.status} {reply.body}")
+        trader.note(record, reply.status, reply.body, reply)
+        self.resolved["placed" if row is not None else "never_placed"] += 1
+        is_replay = reply.headers.get("idempotency-replayed") == "true"
+        if is_replay != (row is not None):
+            raise OutcomeBroken(f"{record.name} was there: {row is not None}, said: {is_replay}")
+
+    def repeat_some(self, count: int) -> None:
+        """Ask again for orders that were answered: the answer is the first one."""
+        for trader in self.traders:
+            known = [record for record in trader.records.values() if record.answer.get("id")]
+            for record in self.chance.sample(known, min(count, len(known))):
+                reply = trader.door.send("POST", record.path, record.body)
+                if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
+                    continue
+                _expect(record, "repeated answer", reply.body, record.answer)
+
+    def finish(self) -> dict[str, Any]:
+        """Check everything once more, stop the traders, replay the journal and audit the ledger."""
+        self.check(everything=True)
+        self.repeat_some(10)
+        for trader in self.traders:
+            trader.stop()
+        for command in (("verify_journal", "--json"), ("audit_ledger", "--json")):
+            done = self.deployment.manage(*command)
+            if done.returncode:
+                raise OutcomeBroken(f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        counts: dict[str, int] = {}
+        for trader in self.traders:
+            for name, count in trader.counts.items():
+                counts[name] = counts.get(name, 0) + count
+        return {
+            "points": len(self.takeovers_s),
+            "kills": dict(sorted(self.kinds.items())),
+            "orders": sum(len(trader.records) for trader in self.traders),
+            "outcomes_checked": self.checked,
+            "unanswered": dict(self.resolved),
+            "takeover_s": {
+                "p50": round(statistics.median(self.takeovers_s), 3),
+                "p95": round(percentile(self.takeovers_s, 95) or 0, 3),
+                "max": round(max(self.takeovers_s), 3),
+            },
+            "answers": dict(sorted(counts.items())),
+        }
+
+
+# What is stored
+
+_ORDERS = """
+    SELECT organization_id, client_order_id, id::text, symbol, side, type, price_ticks, lots,
+           filled_lots, status, reason
+    FROM exchange_order WHERE client_order_id = ANY(%s)
+"""
+_FILLS = """
+    SELECT id::text, price_ticks, lots, maker_order::text, taker_order::text
+    FROM exchange_trade WHERE id = ANY(%s)
+"""
+_SUMS = {
+    "an order's fills add up to what it has filled": """
+        WITH fill AS (
+            SELECT maker_order AS id, lots FROM exchange_trade
+            UNION ALL SELECT taker_order, lots FROM exchange_trade
+        ), filled AS (SELECT id, sum(lots) AS lots FROM fill GROUP BY id)
+        SELECT count(*) FROM exchange_order o LEFT JOIN filled USING (id)
+        WHERE o.type <> 'STRIP' AND o.filled_lots <> coalesce(filled.lots, 0)
+    """,
+    "nobody trades with itself": """
+        SELECT count(*) FROM exchange_trade WHERE maker = taker
+    """,
+    "a position is the sum of its trades": """
+        WITH side AS (
+            SELECT taker AS organization_id, symbol, taker_side * lots AS lots FROM exchange_trade
+            UNION ALL SELECT maker, symbol, -taker_side * lots FROM exchange_trade
+        ), net AS (SELECT organization_id, symbol, sum(lots) AS lots FROM side GROUP BY 1, 2)
+        SELECT count(*) FROM settlement_position p
+        FULL JOIN net USING (organization_id, symbol)
+        WHERE coalesce(p.net_lots, 0) <> coalesce(net.lots, 0)
+    """,
+    "positions of an instrument sum to zero": """
+        SELECT count(*) FROM (
+            SELECT symbol FROM settlement_position GROUP BY symbol HAVING sum(net_lots) <> 0
+        ) AS wrong
+    """,
+}
+
+
+def _stored(connection: psycopg.Connection[Any], records: list[Record]) -> dict[str, Any]:
+    """Return the rows of orders by client order id; their organization is their trader's alone."""
+    found: dict[str, Any] = {}
+    rows = connection.execute(_ORDERS, [[record.name for record in records]])
+    assert rows.description is not None, "a query has columns"
+    names = [column.name for column in rows.description]
+    for values in rows:
+        row = dict(zip(names, values, strict=True))
+        if row["client_order_id"] in found:
+            raise OutcomeBroken(f"{row['client_order_id']} is there twice")
+        found[row["client_order_id"]] = row
+    return found
+
+
+def _check_order(record: Record, row: dict[str, Any] | None) -> None:
+    """Assert that an order is as its trader was told."""
+    if record.is_promised_absent:
+        _expect(record, "row", row, None)
+        return
+    if row is None:
+        raise OutcomeBroken(f"{record.name} was answered with {record.status} and is not there")
+    if record.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        _expect(record, "status", row["status"], "REJECTED")
+        if record.answer.get("code"):
+            _expect(record, "reason", row["reason"], record.answer["code"])
+        return
+    _expect(record, "id", row["id"], record.answer["id"])
+    side = 1 if record.body["side"] == "buy" else -1
+    _expect(record, "side", row["side"], side)
+    if row["filled_lots"] < record.answer["filled_quantity"]:
+        raise OutcomeBroken(f"{record.name} had {record.answer['filled_quantity']} filled: {row}")
+    if record.path != "orders":
+        return
+    _expect(record, "symbol", row["symbol"], record.body["instrument"])
+    if record.answer["status"] in ("filled", "canceled", "expired"):
+        _expect(record, "status", row["status"], record.answer["status"].upper())
+        _expect(record, "filled", row["filled_lots"], record.answer["filled_quantity"])
+        return
+    price, _ = record.terms
+    is_reduced = record.body.get("self_trade_prevention") == "decrement" or any(
+        row["status"] == status for status in ("CANCELED", "EXPIRED")
+    )
+    ticks = row["price_ticks"] or 0
+    terms = (f"{ticks // 1000}.{ticks % 1000:03}" if price else "", row["lots"])
+    allowed = [record.terms, *record.doubts]
+    if terms not in allowed and not is_reduced and not _is_decremented(terms, allowed):
+        raise OutcomeBroken(f"{record.name} is {terms}, not one of {allowed}")
+    if record.is_canceled and row["status"] not in ("CANCELED", "FILLED"):
+        raise OutcomeBroken(f"{record.name} was canceled and is {row['status']}")
+
+
+def _is_decremented(terms: tuple[str, int], allowed: list[tuple[str, int]]) -> bool:
+    """Whether self-trade prevention may have taken lots off an order with such terms."""
+    return any(terms[0] == price and terms[1] < lots for price, lots in allowed)
+
+
+def _check_fills(connection: psycopg.Connection[Any], records: list[Record]) -> None:
+    """Assert that every fill that was acknowledged is stored as it was told."""
+    told = {
+        fill["id"]: (record, fill)
+        for record in records
+        for fill in record.answer.get("fills") or []
+    }
+    found = connection.execute(_FILLS, [[int(number) for number in told]]).fetchall()
+    if len(found) != len(told):
+        raise OutcomeBroken(f"{len(told) - len(found)} acknowledged fills are lost")
+    for number, price, lots, maker, taker in found:
+        record, fill = told[number]
+        _expect(record, "fill's price", f"{price // 1000}.{price % 1000:03}", fill["price"])
+        _expect(record, "fill's quantity", lots, fill["quantity"])
+        if record.answer["id"] not in (maker, taker):
+            raise OutcomeBroken(f"{record.name}: fill {number} is of other orders")
+
+
+def _check_sums(connection: psycopg.Connection[Any]) -> None:
+    """Assert that the stored tables agree with one another."""
+    for what, query in _SUMS.items():
+        row = connection.execute(query).fetchone()  # type: ignore[call-overload]
+        if row != (0,):
+            raise OutcomeBroken(f"it is not true that {what}: {row}")
+
+
+def _expect(record: Record, what: str, found: Any, told: Any) -> None:
+    if found != told:
+        raise OutcomeBroken(f"{record.name}: {what} is {found!r}, and was {told!r}")
+
+
+# The two hundred
+
+
+def run() -> Result:
+    """Kill the engine `BENCH_POINTS` times."""
+    with tempfile.TemporaryDirectory(prefix="baseload-kill-", ignore_cleanup_errors=True) as folder:
+        var = Path(folder)
+        var.chmod(0o711)  # a root run gives PostgreSQL to another user
+        try:
+            return _run(var)
+        finally:
+            servers.erase(var)
+
+
+def _run(var: Path) -> Result:
+    addresses = servers.start(var)
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_ROLE"} | {
+        "BASELOAD_VAR": str(var),
+        "DEPLOYMENT": "demo",
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "DATABASE_URL": addresses.database_url,
+        "VALKEY_URL": addresses.valkey_url,
+        "CELERY_BROKER_URL": addresses.broker_url,
+    }
+    deployment = Deployment(
+        environment=environment,
+        database_url=addresses.database_url,
+        valkey_url=addresses.valkey_url,
+        log=var / "kill.log",
+    )
+    try:
+        return _kill(deployment, var)
+    except BaseException:
+        sys.stderr.write(deployment.log.read_text()[-4_000:] if deployment.log.exists() else "")
+        raise
+    finally:
+        deployment.stop()
+
+
+def _kill(deployment: Deployment, var: Path) -> Result:
+    for command in (("migrate", "--verbosity", "0"), ("seed",)):
+        done = deployment.manage(*command)
+        if done.returncode:
+            raise RuntimeError(f"manage.py {command[0]}: {done.stderr[-2000:]}")
+    deployment.environment |= {"DATABASE_ROLE": "baseload_app"}
+    organizations = json.loads((var / "seed.json").read_text())["organizations"]
+    keys = [one["key"] for one in organizations if one["role"] in ("buyer", "provider")]
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = [now + timedelta(hours=ahead) for ahead in (2, 3)]
+    symbols = [f"LLAMA70B.H.{hour:%Y%m%dT%H}Z" for hour in hours]
+    traders = [
+        Trader(
+            number,
+            "",
+            key,
+            symbols,
+            seed=SEED + number,
+            run="kill",
+            hours=(hours[0], hours[-1] + timedelta(hours=1)),
+        )
+        for number, key in enumerate(keys[:TRADERS])
+    ]
+    campaign = Campaign(deployment, traders, seed=SEED)
+    campaign.begin()
+    began = time.monotonic()
+    for number in range(1, POINTS + 1):
+        campaign.point()
+        if number % AUDIT_EVERY == 0:
+            _snapshot(deployment)
+            print(
+                f"kill: {number} of {POINTS} after {time.monotonic() - began:.0f} s,"
+                f" {campaign.checked} outcomes checked,"
+                f" takeover p50 {statistics.median(campaign.takeovers_s):.2f} s",
+                flush=True,
+            )
+    found = campaign.finish()
+    return Result(
+        bench="kill",
+        ours=found | {"lost": 0, "doubled": 0},
+        peer={"takeover_s": TAKEOVER_S},
+        ratio=1.0 if found["takeover_s"]["p50"] <= TAKEOVER_S else 0.0,
+        load={"traders": len(traders), "seed": SEED, "seconds": round(time.monotonic() - began)},
+    )
+
+
+def _snapshot(deployment: Deployment) -> None:
+    """Write a snapshot, as the worker of a deployment would."""
+    code = "from exchange import tasks; tasks.write_snapshot(after_commands=1)"
+    deployment.manage("shell", "--verbosity", "0", "--command", code)

@@ -1,0 +1,118 @@
+"""`kill -9` of the engine under load: every acknowledged and every unanswered outcome is checked.
+
+Ten points of what `make bench B=kill` does two hundred times, on the run's own servers.
+"""
+
+import json
+import os
+import statistics
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+import valkey as valkey_client
+from django.conf import settings
+from django.db import connection
+
+from benchmarks import kill, recorded
+from marketplace import clock as market_clock
+from marketplace import contract, keys
+from marketplace.models import ApiKey, Organization
+from settlement import instructions
+from tests.market import GRADE, Market
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
+
+POINTS = 10
+ORGANIZATIONS = (201, 202, 203, 204)
+CASH = 10**12
+LOTS = 100_000
+
+
+def _open(market: Market, organization: int) -> str:
+    """Give an organization cash, a cluster and a key."""
+    Organization.objects.create(
+        id=organization,
+        name=f"Organization {organization}",
+        skeleton=f"organization {organization}",
+        role="BUYER",
+        created_at=market_clock.now(),
+    )
+    market.instruct(
+        f"open:{organization}",
+        instructions.OpenAccount(account=organization, group=organization),
+    )
+    market.instruct(
+        f"deposit:{organization}",
+        instructions.Deposit(account=organization, amount_micros=CASH),
+    )
+    market.certify(organization, organization, LOTS)
+    issued = keys.issue(pepper=settings.KEY_PEPPER, deployment=settings.DEPLOYMENT)
+    ApiKey.objects.create(
+        id=issued.id,
+        organization_id=organization,
+        digest=issued.digest,
+        scopes=["read", "trade"],
+        version=organization,
+        created_at=market_clock.now(),
+    )
+    return issued.text
+
+
+@pytest.fixture
+def campaign(
+    valkey: valkey_client.Valkey, transactional_db: None, tmp_path: Path
+) -> Iterator[kill.Campaign]:
+    market = Market(valkey)
+    market.take_over()
+    market.open()
+    texts = [_open(market, organization) for organization in ORGANIZATIONS]
+    market.loop.close()
+    market.close()
+    parts = urlsplit(os.environ["DATABASE_URL"])
+    database = urlunsplit(parts._replace(path="/" + connection.settings_dict["NAME"]))
+    deployment = kill.Deployment(
+        environment=dict(os.environ) | {"DATABASE_URL": database, "DATABASE_ROLE": "baseload_app"},
+        database_url=database,
+        valkey_url=settings.VALKEY_URL,
+        log=tmp_path / "processes.log",
+    )
+    starts_at = contract.hour_start(market_clock.now_micros()) + 2 * contract.HOUR
+    symbols = [contract.hour_contract(GRADE, starts_at + k * contract.HOUR).symbol for k in (0, 1)]
+    first = datetime.fromtimestamp(starts_at // 1_000_000, UTC)
+    traders = [
+        recorded.Trader(
+            number,
+            "",
+            text,
+            symbols,
+            seed=number,
+            run="suite",
+            hours=(first, first + timedelta(hours=2)),
+        )
+        for number, text in enumerate(texts)
+    ]
+    campaign = kill.Campaign(deployment, traders, seed=3)
+    try:
+        campaign.begin()
+        yield campaign
+    finally:
+        for trader in traders:
+            trader.stop()
+        deployment.stop()
+        print(deployment.log.read_text()[-3_000:])
+
+
+def test_nothing_is_lost_or_doubled_when_the_engine_is_killed_at_ten_random_points(
+    campaign: kill.Campaign,
+) -> None:
+    for _ in range(POINTS):
+        campaign.point()
+    found = campaign.finish()
+    print(json.dumps(found))
+    assert found["points"] == POINTS
+    assert sum(found["kills"].values()) >= POINTS
+    assert found["orders"] > 10 * POINTS
+    assert statistics.median(campaign.takeovers_s) <= kill.TAKEOVER_S
