@@ -22,6 +22,17 @@ def flush(state: State) -> None:
         state.dirty.clear()
 
 
+def announce_with(state: State, instrument: Instrument) -> None:
+    """Announce what an order changed: hardly ever another book than the one it came to."""
+    if not state.dirty:
+        if instrument.dirty:
+            announce(state, instrument)
+        return
+    if instrument.dirty:
+        state.dirty[instrument.id] = instrument
+    flush(state)
+
+
 def announce(state: State, instrument: Instrument) -> None:
     """Emit the levels of a book that changed, asks from the highest, then bids from the lowest."""
     bids = instrument.book.bids.levels

@@ -17,6 +17,7 @@ from exchange.machine import (
     books,
     delivery,
     limits,
+    orders,
     sessions,
     switches,
     uncrossing,
@@ -56,6 +57,9 @@ def _perform(state: State, at: int, kind: Entry, number: int) -> None:
             instrument = state.by_id.get(number)
             if instrument is not None:
                 uncrossing.end_call(state, instrument)
+        case Entry.EXPIRE_DAY:
+            orders.expire_day(state)
+            state.schedule(at + DAY, kind, number)
         case Entry.MARK:
             _mark_all(state)
             limits.start_hour(state)
@@ -66,6 +70,8 @@ def _perform(state: State, at: int, kind: Entry, number: int) -> None:
         case Entry.LIST:
             _list_day(state, _grade(state, number), contract.day_start(at) + DAY)
             state.schedule(at + DAY, kind, number)
+        case Entry.EXPIRE:
+            orders.expire(state, number)
         case Entry.SWITCH:
             switches.fire(state, state.accounts[number])
         case Entry.WATCH_MID:
@@ -83,6 +89,7 @@ def start_grade(state: State, grade: Grade) -> None:
     today = contract.day_start(at)
     if not state.calendar:
         state.schedule(contract.hour_start(at) + HOUR, Entry.MARK, 0)
+        state.schedule(today + DAY, Entry.EXPIRE_DAY, 0)
         state.schedule(today + DAY, Entry.NEW_DAY, 0)
     _list_day(state, grade, today)
     lists_at = today + DAY - contract.LISTING_LEAD
@@ -187,7 +194,7 @@ def _set_mark(state: State, instrument: Instrument, price: int) -> None:
     state.touched_instruments.add(instrument)
     for position in instrument.positions.values():
         position.excess = 0
-    for order in instrument.book:
+    for order in instrument.live_orders():
         excess = order.side * (60 * order.price - 63 * price)
         if excess > 0:
             order.position.excess += excess * order.left
@@ -201,9 +208,8 @@ def _start_day(state: State) -> None:
     for instrument in _trading(state):
         if instrument.reference == instrument.mark:
             continue
-        sessions.set_reference(instrument, instrument.mark)
+        uncrossing.move_band(state, instrument, instrument.mark)
         state.announce(instrument)
-        uncrossing.withdraw_outside(state, instrument)
     for grade in state.grades.values():
         old = [hour for hour in grade.index if hour < state.at - INDEX_KEPT]
         for hour in old:

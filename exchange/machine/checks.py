@@ -4,8 +4,12 @@ Written from the definitions, not from the code that keeps the sums: everything 
 incrementally is added up again here.
 """
 
+from exchange import commands
+from exchange.book import Order
+from exchange.machine import stops, terms
 from exchange.machine.entries import Entry
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
+from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import margin
@@ -43,11 +47,12 @@ def _check_cash(state: State) -> None:
 
 
 def _check_index_of_orders(state: State) -> None:
-    """Assert that the shared index holds the resting orders and nothing else."""
-    resting = {order.id for i in state.by_id.values() for order in i.book}
-    assert resting == set(state.orders), "the index is the union of the books"
+    """Assert that the shared index holds the live orders and nothing else."""
+    live = [order.id for i in state.by_id.values() for order in i.live_orders()]
+    assert len(live) == len(set(live)), "an order rests or waits, in one place"
+    assert set(live) == set(state.orders), "the index is the union of the books and what waits"
     of_accounts = {o.id for a in state.accounts.values() for o in a.orders.values()}
-    assert resting == of_accounts, "every resting order is its account's"
+    assert set(live) == of_accounts, "every live order is its account's"
     assert set(state.instruments) == {i.symbol for i in state.by_id.values()}, "one by symbol"
     assert len(state.by_hour) == len(state.by_id), "one by hour"
     assert not state.dirty, "every change of a book was announced"
@@ -60,13 +65,14 @@ def _check_instrument(state: State, instrument: Instrument) -> None:
     in_call = instrument.phase is InstrumentState.CALL
     instrument.book.check(may_cross=in_call)
     _check_session(state, instrument)
+    _check_terms(state, instrument)
     positions = instrument.positions.values()
     assert sum(position.net for position in positions) == 0, "a long for every short"
     assert sum(position.cost for position in positions) == 0, "costs add up to zero"
     longs = sum(position.net for position in positions if position.net > 0)
     assert instrument.open_interest == longs, "open interest is the long lots"
     if instrument.phase in (InstrumentState.SCHEDULED, InstrumentState.CLOSED):
-        assert not instrument.book.orders or not list(instrument.book), "no orders outside trading"
+        assert not list(instrument.live_orders()), "no orders outside trading"
     for position in positions:
         _check_position(position)
 
@@ -90,6 +96,47 @@ def _check_session(state: State, instrument: Instrument) -> None:
         assert not ask or ask >= low, "no ask rests below the band unnoticed"
 
 
+def _check_terms(state: State, instrument: Instrument) -> None:
+    """Assert that every live order is where its terms want it, and shows what they say."""
+    instrument.stops.check()
+    for order in instrument.live_orders():
+        request = order.request
+        wants = request.terms or commands.PLAIN
+        waits = order.status is OrderStatus.UNTRIGGERED
+        assert waits == (order.level is None), "what does not rest waits for its stop price"
+        assert waits or order.status is OrderStatus.OPEN, "a live order is open"
+        assert waits or terms.may_rest(request), "nothing rests that may not"
+        assert waits or wants.type in (commands.LIMIT, commands.STOP_LIMIT), "and has a limit"
+        assert 0 < order.left <= order.lots, "a live order has something left"
+        if waits:
+            reached = stops.is_reached(instrument, order.side, order.stop_price)
+            assert not reached or not instrument.is_open, "what was reached was triggered"
+            assert terms.is_stop(request), "only stop orders wait"
+            assert not order.hidden, "what waits hides nothing yet"
+        elif order.hidden:
+            assert wants.display_lots, "only an iceberg hides something"
+        elif wants.display_lots:
+            assert order.remaining <= wants.display_lots, "an iceberg shows no more than its tip"
+        if not request.price:
+            edge = terms.band_edge(instrument, order.side)
+            assert order.price == edge, "a stop order reserves the edge of the band"
+        assert instrument.band_low <= order.price <= instrument.band_high, "inside the band"
+        if request.time_in_force == commands.GTD:
+            assert wants.expires_at > state.at, "what has expired has left"
+            if wants.expires_at < instrument.contract.trading_ends_at:
+                entry = (wants.expires_at, int(Entry.EXPIRE), order.id)
+                assert entry in state.calendar, "the calendar knows when an order leaves"
+
+
+def _check_reducing(position: Position, orders: list[Order]) -> None:
+    """Assert that reduce-only orders, with all that rests beside them, could only reduce."""
+    own = {o.id for o in orders if o.request.terms is not None and o.request.terms.reduce_only}
+    assert own == set(position.reducing), "a position knows its reduce-only orders"
+    for order in position.reducing.values():
+        resting = position.buy_lots if order.side > 0 else position.sell_lots
+        assert resting <= -order.side * position.net, "reduce-only orders only reduce"
+
+
 def _check_crossing_groups(instrument: Instrument) -> None:
     """Assert that an auction could not pair a group with itself."""
     lowest: dict[int, int] = {}
@@ -106,9 +153,13 @@ def _check_position(position: Position) -> None:
     orders = [o for o in position.account.orders.values() if o.position is position]
     buys = [order for order in orders if order.side > 0]
     sells = [order for order in orders if order.side < 0]
+    _check_reducing(position, orders)
     for order in orders:
+        sale_waits = order.side < 0 and order.status is OrderStatus.UNTRIGGERED
         points = order.fee_points + margin.fee_points(
-            price=order.price, lots=order.left, basis_points=instrument.fee_bp_max
+            price=instrument.band_high if sale_waits else order.price,
+            lots=order.left,
+            basis_points=instrument.fee_bp_max,
         )
         assert order.fee == margin.fee_charged(order.fee_points), "fees are rounded up once"
         assert order.fee_reserve == margin.fee_charged(points) - order.fee, "fees are reserved"

@@ -39,7 +39,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
     instrument.phase = InstrumentState.CLOSED
     instrument.call = None
     sessions.change(state, instrument)
-    for order in sorted(instrument.book, key=lambda order: order.id):
+    for order in sorted(instrument.live_orders(), key=lambda order: order.id):
         withdrawals.withdraw(state, order, Close.EXPIRED)
     positions = [instrument.positions[number] for number in sorted(instrument.positions)]
     price = _publish_index(state, instrument, positions)

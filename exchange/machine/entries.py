@@ -11,8 +11,10 @@ class Entry(IntEnum):
 
     TRADING_ENDS = 1
     UNCROSS = 2
+    EXPIRE_DAY = 3
     MARK = 4
     NEW_DAY = 5
     LIST = 6
+    EXPIRE = 8
     SWITCH = 9
     WATCH_MID = 10

@@ -8,6 +8,7 @@ import msgspec
 
 from exchange import commands, events
 from exchange.machine import (
+    amendments,
     books,
     calendar,
     delivery,
@@ -43,6 +44,8 @@ def carry_out(state: State, command: commands.Command) -> None:
             _instruct(state, command)
         case commands.CancelOrders():
             orders.cancel_matching(state, command)
+        case commands.AmendOrder():
+            amendments.amend(state, command)
         case commands.CancelAllAfter():
             switches.renew(state, command)
         case commands.PlaceStrip():

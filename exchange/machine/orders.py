@@ -1,30 +1,16 @@
 """Placing and canceling orders.
 
-An order is judged before it meets the book, by the whole of what it could cost: its worst-case
-requirement is compared with what is available, so nothing that follows can overdraw. The rules are
-walked in the order of `Reject`. Fees are rounded up once per order: each fill is charged what the
-order's fee has grown by (RULEBOOK 3.9), and what can still be charged is reserved.
+What is accepted gets a number, and enters the book or waits for its stop price. What it trades may
+trigger others; then everything that changed in the books is announced, once.
 """
 
-from exchange import commands, events, matching
+from exchange import commands, events
 from exchange.book import Order
-from exchange.machine import books, limits, sessions, withdrawals
+from exchange.machine import books, entering, judging, sessions, stops, terms, withdrawals
+from exchange.machine.entries import Entry
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import UNKNOWN_ORDER, Close, OrderStatus, Reject
 from marketplace import contract
-from marketplace.contract import CallKind
-from settlement.ledger import EXCHANGE, Code, Kind
-
-QUANTITY_MAX = 100_000
-"""Lots of one order."""
-
-GTC = commands.GTC
-IOC = commands.IOC
-_TIMES_IN_FORCE = frozenset({GTC, IOC})
-_CASH = int(Kind.CASH)
-_FEES = int(Kind.FEES)
-_TRADING_FEE = int(Code.TRADING_FEE)
-_FILLED = str(OrderStatus.FILLED)
 
 
 def place(state: State, command: commands.PlaceOrder) -> None:
@@ -44,25 +30,15 @@ def place(state: State, command: commands.PlaceOrder) -> None:
     assert account is not None, "an unknown account was refused"
     assert instrument is not None, "an unknown instrument was refused"
     order = _accept(state, account, instrument, command, number)
-    is_calm = instrument.calm_low <= order.price <= instrument.calm_high
-    leaves_band = False
-    if is_calm:
-        fills, stopped = matching.match(instrument.book, order)
-    elif instrument.is_open:
-        fills, stopped, leaves_band = sessions.match(instrument, order, matching.CANCEL_NEWEST)
+    if command.terms is None or not terms.is_stop(command):
+        fills = entering.enter(state, instrument, order)
     else:
-        fills, stopped = matching.give_way(instrument.book, order)
-    if fills:
-        _book_fills(state, instrument, order, fills)
-    if leaves_band:
-        sessions.open_call(state, instrument, CallKind.VOLATILITY)
-        if command.time_in_force == GTC:
-            _, stopped = matching.give_way(instrument.book, order)
-    _finish(state, instrument, order, stopped)
-    if not is_calm:
-        sessions.watch_band(instrument)
-    if instrument.dirty:
-        books.announce(state, instrument)
+        fills = stops.start(state, instrument, order)
+    if fills and instrument.stops:
+        stops.follow(state, instrument, fills)
+    if command.terms is not None:
+        _enter_into_calendar(state, instrument, order)
+    books.announce_with(state, instrument)
 
 
 def _judge(
@@ -72,73 +48,37 @@ def _judge(
     command: commands.PlaceOrder,
 ) -> Reject | None:
     """Return the first rule that an order breaks."""
-    lots = command.lots
-    side = command.side
-    if (
-        lots < 1
-        or not 1 <= command.price <= contract.PRICE_TICKS_MAX
-        or (side != 1 and side != -1)
-        or command.time_in_force not in _TIMES_IN_FORCE
-    ):
+    if not terms.is_valid(command):
         return Reject.INVALID_ORDER
     if account is None:
         return Reject.UNKNOWN_ACCOUNT
     if account.killed:
         return Reject.KILLED
     if instrument is None:
-        return _why_absent(state, command.instrument)
+        return why_absent(state, command.instrument)
     if not instrument.is_open:
         reason = sessions.refuse(state, instrument, command)
         if reason is not None:
             return reason
-    if not instrument.band_low <= command.price <= instrument.band_high:
-        return Reject.OUTSIDE_BAND
-    if lots > QUANTITY_MAX:
-        return Reject.QUANTITY_LIMIT
+    if command.terms is not None and 0 < command.terms.expires_at <= state.at:
+        return Reject.ALREADY_EXPIRED
     position = instrument.positions.get(account.id)
     if position is None:
         position = Position(account, instrument)
-    if command.time_in_force == GTC and limits.has_too_many_orders(position):
-        return Reject.OPEN_ORDER_LIMIT
-    if limits.is_out_of_ratio(account):
-        return Reject.ORDER_TO_TRADE_RATIO
-    if account.debt and not _reduces(position, side, lots):
-        return Reject.ACCOUNT_IN_DEBT
-    if side > 0 and limits.is_too_long(state, position, lots):
-        return Reject.POSITION_LIMIT
-    price = command.price if side > 0 else instrument.band_high
-    points = 60 * price * lots * instrument.fee_bp_max
-    needed = position.required_with(side, command.price, lots, -(-points // 10_000))
-    increase = needed - position.required
-    if increase > 0 and increase > account.cash - account.required:
-        return Reject.INSUFFICIENT_FUNDS
-    if side < 0 and position.sell_lots + lots - position.net > position.certified_lots():
-        return Reject.INSUFFICIENT_COVERAGE
-    if (
-        not instrument.calm_low <= command.price <= instrument.calm_high
-        and sessions.is_late(instrument, state.at)
-        and sessions.leaves_band(
-            instrument, side, command.price, lots, account.group, matching.CANCEL_NEWEST
-        )
-    ):
-        return Reject.VOLATILITY
-    return None
+    price = command.price or terms.worst_price(instrument, command)
+    waits = command.terms is not None and stops.waits(instrument, command)
+    return judging.judge(
+        state, instrument, position, command, price, command.lots, command.lots, waits=waits
+    )
 
 
-def _why_absent(state: State, symbol: str) -> Reject:
+def why_absent(state: State, symbol: str) -> Reject:
     """Return why a symbol is not in the state: an hour that was settled was once listed."""
     terms = contract.parse_symbol(symbol)
     grade = state.grades.get(terms.grade) if terms is not None else None
     if terms is None or grade is None or terms.starts_at < grade.first_hour:
         return Reject.UNKNOWN_INSTRUMENT
     return Reject.CLOSED if terms.trading_ends_at <= state.at else Reject.UNKNOWN_INSTRUMENT
-
-
-def _reduces(position: Position, side: int, lots: int) -> bool:
-    """Whether an order only brings a position nearer to flat, resting orders considered."""
-    if side > 0:
-        return position.net < 0 and position.buy_lots + lots <= -position.net
-    return position.net > 0 and position.sell_lots + lots <= position.net
 
 
 def _accept(
@@ -149,11 +89,12 @@ def _accept(
     number: int,
 ) -> Order:
     """Make the order and say that it was accepted."""
-    order = Order(number, command.side, command.price, command.lots, account.group)
+    price = command.price or terms.worst_price(instrument, command)
+    order = Order(number, command.side, price, command.lots, account.group)
     order.account = account
     order.position = state.position(account, instrument)
     order.request = command
-    order.stop_price = 0
+    order.stop_price = 0 if command.terms is None else command.terms.stop_price
     order.sequence = state.sequence
     order.created_at = order.updated_at = state.at
     order.value_ticks = order.fee_points = order.fee = order.fee_reserve = 0
@@ -165,143 +106,28 @@ def _accept(
     return order
 
 
-def _book_fills(
-    state: State, instrument: Instrument, taker: Order, fills: list[matching.Fill]
-) -> None:
-    """Book every fill of an arriving order: positions, fees, the tape, the makers' reserves.
-
-    The taker's own reserve is brought up to date by `_finish`, once.
-    """
-    side = taker.side
-    maker_bp = 60 * instrument.maker_fee_bp
-    taker_bp = 60 * instrument.taker_fee_bp
-    out = state.events
-    trade = state.next_trade
-    for maker, lots in fills:
-        price = maker.price
-        value = price * lots
-        maker_fee = charge(maker, value, maker_bp)
-        taker_fee = charge(taker, value, taker_bp)
-        move(instrument, taker.position, maker.position, side * lots, side * value)
-        release_reserve(instrument, maker, lots)
-        out.append(
-            events.Traded(
-                trade,
-                instrument.symbol,
-                price,
-                lots,
-                maker.id,
-                taker.id,
-                maker.account.id,
-                taker.account.id,
-                side,
-                maker_fee,
-                taker_fee,
-                state.sequence,
-                state.at,
-            )
-        )
-        if maker_fee:
-            pay_fee(state, maker.account, maker_fee, trade)
-        if taker_fee:
-            pay_fee(state, taker.account, taker_fee, trade)
-        note_maker(state, maker)
-        buyer, seller = (taker, maker) if side > 0 else (maker, taker)
-        instrument.trades.append((state.at, lots, price, buyer.group, seller.group))
-        instrument.volume += lots
-        instrument.dirty.add(-side * price)
-        trade += 1
-    state.next_trade = trade
-    instrument.set_last(price)
-    state.touched_instruments.add(instrument)
+def _enter_into_calendar(state: State, instrument: Instrument, order: Order) -> None:
+    """Have a live order leave at its own instant, if trading goes on until then."""
+    request = order.request
+    if request.time_in_force == commands.GTD and order.id in state.orders:
+        expires_at = request.terms.expires_at
+        if expires_at < instrument.contract.trading_ends_at:
+            state.schedule(expires_at, Entry.EXPIRE, order.id)
 
 
-def move(
-    instrument: Instrument, taker: Position, maker: Position, lots: int, value_ticks: int
-) -> None:
-    """Move signed lots and their cost from the maker's position to the taker's."""
-    before = taker.net
-    taker.net = after = before + lots
-    taker.cost += value_ticks
-    interest = (after if after > 0 else 0) - (before if before > 0 else 0)
-    before = maker.net
-    maker.net = after = before - lots
-    maker.cost -= value_ticks
-    interest += (after if after > 0 else 0) - (before if before > 0 else 0)
-    instrument.open_interest += interest
-    taker.account.traded += 1
-    maker.account.traded += 1
+def expire(state: State, number: int) -> None:
+    """Withdraw an order whose instant has come, if it is still live."""
+    order = state.orders.get(number)
+    if order is not None:
+        withdrawals.withdraw(state, order, Close.EXPIRED)
 
 
-def note_maker(state: State, maker: Order) -> None:
-    """Remember that a maker has changed, and close it when it is filled."""
-    maker.updated_at = state.at
-    maker.sequence = state.sequence
-    state.touched_orders[maker.id] = maker
-    state.touched_positions.add(maker.position)
-    if not maker.remaining:
-        maker.position.order_count -= 1
-        withdrawals.end(state, maker, _FILLED, "")
-
-
-def charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
-    """Add a fill to an order's fee and return by how much the rounded fee has grown."""
-    order.value_ticks += value_ticks
-    points = order.fee_points + value_ticks * basis_points_60
-    order.fee_points = points
-    total = -(-points // 10_000)
-    grown = total - order.fee
-    order.fee = total
-    return grown
-
-
-def release_reserve(instrument: Instrument, maker: Order, lots: int) -> None:
-    """Take filled lots of a maker out of its position's sums."""
-    reserve = _fee_reserve(instrument, maker)
-    position = maker.position
-    position.add_resting(maker, -lots, reserve - maker.fee_reserve)
-    maker.fee_reserve = reserve
-    position.refresh()
-
-
-def _fee_reserve(instrument: Instrument, order: Order) -> int:
-    """Return what an order at rest can still be charged."""
-    remaining = order.left
-    if not remaining:
-        return 0
-    points = order.fee_points + 60 * order.price * remaining * instrument.fee_bp_max
-    return -(-points // 10_000) - order.fee
-
-
-def pay_fee(state: State, account: Account, fee: int, trade: int) -> None:
-    """Move a fee to the exchange; an account that a mark or a damage has emptied is lent it."""
-    if account.cash < fee:
-        state.lend_up_to(account, fee, f"trade:{trade}")
-    account.cash -= fee
-    state.exchange[_FEES] += fee
-    state.events.append(
-        events.Transferred(account.id, _CASH, EXCHANGE, _FEES, fee, _TRADING_FEE, f"trade:{trade}")
-    )
-
-
-def _finish(state: State, instrument: Instrument, order: Order, stopped: bool) -> None:
-    """Rest what is left of an order, or close it."""
-    position = order.position
-    state.touched_positions.add(position)
-    if stopped:
-        withdrawals.end(state, order, OrderStatus.CANCELED, Close.SELF_TRADE, live=False)
-    elif not order.remaining:
-        withdrawals.end(state, order, _FILLED, "", live=False)
-    elif order.request.time_in_force == IOC:
-        withdrawals.end(state, order, OrderStatus.CANCELED, Close.IOC_REMAINDER, live=False)
-    else:
-        instrument.book.rest(order)
-        instrument.dirty.add(order.side * order.price)
-        order.account.orders[order.request.client_order_id] = order
-        position.order_count += 1
-        order.fee_reserve = _fee_reserve(instrument, order)
-        position.add_resting(order, order.left, order.fee_reserve)
-    position.refresh()
+def expire_day(state: State) -> None:
+    """Withdraw the orders of the day that ends, earliest first."""
+    for number in sorted(state.orders):
+        order = state.orders[number]
+        if order.request.time_in_force == commands.DAY:
+            withdrawals.withdraw(state, order, Close.EXPIRED)
 
 
 def cancel(state: State, command: commands.CancelOrder) -> None:
@@ -310,6 +136,11 @@ def cancel(state: State, command: commands.CancelOrder) -> None:
     if order is None or order.account.id != command.account:
         state.events.append(
             events.CancelRefused(command.account, command.order, UNKNOWN_ORDER, state.sequence)
+        )
+        return
+    if withdrawals.is_frozen(state, order):
+        state.events.append(
+            events.CancelRefused(command.account, command.order, Reject.FROZEN, state.sequence)
         )
         return
     withdrawals.withdraw(state, order, Close.REQUESTED)
@@ -330,6 +161,6 @@ def cancel_matching(state: State, command: commands.CancelOrders) -> None:
             continue
         if command.side and order.side != command.side:
             continue
-        if state.is_frozen(instrument):
+        if withdrawals.is_frozen(state, order):
             continue
         withdrawals.withdraw(state, order, reason)

@@ -92,6 +92,12 @@ def refuse(state: State, instrument: Instrument, command: commands.PlaceOrder) -
     return None
 
 
+def refuse_at_once(state: State, instrument: Instrument) -> Reject:
+    """Return why a book that does not trade continuously refuses what has to trade at once."""
+    session = state.state_of(instrument)
+    return Reject.NOT_IN_CALL if session is InstrumentState.CALL else _NOT_TRADING[session]
+
+
 def improves(order: Order, price: int, lots: int) -> bool:
     """Whether new terms of a frozen order only make it better: price, or more lots, no less."""
     return order.side * price >= order.side * order.price and lots >= order.lots

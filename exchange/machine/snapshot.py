@@ -13,7 +13,7 @@ import msgspec
 
 from exchange import commands
 from exchange.book import Order
-from exchange.machine import sessions
+from exchange.machine import sessions, withdrawals
 from exchange.machine.entries import Entry
 from exchange.machine.state import (
     Account,
@@ -97,6 +97,8 @@ class _Instrument(msgspec.Struct, array_like=True):
     positions: list[tuple[int, int, int]]
     """(account, net lots, cost)"""
     orders: list[_Order]
+    waiting: list[_Order]
+    """Orders whose stop price was not reached yet."""
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -131,7 +133,7 @@ def dump(state: State) -> bytes:
             state.next_trade,
             sorted(state.counters.items()),
             sorted((int(kind), amount) for kind, amount in state.exchange.items()),
-            sorted(state.calendar),
+            sorted(state.useful_entries()),
             [_dump_account(state.accounts[number]) for number in sorted(state.accounts)],
             [state.grades[code] for code in sorted(state.grades)],
             [state.clusters[number] for number in sorted(state.clusters)],
@@ -194,6 +196,7 @@ def _dump_instrument(instrument: Instrument) -> _Instrument:
             for number in sorted(instrument.positions)
         ],
         [_dump_order(order) for order in instrument.book],
+        [_dump_order(order) for order in instrument.stops],
     )
 
 
@@ -308,14 +311,22 @@ def _load_instrument(state: State, row: _Instrument) -> None:
         position.cost = cost
         instrument.open_interest += max(0, net)
     for written in row.orders:
-        _load_order(state, instrument, written)
+        order = _load_order(state, instrument, written)
+        instrument.book.rest(order)
+        withdrawals.enlist(order, written.fee_reserve)
+    for written in row.waiting:
+        order = _load_order(state, instrument, written)
+        order.status = OrderStatus.UNTRIGGERED
+        instrument.stops.add(order)
+        state.orders[order.id] = order
+        withdrawals.enlist(order, written.fee_reserve)
     for position in instrument.positions.values():
         position.refresh()
     sessions.watch_band(instrument)
 
 
-def _load_order(state: State, instrument: Instrument, row: _Order) -> None:
-    """Put an order back into its book."""
+def _load_order(state: State, instrument: Instrument, row: _Order) -> Order:
+    """Make an order what it was."""
     account = state.accounts[row.account]
     order = Order(row.id, row.side, row.price, row.lots, account.group)
     order.remaining = row.remaining
@@ -331,13 +342,9 @@ def _load_order(state: State, instrument: Instrument, row: _Order) -> None:
     order.value_ticks = row.value_ticks
     order.fee_points = row.fee_points
     order.fee = row.fee
-    order.fee_reserve = row.fee_reserve
     order.status = OrderStatus.OPEN
     order.reason = ""
-    instrument.book.rest(order)
-    account.orders[order.request.client_order_id] = order
-    position.order_count += 1
-    position.add_resting(order, order.left, order.fee_reserve)
+    return order
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -8,13 +8,15 @@ whenever one of its terms moves; nothing is ever summed over accounts on the way
 Whatever is iterated is iterated in the order of an id, so that a restored state behaves alike.
 """
 
-from heapq import heappush
+from collections.abc import Iterator
+from heapq import heapify, heappush
 from typing import NamedTuple
 
 import msgspec
 
 from exchange import events
-from exchange.book import Book, Order
+from exchange.book import Book, Order, Stops
+from exchange.machine.entries import Entry
 from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import ledger, margin
@@ -111,7 +113,7 @@ class Instrument:
         "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max", "grade", "halted", "id",
         "is_open", "last", "long_max", "maker_fee_bp", "mark", "mid_area", "mid_since", "mid_time",
         "mid_value", "news", "open_interest", "opening_price", "phase", "positions", "reference",
-        "symbol", "taker_fee_bp", "trades", "volume",
+        "stops", "symbol", "taker_fee_bp", "trades", "volume",
     )  # fmt: skip
 
     def __init__(
@@ -145,6 +147,8 @@ class Instrument:
         self.reference = self.mark = self.band_low = self.band_high = self.last = 0
         self.volume = self.open_interest = self.book_sequence = 0
         self.book = Book(orders)
+        self.stops = Stops()
+        """Live orders whose stop price was not reached yet."""
         self.dirty: set[int] = set()
         """Signed keys of the levels that the running command touched."""
         self.long_max = UNKNOWN
@@ -155,6 +159,11 @@ class Instrument:
         self.news = InstrumentNews()
         self.mid_since = self.mid_value = self.mid_area = self.mid_time = 0
         """The running integral of bid + ask; `mid_since` is 0 outside its window."""
+
+    def live_orders(self) -> Iterator[Order]:
+        """Yield every order, those of the book first, then those that wait for their stop price."""
+        yield from self.book
+        yield from self.stops
 
     def set_last(self, price: int) -> None:
         """Note the last trade's price and put the dynamic band around it (RULEBOOK 2.4)."""
@@ -175,7 +184,7 @@ class Position:
 
     __slots__ = (
         "account", "buy_fees", "buy_lots", "buy_ticks", "certified", "cost", "excess",
-        "instrument", "net", "order_count", "required", "sell_fees", "sell_lots",
+        "instrument", "net", "order_count", "reducing", "required", "sell_fees", "sell_lots",
     )  # fmt: skip
 
     def __init__(self, account: Account, instrument: Instrument) -> None:
@@ -184,6 +193,8 @@ class Position:
         self.net = self.cost = 0
         self.buy_lots = self.buy_ticks = self.sell_lots = self.excess = 0
         self.buy_fees = self.sell_fees = self.order_count = 0
+        self.reducing: dict[int, Order] = {}
+        """Live reduce-only orders by id."""
         self.required = 0
         self.certified = UNKNOWN
         """Certified lots behind the hour, once somebody asked; forgotten when they change."""
@@ -338,9 +349,10 @@ class State:
 
     __slots__ = (
         "accounts", "at", "by_hour", "by_id", "calendar", "clusters", "counters", "dirty",
-        "events", "exchange", "grades", "groups", "halted", "holds", "hours", "instruments",
-        "next_order", "next_trade", "orders", "rules", "sequence", "touched_accounts",
-        "touched_auctions", "touched_instruments", "touched_orders", "touched_positions",
+        "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
+        "instruments", "next_order", "next_trade", "orders", "rules", "sequence",
+        "touched_accounts", "touched_auctions", "touched_instruments", "touched_orders",
+        "touched_positions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -356,12 +368,14 @@ class State:
         self.by_id: dict[int, Instrument] = {}
         self.by_hour: dict[tuple[str, int], Instrument] = {}
         self.orders: dict[int, Order] = {}
-        """Every resting order; the index all books share."""
+        """Every live order, at rest or waiting for its stop price; the index all books share."""
         self.hours: dict[tuple[str, int], Hour] = {}
         self.holds: dict[tuple[int, str, int], Hold] = {}
         self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)
         self.calendar: list[tuple[int, int, int]] = []
         """A heap of (due at, kind, id)."""
+        self.idle_entries = 0
+        """Dated orders that have left since their entries were last cleared away."""
         self.next_order = 1
         self.next_trade = 1
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
@@ -461,6 +475,20 @@ class State:
         assert due_at >= self.at, "the calendar holds what is to come"
         heappush(self.calendar, (due_at, kind, number))
 
+    def forget_expiry(self) -> None:
+        """Count an entry that has lost its order; clear them away before they are the most."""
+        self.idle_entries += 1
+        if self.idle_entries > IDLE_ENTRIES_MAX and 2 * self.idle_entries > len(self.calendar):
+            self.calendar[:] = self.useful_entries()
+            heapify(self.calendar)
+            self.idle_entries = 0
+
+    def useful_entries(self) -> list[tuple[int, int, int]]:
+        """Return the entries of the calendar that still have something to do."""
+        return [
+            entry for entry in self.calendar if entry[1] != Entry.EXPIRE or entry[2] in self.orders
+        ]
+
     def position(self, account: Account, instrument: Instrument) -> Position:
         """Return the position of an account, a flat new one where there is none."""
         position = instrument.positions.get(account.id)
@@ -511,5 +539,6 @@ class State:
 
 
 UNKNOWN = -1
+IDLE_ENTRIES_MAX = 1_000
 COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation")
 _EXCHANGE_KINDS = (Kind.OUTSIDE, Kind.FEES, Kind.CLEARING, Kind.LAYER)

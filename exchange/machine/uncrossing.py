@@ -3,7 +3,7 @@
 Whatever finds a partner trades at the price of `exchange.auction`; of each two orders the later is
 the taker, and both pay what makers pay. Then, at the same instant, the auction's price becomes the
 last one and, at most once an hour, the static band's reference; orders that this leaves outside are
-withdrawn, and icebergs show their tips again.
+withdrawn, icebergs show their tips again, and stop orders that the price has reached follow last.
 
 Orders of one group whose prices cross never rest together (they give way on entry), so a group is
 never paired with itself.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from exchange import auction, events
 from exchange.book import Ladder, Order
-from exchange.machine import orders, sessions, withdrawals
+from exchange.machine import sessions, stops, trades, withdrawals
 from exchange.machine.state import Auction, Instrument, State
 from exchange.reasons import Close
 from marketplace.contract import HOUR, CallKind, InstrumentState
@@ -37,7 +37,7 @@ def resume(state: State, instrument: Instrument) -> None:
     elif instrument.phase is InstrumentState.CALL:
         uncross(state, instrument, kind)
     else:
-        sessions.change(state, instrument)
+        go_on(state, instrument)
 
 
 def uncross(state: State, instrument: Instrument, kind: CallKind) -> None:
@@ -56,16 +56,23 @@ def uncross(state: State, instrument: Instrument, kind: CallKind) -> None:
     )
     if found.lots and state.at >= instrument.band_moved_at + BAND_MOVES_EVERY:
         instrument.band_moved_at = state.at
-        sessions.set_reference(instrument, found.price)
-        withdraw_outside(state, instrument)
+        move_band(state, instrument, found.price)
+    go_on(state, instrument)
+
+
+def go_on(state: State, instrument: Instrument) -> None:
+    """Trade continuously from here on; stop orders that the last price has reached follow."""
     sessions.change(state, instrument)
+    stops.follow_last(state, instrument)
 
 
-def withdraw_outside(state: State, instrument: Instrument) -> None:
-    """Withdraw the orders that the static band leaves outside, earliest first."""
+def move_band(state: State, instrument: Instrument, reference: int) -> None:
+    """Put the static band around another price; orders outside of it leave, earliest first."""
+    sessions.set_reference(instrument, reference)
     for order in sorted(instrument.book, key=lambda order: order.id):
         if not instrument.band_low <= order.price <= instrument.band_high:
             withdrawals.withdraw(state, order, Close.BAND_MOVED)
+    stops.move_band(state, instrument)
 
 
 def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
@@ -86,8 +93,8 @@ def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
         maker, taker = (buy, sell) if buy.id < sell.id else (sell, buy)
         value = price * lots
         side = taker.side
-        fees = orders.charge(maker, value, points), orders.charge(taker, value, points)
-        orders.move(instrument, taker.position, maker.position, side * lots, side * value)
+        fees = trades.charge(maker, value, points), trades.charge(taker, value, points)
+        trades.move(instrument, taker.position, maker.position, side * lots, side * value)
         state.events.append(
             events.Traded(
                 state.next_trade,
@@ -106,14 +113,16 @@ def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
             )
         )
         for order, fee in zip((maker, taker), fees, strict=True):
-            orders.release_reserve(instrument, order, lots)
+            trades.release_reserve(instrument, order, lots)
             if fee:
-                orders.pay_fee(state, order.account, fee, state.next_trade)
+                trades.pay_fee(state, order.account, fee, state.next_trade)
         instrument.trades.append((state.at, lots, price, buy.group, sell.group))
         instrument.volume += lots
         state.next_trade += 1
     for order, _ in filled.values():
-        orders.note_maker(state, order)
+        trades.note_maker(state, order)
+        if order.position.reducing:
+            withdrawals.withdraw_not_reducing(state, order.position)
     instrument.set_last(price)
 
 

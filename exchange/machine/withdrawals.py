@@ -1,44 +1,82 @@
 """How orders leave the book other than by trading: asked for, or for one of the market's reasons.
 
 Where the market chooses, it takes the newest first and only as many as it must: orders that money
-is missing for (RULEBOOK 3.1) and sales beyond what is certified (RULEBOOK 3.2).
+is missing for (RULEBOOK 3.1), sales beyond what is certified (RULEBOOK 3.2) and reduce-only orders
+that would do more than reduce. An order is live while it rests in its book or waits for its stop
+price; `lift` takes it from there without an end, for one that comes back with other terms.
 """
 
-from exchange import events
+from exchange import commands, events
 from exchange.book import Order
-from exchange.machine.state import Account, State
+from exchange.machine.state import Account, Position, State
 from exchange.reasons import Close, OrderStatus
 from settlement import margin
 
 
-def end(state: State, order: Order, status: str, reason: str, *, live: bool = True) -> None:
-    """Close an order and say so."""
+def end(state: State, order: Order, status: str, reason: str) -> None:
+    """Close an order that is not live any more, and say so."""
     order.status = status
     order.reason = str(reason)
     order.updated_at = state.at
     order.sequence = state.sequence
-    if live:
-        del order.account.orders[order.request.client_order_id]
     state.touched_orders[order.id] = order
     state.events.append(
         events.OrderClosed(
             order.id, order.account.id, str(status), order.reason, state.sequence, state.at
         )
     )
+    if order.request.time_in_force == commands.GTD:
+        state.forget_expiry()
 
 
-def withdraw(state: State, order: Order, reason: Close) -> None:
-    """Take a resting order out of its book and release what it reserved."""
+def is_frozen(state: State, order: Order) -> bool:
+    """Whether an order may not leave: it rests in a call that is about to end."""
+    return order.level is not None and state.is_frozen(order.position.instrument)
+
+
+def enlist(order: Order, fee_reserve: int) -> None:
+    """Make an order one of its account's live ones, with what it reserves."""
+    request = order.request
+    position = order.position
+    order.account.orders[request.client_order_id] = order
+    position.order_count += 1
+    order.fee_reserve = fee_reserve
+    position.add_resting(order, order.left, fee_reserve)
+    if request.terms is not None and request.terms.reduce_only:
+        position.reducing[order.id] = order
+
+
+def unlist(order: Order) -> None:
+    """Make an order none of its account's live ones; what it reserves is another matter."""
+    request = order.request
+    position = order.position
+    del order.account.orders[request.client_order_id]
+    position.order_count -= 1
+    if request.terms is not None and request.terms.reduce_only:
+        del position.reducing[order.id]
+
+
+def lift(state: State, order: Order) -> None:
+    """Take a live order from where it rests or waits, and release what it reserved."""
     position = order.position
     instrument = position.instrument
-    instrument.book.remove(order)
-    instrument.dirty.add(order.side * order.price)
-    state.dirty[instrument.id] = instrument
-    position.order_count -= 1
+    if order.level is not None:
+        instrument.book.remove(order)
+        instrument.dirty.add(order.side * order.price)
+        state.dirty[instrument.id] = instrument
+    elif order.status is OrderStatus.UNTRIGGERED:
+        instrument.stops.discard(order)
+        del state.orders[order.id]
+    unlist(order)
     position.add_resting(order, -order.left, -order.fee_reserve)
     order.fee_reserve = 0
     position.refresh()
     state.touched_positions.add(position)
+
+
+def withdraw(state: State, order: Order, reason: Close) -> None:
+    """Take a live order out of the market and release what it reserved."""
+    lift(state, order)
     status = OrderStatus.EXPIRED if reason is Close.EXPIRED else OrderStatus.CANCELED
     end(state, order, status, reason)
 
@@ -52,7 +90,7 @@ def withdraw_all(state: State, account: Account, reason: Close) -> None:
 def withdraw_free(state: State, account: Account, reason: Close) -> None:
     """Withdraw every order of an account that is not frozen in a call, earliest first."""
     for order in sorted(account.orders.values(), key=lambda order: order.id):
-        if not state.is_frozen(order.position.instrument):
+        if not is_frozen(state, order):
             withdraw(state, order, reason)
 
 
@@ -84,3 +122,17 @@ def withdraw_uncovered(state: State, account: Account, grade: str) -> None:
             ):
                 break
             withdraw(state, order, Close.COVERAGE_LOST)
+
+
+def withdraw_not_reducing(state: State, position: Position) -> None:
+    """Withdraw reduce-only orders until every one left can only reduce, newest first.
+
+    Where one is, everything of its side together is no more than the position it reduces.
+    """
+    for side in (1, -1):
+        held = -side * position.net
+        own = [order for order in position.reducing.values() if order.side == side]
+        for order in sorted(own, key=lambda order: -order.id):
+            if (position.buy_lots if side > 0 else position.sell_lots) <= held:
+                break
+            withdraw(state, order, Close.REDUCE_ONLY)

@@ -1,0 +1,130 @@
+"""An order meets the book: what it trades at once, and what becomes of the rest.
+
+Every order comes this way when its time comes: one that was just accepted, one that was amended and
+has lost its place, one whose stop price was reached. What must be known beforehand is known by
+looking ahead with the matcher's own eyes, inside both bands. Where the dynamic band stops an order
+a call begins, and what may rest takes part in it. In a call nothing trades; an order only makes way
+for its group, or has it make way.
+"""
+
+from itertools import takewhile
+
+from exchange import commands, matching
+from exchange.book import Order
+from exchange.machine import sessions, terms, trades, withdrawals
+from exchange.machine.state import Instrument, State
+from exchange.reasons import Close, OrderStatus
+from marketplace.contract import CallKind
+
+_FILLED = str(OrderStatus.FILLED)
+_CANCELED = str(OrderStatus.CANCELED)
+
+
+def enter(state: State, instrument: Instrument, order: Order) -> list[matching.Fill]:
+    """Match an order, rest what may rest, close what may not; return what it did on its way."""
+    position = order.position
+    state.touched_positions.add(position)
+    is_calm = instrument.calm_low <= order.price <= instrument.calm_high
+    if is_calm and order.request.terms is None:
+        fills, stopped = matching.match(instrument.book, order)
+        leaves_band = False
+        if fills:
+            trades.book(state, instrument, order, fills)
+    else:
+        reason = _falls_short(instrument, order)
+        if reason is not None:
+            withdrawals.end(state, order, _CANCELED, reason)
+            return []
+        fills, stopped, leaves_band = _meet(state, instrument, order, is_calm=is_calm)
+    if not order.remaining:
+        withdrawals.end(state, order, _FILLED, "")
+    elif stopped:
+        withdrawals.end(state, order, _CANCELED, Close.SELF_TRADE)
+    elif leaves_band or not terms.may_rest(order.request):
+        withdrawals.end(state, order, _CANCELED, _why_it_does_not_rest(order))
+    else:
+        _rest(instrument, order)
+    if not is_calm:
+        sessions.watch_band(instrument)
+    position.refresh()
+    if position.reducing:
+        withdrawals.withdraw_not_reducing(state, position)
+    return fills
+
+
+def _meet(
+    state: State, instrument: Instrument, order: Order, *, is_calm: bool
+) -> tuple[list[matching.Fill], bool, bool]:
+    """Match an order of any terms, wherever the bands are, and book what it did.
+
+    Return that, whether it stopped at one of its group, and whether it must leave at the band.
+    """
+    book = instrument.book
+    wants = order.request.terms
+    prevention = matching.CANCEL_NEWEST if wants is None else wants.prevention
+    lots = order.lots
+    leaves_band = False
+    if is_calm:
+        fills, stopped = matching.match(book, order, 0, prevention)
+    elif instrument.is_open:
+        fills, stopped, leaves_band = sessions.match(instrument, order, prevention)
+    else:
+        fills, stopped = matching.give_way(book, order, prevention)
+    trades.book(state, instrument, order, fills)
+    if leaves_band and not _is_market(order) and not sessions.is_late(instrument, state.at):
+        sessions.open_call(state, instrument, CallKind.VOLATILITY)
+        if terms.may_rest(order.request):
+            leaves_band = False
+            changes, stopped = matching.give_way(book, order, prevention)
+            trades.book(state, instrument, order, changes)
+    if order.lots != lots:
+        trades.announce_terms(state, order)
+    return fills, stopped, leaves_band
+
+
+def look_ahead(
+    instrument: Instrument, side: int, price: int, lots: int, group: int, prevention: str
+) -> list[tuple[int, int]]:
+    """Return the (price, lots) that an order would trade at once, inside the dynamic band."""
+    low, high = instrument.dynamic_low, instrument.dynamic_high
+    reached = matching.reach(instrument.book, side, price, lots, group, prevention)
+    return list(takewhile(lambda level: low <= level[0] <= high, reached))
+
+
+def _falls_short(instrument: Instrument, order: Order) -> Close | None:
+    """Return why an order that has to trade at once does not, if it would get too little."""
+    request = order.request
+    wants = request.terms
+    if wants is None:
+        return None
+    if request.time_in_force == commands.FOK:
+        least, reason = order.remaining, Close.FILL_OR_KILL
+    else:
+        least, reason = wants.min_lots - (order.lots - order.remaining), Close.MIN_QUANTITY
+    if least <= 0:
+        return None
+    ahead = look_ahead(
+        instrument, order.side, order.price, order.remaining, order.group, wants.prevention
+    )
+    return reason if sum(lots for _, lots in ahead) < least else None
+
+
+def _is_market(order: Order) -> bool:
+    """Whether an order has no limit of its own."""
+    return not order.request.price
+
+
+def _why_it_does_not_rest(order: Order) -> Close:
+    """Return why what is left of an order is canceled."""
+    immediate = order.request.time_in_force == commands.IOC
+    return Close.IOC_REMAINDER if immediate and not _is_market(order) else Close.PROTECTION_BAND
+
+
+def _rest(instrument: Instrument, order: Order) -> None:
+    """Let what is left of an order rest; an iceberg shows its tip."""
+    wants = order.request.terms
+    if wants is not None and wants.display_lots:
+        order.show(order.remaining)
+    instrument.book.rest(order)
+    instrument.dirty.add(order.side * order.price)
+    withdrawals.enlist(order, trades.fee_reserve(instrument, order))

@@ -1,0 +1,97 @@
+"""What the rules of the market say to an order, whether it is new or comes with other terms.
+
+The rules are walked in the order of `Reject`; who may order at all, and what the session of the
+book asks, was asked before. An order is judged by the whole of what it could cost: its worst-case
+requirement, together with everything else that rests, is compared with what is available, so
+nothing that follows can overdraw. A sale could trade at any better price, and is asked for its fee
+there.
+"""
+
+from exchange import commands, matching
+from exchange.machine import limits, sessions, terms
+from exchange.machine.state import Instrument, Position, State
+from exchange.reasons import Reject
+
+QUANTITY_MAX = 100_000
+"""Lots of one order."""
+
+
+def judge(
+    state: State,
+    instrument: Instrument,
+    position: Position,
+    request: commands.PlaceOrder,
+    price: int,
+    lots: int,
+    left: int,
+    *,
+    is_new: bool = True,
+    waits: bool = False,
+) -> Reject | None:
+    """Return the first rule that an order breaks with this price, and `left` of its lots to do.
+
+    The sums of the position must not hold the order itself. One that `waits` meets no book yet.
+    """
+    side = request.side
+    wants = request.terms
+    account = position.account
+    if not instrument.band_low <= price <= instrument.band_high:
+        return Reject.OUTSIDE_BAND
+    if lots > QUANTITY_MAX:
+        return Reject.QUANTITY_LIMIT
+    if wants is not None and terms.shows_too_little(wants.display_lots, lots):
+        return Reject.DISPLAY_TOO_SMALL
+    if is_new and limits.has_too_many_orders(position) and terms.may_stay(request):
+        return Reject.OPEN_ORDER_LIMIT
+    if limits.is_out_of_ratio(account):
+        return Reject.ORDER_TO_TRADE_RATIO
+    if account.debt and not reduces(position, side, left):
+        return Reject.ACCOUNT_IN_DEBT
+    if wants is not None and wants.reduce_only and not reduces(position, side, left):
+        return Reject.REDUCE_ONLY
+    if side > 0 and limits.is_too_long(state, position, left):
+        return Reject.POSITION_LIMIT
+    dearest = price if side > 0 else instrument.band_high
+    points = 60 * dearest * left * instrument.fee_bp_max
+    needed = position.required_with(side, price, left, -(-points // 10_000))
+    increase = needed - position.required
+    if increase > 0 and increase > account.cash - account.required:
+        return Reject.INSUFFICIENT_FUNDS
+    if side < 0 and position.sell_lots + left - position.net > position.certified_lots():
+        return Reject.INSUFFICIENT_COVERAGE
+    if wants is None and instrument.calm_low <= price <= instrument.calm_high:
+        return None
+    if waits or not instrument.is_open:
+        return None
+    return _judge_reach(state, instrument, position, request, price, left)
+
+
+def reduces(position: Position, side: int, lots: int) -> bool:
+    """Whether an order only brings a position nearer to flat, resting orders considered."""
+    if side > 0:
+        return position.net < 0 and position.buy_lots + lots <= -position.net
+    return position.net > 0 and position.sell_lots + lots <= position.net
+
+
+def _judge_reach(
+    state: State,
+    instrument: Instrument,
+    position: Position,
+    request: commands.PlaceOrder,
+    price: int,
+    left: int,
+) -> Reject | None:
+    """Return the rule that an order breaks by what it would meet in a book that trades."""
+    wants = request.terms or commands.PLAIN
+    group = position.account.group
+    if wants.post_only and matching.reach(
+        instrument.book, request.side, price, left, group, wants.prevention
+    ):
+        return Reject.POST_ONLY_WOULD_TRADE
+    if (
+        not instrument.calm_low <= price <= instrument.calm_high
+        and sessions.is_late(instrument, state.at)
+        and sessions.leaves_band(instrument, request.side, price, left, group, wants.prevention)
+    ):
+        return Reject.VOLATILITY
+    return None
