@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import report
 
-NAMES = ("core", "machine", "metering")
+NAMES = ("core", "kill", "machine", "metering")
 """Every benchmark there is; each is a module with `run() -> report.Result`."""
 
 
