@@ -40,14 +40,16 @@ def symbol(text: str, grade: str = GRADE) -> str:
 class Floor:
     """A machine, its history, and short words for what tests do."""
 
-    def __init__(self, at: str = "13:00", *, reference: int = 1250, checked: bool = True) -> None:
+    def __init__(
+        self, at: str = "13:00", *, reference: int = 1250, checked: bool = True, **terms: int
+    ) -> None:
         self.machine = Machine()
         self.at = instant(at)
         self.log: list[commands.Sequenced] = []
         self.events: list[events.Event] = []
         self.last: list[events.Event] = []
         self.checked = checked
-        self.define(reference)
+        self.define(reference, **terms)
 
     def define(self, reference: int, **terms: int) -> str | None:
         """Define the grade."""
@@ -123,6 +125,7 @@ class Floor:
         instrument: str = "",
         time_in_force: str = "GTC",
         name: str = "",
+        terms: commands.Terms | None = None,
     ) -> int:
         """Place an order and return its id, accepted or not; 0 when nothing happened."""
         command = commands.PlaceOrder(
@@ -134,6 +137,7 @@ class Floor:
             time_in_force=time_in_force,
             client_order_id=name or f"order-{len(self.log)}",
             fingerprint=b"f" * 32,
+            terms=terms,
         )
         for event in self.apply(command):
             if isinstance(event, events.OrderPlaced | events.OrderRejected):
@@ -152,15 +156,56 @@ class Floor:
         """Withdraw an order."""
         return self.apply(commands.CancelOrder(account, order))
 
+    def amend(
+        self, account: int, order: int, *, price: int = 0, lots: int = 0, stop_price: int = 0
+    ) -> str | None:
+        """Amend an order and return the reason it was refused for, or None."""
+        self.apply(commands.AmendOrder(account, order, price, lots, stop_price))
+        return next((event.reason for event in self.of(events.AmendRefused)), None)
+
+    def strip(
+        self,
+        account: int,
+        side: int,
+        lots: int,
+        price: int,
+        *,
+        start: str = "18",
+        hours: int = 3,
+        min_share: int = 100,
+        grade: str = GRADE,
+        alternatives: tuple[str, ...] = (),
+        name: str = "",
+    ) -> int:
+        """Place a strip of hours from `start` and return its id; 0 when nothing happened."""
+        command = commands.PlaceStrip(
+            account=account,
+            grade=grade,
+            side=side,
+            from_at=hour(start),
+            to_at=hour(start) + hours * contract.HOUR,
+            price=price,
+            lots=lots,
+            min_share=min_share,
+            client_order_id=name or f"strip-{len(self.log)}",
+            fingerprint=b"s" * 32,
+            alternatives=alternatives,
+        )
+        for event in self.apply(command):
+            if isinstance(event, events.StripPlaced | events.StripRejected):
+                return event.order
+        return 0
+
     def switch(self, account: int, timeout: int, name: str = "") -> list[events.Event]:
         """Set a dead-man's switch to fire `timeout` microseconds from now; zero unsets it."""
         return self.apply(commands.CancelAllAfter(account, timeout, name))
 
     def rejected(self) -> str | None:
-        """Return why the last command's order was refused, or None."""
-        return next((event.reason for event in self.of(events.OrderRejected)), None)
+        """Return why the last command's order or strip was refused, or None."""
+        refused = self.of((events.OrderRejected, events.StripRejected))
+        return next((event.reason for event in refused), None)
 
-    def of(self, kind: type) -> list:
+    def of(self, kind: type | tuple[type, ...]) -> list:
         """Return the last command's events of a kind."""
         return [event for event in self.last if isinstance(event, kind)]
 
