@@ -1,11 +1,12 @@
-"""What time does: listing, opening, marks, the change of day, the end of trading.
+"""What time does: listing, the end of calls, marks, the change of day, the end of trading.
 
 Entries are `(due at, kind, id)` on a heap and are performed in that order, each with its due
-instant as its time, before the command that found them due. At one instant trading ends first, then
-come marks, the new day's bands, listings and openings (RULEBOOK 2.6). An entry that recurs enters
-its next occurrence itself, so after a downtime the calendar catches up in order.
+instant as its time, before the command that found them due; the order at one instant is that of
+`Entry` (RULEBOOK 2.6). An entry that recurs enters its next occurrence itself, so after a downtime
+the calendar catches up in order.
 
-Marks (RULEBOOK 3.4): at every full hour each open book is marked. Buyers have paid in full and
+Marks (RULEBOOK 3.4): at every full hour each book is marked, with the price of an auction where one
+ended since the last mark. Buyers have paid in full and
 sellers are covered, so a mark moves no cash yet: it moves what shorts and orders reserve, and the
 last variation, at gate closure, pays the whole difference at once.
 """

@@ -68,6 +68,9 @@ def _meet(
         fills, stopped = matching.match(book, order, 0, prevention)
     elif instrument.is_open:
         fills, stopped, leaves_band = sessions.match(instrument, order, prevention)
+    elif state.is_frozen(instrument):
+        # Whatever its mode says: a frozen order must not leave by being crossed.
+        fills, stopped = matching.give_way(book, order, matching.CANCEL_NEWEST)
     else:
         fills, stopped = matching.give_way(book, order, prevention)
     trades.book(state, instrument, order, fills)

@@ -1,4 +1,4 @@
-"""What time does in the machine: listing, opening, marks, bands, and the index at the gate."""
+"""What time does in the machine: listing, marks, bands, and the index at the gate."""
 
 from exchange import commands, events
 from marketplace import contract
@@ -17,11 +17,11 @@ def test_a_grade_defined_in_the_morning_lists_the_rest_of_the_day() -> None:
     assert floor.machine.next_due() == instant("09:55")
 
 
-def test_a_grade_defined_at_ten_lists_tomorrow_too_scheduled() -> None:
+def test_a_grade_defined_at_ten_lists_tomorrow_too_in_its_call() -> None:
     floor = Floor("10:00")
     tomorrow = [symbol(f"+1 {h:02}") for h in range(24)]
     assert listed(floor)[-24:] == tomorrow
-    assert floor.machine.instrument_view(tomorrow[0]).state == "SCHEDULED"
+    assert floor.machine.instrument_view(tomorrow[0]).state == "CALL"
 
 
 def test_a_grade_defined_at_noon_lists_tomorrow_open() -> None:
@@ -30,17 +30,17 @@ def test_a_grade_defined_at_noon_lists_tomorrow_open() -> None:
     assert floor.machine.instrument_view(symbol("+1 23")).starts_at == hour("+1 23")
 
 
-def test_hours_are_listed_at_ten_the_day_before_and_open_at_noon() -> None:
+def test_hours_are_listed_at_ten_the_day_before_and_trade_from_noon() -> None:
     floor = Floor("09:59")
     floor.account(1)
     assert floor.machine.instrument_view(symbol("+1 14")) is None
     floor.to("10:00")
     assert listed(floor) == [symbol(f"+1 {h:02}") for h in range(24)]
     floor.at = instant("12:00") - 1
-    floor.buy(1, 1, 1_250, at="+1 14")
-    assert floor.rejected() == "not_open"
+    floor.buy(1, 1, 1_250, at="+1 14", time_in_force="IOC")
+    assert floor.rejected() == "not_in_call"
     floor.at = instant("12:00")
-    floor.buy(1, 1, 1_250, at="+1 14")
+    floor.buy(1, 1, 1_250, at="+1 14", time_in_force="IOC")
     assert floor.rejected() is None
     opened = [e for e in floor.of(events.InstrumentChanged) if e.state == "CONTINUOUS"]
     assert [e.symbol for e in opened] == [symbol(f"+1 {h:02}") for h in range(24)]
@@ -96,7 +96,8 @@ def test_the_reference_is_the_mean_of_the_same_hours_else_the_operators() -> Non
 
 def test_new_terms_hold_for_what_is_listed_from_now_on() -> None:
     floor = Floor("09:00")
-    assert floor.define(2_000, maker_fee_bp=1, taker_fee_bp=5, band_percent=10) is None
+    changed = {"maker_fee_bp": 1, "taker_fee_bp": 5, "band_percent": 10, "dynamic_percent": 7}
+    assert floor.define(2_000, **changed) is None
     floor.to("10:00")
     old, new = symbol("14"), symbol("+1 14")
     assert floor.machine.instrument_view(old).reference_price == 1_250
@@ -104,6 +105,8 @@ def test_new_terms_hold_for_what_is_listed_from_now_on() -> None:
     assert (view.reference_price, view.band_low, view.band_high) == (2_000, 1_800, 2_200)
     assert floor.machine.state.instruments[old].taker_fee_bp == 20
     assert floor.machine.state.instruments[new].taker_fee_bp == 5
+    assert floor.machine.state.instruments[old].dynamic_percent == 5
+    assert floor.machine.state.instruments[new].dynamic_percent == 7
 
 
 def test_terms_that_make_no_sense_are_refused() -> None:
@@ -113,6 +116,8 @@ def test_terms_that_make_no_sense_are_refused() -> None:
         {"maker_fee_bp": 30},
         {"maker_fee_bp": -1},
         {"band_percent": 100},
+        {"dynamic_percent": 0},
+        {"dynamic_percent": 100},
         {"grade": "lower"},
     ):
         terms = {"grade": GRADE, "reference_price_ticks": 1_250} | wrong
@@ -169,7 +174,7 @@ def test_a_wide_book_keeps_its_mark() -> None:
 
 
 def test_a_mark_moves_what_a_short_has_reserved_and_no_cash() -> None:
-    floor = Floor("13:40")
+    floor = Floor("13:40", dynamic_percent=20)
     quoted(floor)
     floor.sell(1, 40, 1_250)
     floor.buy(3, 40, 1_250)
@@ -185,7 +190,7 @@ def test_a_mark_moves_what_a_short_has_reserved_and_no_cash() -> None:
 
 
 def test_a_mark_that_takes_the_money_withdraws_unfunded_orders_newest_first() -> None:
-    floor = Floor("13:40")
+    floor = Floor("13:40", dynamic_percent=20)
     quoted(floor)
     floor.account(5, certified=1_000, cash=800_000)
     floor.sell(5, 40, 1_250)

@@ -321,7 +321,7 @@ def test_a_halt_stops_orders_but_not_cancels_at_each_level() -> None:
         floor.cancel(1, order)
         assert floor.closed()
         floor.instruct(instructions.Resume(**level))
-        assert [e.state for e in floor.of(events.InstrumentChanged)][:1] == ["CONTINUOUS"]
+        assert [e.state for e in floor.of(events.InstrumentChanged)][:1] == ["CALL"]
     assert floor.instruct(instructions.Halt(instrument="NOPE")) == "unknown_instrument"
     assert floor.instruct(instructions.Resume(grade="NOPE")) == "unknown_grade"
 
