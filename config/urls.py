@@ -20,6 +20,7 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/instruments/<str:symbol>/book", resource(exchange.ShowBook)),
     path("api/v1/instruments/<str:symbol>/trades", resource(exchange.ListTrades)),
     path("api/v1/instruments/<str:symbol>/candles", resource(exchange.ListCandles)),
+    path("api/v1/instruments/<str:symbol>/auction", resource(exchange.ShowAuction)),
     path("api/v1/curve/<str:grade>", resource(exchange.ShowCurve)),
     path("api/v1/index/<str:grade>", resource(settlement.ListIndex)),
     path("api/v1/index/<str:grade>/<str:hour>", resource(settlement.ShowIndex)),
@@ -68,6 +69,8 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/instruments/<str:symbol>/resume", resource(operator.ResumeInstrument)),
     path("api/v1/grades/<str:grade>/halt", resource(operator.HaltGrade)),
     path("api/v1/grades/<str:grade>/resume", resource(operator.ResumeGrade)),
+    path("api/v1/market/halt", resource(operator.HaltMarket)),
+    path("api/v1/market/resume", resource(operator.ResumeMarket)),
     path("api/v1/organizations/<str:organization_id>/kill", resource(operator.KillOrganization)),
     # A demo
     path("api/v1/demo/organizations", resource(demo.CreateDemoOrganization)),

@@ -43,6 +43,7 @@ class OrderAdmin(backoffice.ReadOnly):
         "organization_id",
         "symbol",
         "side",
+        "type",
         "shown_price",
         "lots",
         "filled_lots",
@@ -50,7 +51,7 @@ class OrderAdmin(backoffice.ReadOnly):
         "reason",
         "created_at",
     )
-    list_filter = ("status", "time_in_force", "side", "reason")
+    list_filter = ("status", "type", "time_in_force", "side", "reason")
     search_fields = ("=id", "=organization_id", "symbol", "=client_order_id")
     ordering = ("-id",)
     shown_price = backoffice.price("price_ticks", "price")

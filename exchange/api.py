@@ -210,6 +210,25 @@ class ListCandles(Endpoint):
         )
 
 
+class ShowAuction(Endpoint):
+    """The auction of an instrument: the call that runs and what it would give now.
+
+    `kind` is `opening`, `reopening` or `volatility`, and null outside of a call; `last_auction` is
+    the last one that made a price. From `frozen_at` on nothing is canceled, and what is amended
+    only improves. `surplus` is what finds no partner at the indicative price.
+    """
+
+    tag = "market"
+    Output = wire.Auction
+
+    def handle(self, call: Call, symbol: str) -> wire.Auction:
+        """Answer."""
+        found = queries.auction(symbol=symbol)
+        if found is None:
+            raise errors.NotFound()
+        return wire.auction_out(found)
+
+
 class ShowCurve(Endpoint):
     """The forward curve of a grade: what each hour that still trades costs now.
 

@@ -16,7 +16,9 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Q, QuerySet
 
+from exchange import auction as core
 from exchange import commands, envelope, events, models, wire
+from exchange.machine import views
 from marketplace import clock
 from marketplace.models import Instrument
 from settlement import channels, doorbell
@@ -155,6 +157,56 @@ def book(*, symbol: str, depth: int = BOOK_DEPTH_DEFAULT) -> wire.Book | None:
     bids = sorted(((price, lots) for _, side, price, lots in rows if side == 1), reverse=True)
     asks = sorted((price, lots) for _, side, price, lots in rows if side == -1)
     return wire.book_out(symbol, rows[0][0], bids, asks, depth=depth)
+
+
+def auction(*, symbol: str) -> views.AuctionView | None:
+    """Return a call as it runs and what it would give now, or None for an unknown instrument.
+
+    The indication is counted from the orders by the function that the machine ends the call with,
+    what icebergs do not show among them.
+    """
+    with connection.cursor() as cursor:
+        # One statement is one snapshot: the orders are those of exactly this call.
+        cursor.execute(
+            """
+            SELECT instrument.state, instrument.reference_price_ticks, call.kind, call.frozen_at,
+                   call.ends_at, call.last_price_ticks, call.last_lots, call.last_at,
+                   level.side, level.price_ticks, level.lots
+            FROM marketplace_instrument instrument
+            LEFT JOIN exchange_auction call USING (symbol)
+            LEFT JOIN LATERAL (
+                SELECT side, price_ticks, sum(lots - filled_lots)::bigint AS lots
+                FROM exchange_order
+                WHERE symbol = instrument.symbol AND instrument.state = 'CALL'
+                  AND status IN ('OPEN', 'PARTIALLY_FILLED')
+                GROUP BY side, price_ticks
+            ) AS level ON true
+            WHERE instrument.symbol = %s
+            """,
+            [symbol],
+        )
+        rows = cursor.fetchall()
+    if not rows:
+        return None
+    state, reference, kind, frozen_at, ends_at, last_price, last_lots, last_at, *_ = rows[0]
+    is_call = state == "CALL" and kind is not None
+    bids = sorted(((price, lots) for *_, side, price, lots in rows if side == 1), reverse=True)
+    asks = sorted((price, lots) for *_, side, price, lots in rows if side == -1)
+    found = core.uncross(bids, asks, reference) if is_call else core.NOTHING
+    return views.AuctionView(
+        symbol=symbol,
+        state=state,
+        kind=kind if is_call else "",
+        frozen_at=clock.to_micros(frozen_at) if is_call else 0,
+        ends_at=clock.to_micros(ends_at) if is_call else 0,
+        indicative_price=found.price,
+        indicative_lots=found.lots,
+        surplus=abs(found.surplus),
+        surplus_side=(found.surplus > 0) - (found.surplus < 0),
+        last_price=last_price or 0,
+        last_lots=last_lots or 0,
+        last_at=clock.to_micros(last_at) if last_at else 0,
+    )
 
 
 def trades(*, symbol: str, limit: int, before: int | None = None) -> list[models.Trade]:

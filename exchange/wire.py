@@ -511,7 +511,7 @@ def auction_out(view: Any) -> Auction:
         )
     return Auction(
         instrument=view.symbol,
-        kind=view.kind or None,
+        kind=view.kind.lower() or None,
         state=view.state.lower(),
         ends_at=wire.time_text(view.ends_at) if view.kind else None,
         frozen_at=wire.time_text(view.frozen_at) if view.kind else None,

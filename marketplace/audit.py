@@ -161,17 +161,19 @@ def _orders(_since: datetime | None) -> Finding:
             FROM exchange_trade
         ), total AS (
             SELECT id, sum(lots) AS lots, sum(ticks) AS ticks, sum(fee) AS fee,
-                   min(organization) AS organization, min(side) AS side, min(symbol) AS symbol
+                   min(organization) AS organization, min(side) AS side, min(symbol) AS symbol,
+                   count(DISTINCT symbol) AS hours
             FROM fill GROUP BY id
         )
         SELECT 'order ' || coalesce(o.id, total.id)
         FROM exchange_order o FULL JOIN total ON total.id = o.id
         WHERE o.id IS NULL
-            OR o.filled_lots <> coalesce(total.lots, 0)
+            OR o.filled_lots * CASE o.type WHEN 'STRIP' THEN coalesce(total.hours, 0) ELSE 1 END
+                <> coalesce(total.lots, 0)
             OR o.notional_ticks <> coalesce(total.ticks, 0)
             OR o.fee_micros <> coalesce(total.fee, 0)
             OR total.id IS NOT NULL AND (total.organization <> o.organization_id
-                OR total.side <> o.side OR total.symbol <> o.symbol)
+                OR total.side <> o.side OR o.type <> 'STRIP' AND total.symbol <> o.symbol)
         """,
     )
 

@@ -414,7 +414,7 @@ def set_halt(
     instrument: str = "",
     grade: str = "",
 ) -> None:
-    """Stop trading of an instrument or a grade, or let it go on.
+    """Stop trading of an instrument, of a grade or, without either, of all; or let it go on.
 
     :raises Refusal: with the machine's reason as its code.
     """
@@ -424,12 +424,13 @@ def set_halt(
     else:
         command = instructions.Resume(instrument=instrument, grade=grade)
     action = "halt" if halted else "resume"
+    target = f"instrument:{instrument}" if instrument else f"grade:{grade}" if grade else "market"
     _decide(
         instruction_id=f"{action}:{request_id}",
         command=command,
         actor=actor,
         action=action,
-        target=f"instrument:{instrument}" if instrument else f"grade:{grade}",
+        target=target,
         reason=reason,
     )
 

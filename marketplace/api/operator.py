@@ -34,6 +34,12 @@ class GradeState(Answer):
     halted: bool
 
 
+class MarketState(Answer):
+    """Whether trading of everything was stopped."""
+
+    halted: bool
+
+
 class _OnInstrument(Endpoint):
     """Stops or resumes an instrument."""
 
@@ -99,6 +105,37 @@ class HaltGrade(_OnGrade):
 
 class ResumeGrade(_OnGrade):
     """Let the instruments of a grade trade again."""
+
+    halted = False
+
+
+class _OnMarket(Endpoint):
+    """Stops or resumes everything."""
+
+    method = "POST"
+    scope = "operate"
+    tag = "operator"
+    Input = Decision
+    Output = MarketState
+    halted = True
+
+    def handle(self, call: Call, given: Decision) -> MarketState:
+        """Answer."""
+        operations.set_halt(
+            halted=self.halted,
+            actor=actor(call),
+            reason=given.reason,
+            request_id=call.request_id,
+        )
+        return MarketState(halted=self.halted)
+
+
+class HaltMarket(_OnMarket):
+    """Stop trading of everything; orders may still be canceled."""
+
+
+class ResumeMarket(_OnMarket):
+    """Let everything trade again that no halt of its own or of its grade stops."""
 
     halted = False
 

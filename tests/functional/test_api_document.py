@@ -17,20 +17,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMISED = """
     GET time; GET status; GET grades; GET instruments; GET instruments/{symbol};
     GET instruments/{symbol}/book; GET instruments/{symbol}/trades;
-    GET instruments/{symbol}/candles; GET curve/{grade}; GET index/{grade};
-    GET index/{grade}/{hour}; GET pools; GET pools/{pool_id}/transparency; GET keys;
-    GET orders; POST orders; DELETE orders; POST orders/batch; POST orders/test;
+    GET instruments/{symbol}/candles; GET instruments/{symbol}/auction; GET curve/{grade};
+    GET index/{grade}; GET index/{grade}/{hour}; GET pools; GET pools/{pool_id}/transparency;
+    GET keys; GET orders; POST orders; DELETE orders; POST orders/batch; POST orders/test;
     POST orders/cancel-all-after; GET orders/{order_id}; PATCH orders/{order_id};
     DELETE orders/{order_id}; POST strips; GET account; GET positions; GET fills; GET ledger;
-    GET margin;
-    GET entitlements; GET usage; GET settlements; GET statements; POST deposits;
+    GET margin; GET entitlements; GET usage; GET settlements; GET statements; POST deposits;
     POST withdrawals; GET api-keys; POST api-keys; DELETE api-keys/{key_id}; GET clusters;
     POST clusters; GET clusters/{cluster_id}; POST clusters/{cluster_id}/certify;
     GET clusters/{cluster_id}/certifications/{certification_id}; GET listings; POST listings;
     DELETE listings/{listing_id}; POST instruments/{symbol}/halt;
     POST instruments/{symbol}/resume; POST grades/{grade}/halt; POST grades/{grade}/resume;
-    POST organizations/{organization_id}/kill; POST demo/organizations; POST demo/clock;
-    POST demo/faults; GET schema
+    POST market/halt; POST market/resume; POST organizations/{organization_id}/kill;
+    POST demo/organizations; POST demo/clock; POST demo/faults; GET schema
 """
 
 

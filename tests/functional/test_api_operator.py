@@ -20,7 +20,8 @@ def test_an_instrument_is_halted_and_resumed_with_a_trail(world: World, operator
         assert (halted.status, halted.json) == (200, {"instrument": HOUR, "state": "halted"})
         assert Api().get(f"instruments/{HOUR}").json["state"] == "halted"
         resumed = operator.api.post(f"instruments/{HOUR}/resume", key="-")
-    assert resumed.json == {"instrument": HOUR, "state": "continuous"}
+    assert resumed.json == {"instrument": HOUR, "state": "call"}
+    assert Api().get(f"instruments/{HOUR}/auction").json["kind"] == "reopening"
     entries = list(models.AuditEntry.objects.order_by("id").values_list("action", "reason"))
     assert entries == [("halt", "news"), ("resume", "")]
 
@@ -30,8 +31,21 @@ def test_a_grade_is_halted_whole(world: World, operator: Party) -> None:
         assert operator.api.post(f"grades/{GRADE}/halt", key="-").json["halted"] is True
         assert Api().get(f"instruments/{HOUR}").json["state"] == "halted"
         assert operator.api.post(f"grades/{GRADE}/resume", key="-").status == 200
-    assert Api().get(f"instruments/{HOUR}").json["state"] == "continuous"
+    assert Api().get(f"instruments/{HOUR}").json["state"] == "call"
     assert operator.api.post("grades/NOPE/halt", key="-").status == 404
+
+
+def test_everything_is_halted_and_resumed_at_once(world: World, operator: Party) -> None:
+    with world.running():
+        halted = operator.api.post("market/halt", {"reason": "power"}, key="-")
+        assert (halted.status, halted.json) == (200, {"halted": True})
+        states = {row["state"] for row in Api().get("instruments").json["results"]}
+        assert states == {"halted"}
+        assert operator.api.post("market/resume", key="-").json == {"halted": False}
+    states = {row["state"] for row in Api().get("instruments").json["results"]}
+    assert states == {"call"}
+    (first, _) = models.AuditEntry.objects.order_by("id")
+    assert (first.action, first.target, first.reason) == ("halt", "market", "power")
 
 
 def test_the_kill_switch_cancels_and_refuses_until_it_is_lifted(
@@ -52,7 +66,12 @@ def test_the_kill_switch_cancels_and_refuses_until_it_is_lifted(
 
 def test_operators_routes_need_the_scope(world: World) -> None:
     buyer = world.party("Northwind")
-    for path in (f"instruments/{HOUR}/halt", f"grades/{GRADE}/halt", "organizations/1/kill"):
+    for path in (
+        f"instruments/{HOUR}/halt",
+        f"grades/{GRADE}/halt",
+        "market/halt",
+        "organizations/1/kill",
+    ):
         reply = buyer.api.post(path, key="-")
         assert (reply.status, reply.code) == (403, "missing_scope"), path
     assert models.AuditEntry.objects.count() == 0
