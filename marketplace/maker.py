@@ -1,5 +1,5 @@
 """The demo's market-maker at work: every open book two-sided, in batches, and quiet when nothing
-moves.
+moves. It quotes in calls too, until they are frozen.
 
 It looks at the market once a second with one small query, and renews quotes only where there is a
 reason: a book that has opened or whose band has moved, its own fills, or a step of the reference
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 COMMANDS_PER_BATCH_MAX = 200
 RESTING_MAX = 20_000
+_CALL = models.Instrument.State.CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,10 @@ class Maker:
 
     def _open_books(self) -> list[Book]:
         rows = models.Instrument.objects.filter(
-            state=models.Instrument.State.CONTINUOUS, product=contract.Product.HOUR
+            state__in=[_CALL, models.Instrument.State.CONTINUOUS], product=contract.Product.HOUR
         ).order_by("starts_at", "id")
+        in_call = [row.symbol for row in rows if row.state == _CALL]
+        frozen = self._frozen(in_call) if in_call else frozenset()
         return [
             Book(
                 row.symbol,
@@ -169,7 +172,16 @@ class Maker:
                 row.volume_lots,
             )
             for row in rows
+            if row.symbol not in frozen
         ]
+
+    def _frozen(self, in_call: Sequence[str]) -> frozenset[str]:
+        """Return the books in which nothing can be canceled: they are quoted anew after it."""
+        return frozenset(
+            exchange_models.Auction.objects.filter(
+                symbol__in=in_call, frozen_at__lte=clock.now()
+            ).values_list("symbol", flat=True)
+        )
 
     def _net_lots(self) -> dict[str, int]:
         return dict(

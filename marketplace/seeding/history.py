@@ -95,8 +95,16 @@ class History:
         machine = self.engine.machine
         for symbol in machine.symbols():
             view = machine.instrument_view(symbol)
-            if view is not None and view.state == contract.InstrumentState.CONTINUOUS:
+            if view is not None and self._takes_quotes(view):
                 yield view
+
+    def _takes_quotes(self, book: InstrumentView) -> bool:
+        """Whether orders can come and go: in continuous trading, or in a call before its freeze."""
+        if book.state == contract.InstrumentState.CONTINUOUS:
+            return True
+        machine = self.engine.machine
+        call = machine.auction_view(book.symbol)
+        return call is not None and bool(call.kind) and machine.at < call.frozen_at
 
     def _requote(self, book: InstrumentView, at: int) -> list[commands.Command]:
         quoted_at, volume = self._quoted.get(book.symbol, (-REQUOTE_EVERY, -1))
