@@ -1,0 +1,7 @@
+"""`python -m baseload`: the command line."""
+
+import sys
+
+from baseload.cli import main
+
+sys.exit(main())
