@@ -54,11 +54,11 @@ def _has_its_time(command: commands.PlaceOrder, terms: commands.Terms) -> bool:
     dated = command.time_in_force == commands.GTD
     if dated != (terms.expires_at > 0) or terms.expires_at < 0:
         return False
-    if terms.type == commands.MARKET:
-        return command.time_in_force not in (commands.GTD, commands.DAY)
-    return not terms.post_only or (
-        terms.type == commands.LIMIT and command.time_in_force in _RESTING and not terms.min_lots
-    )
+    if terms.post_only:
+        rests = command.time_in_force in _RESTING
+        return rests and terms.type == commands.LIMIT and not terms.min_lots
+    undated = command.time_in_force not in (commands.GTD, commands.DAY)
+    return undated or terms.type != commands.MARKET
 
 
 def _has_its_lots(command: commands.PlaceOrder, terms: commands.Terms) -> bool:
