@@ -132,7 +132,7 @@ class Walk:
         soon = [
             one
             for one in listed["results"]
-            if _time(one["trading_ends_at"]) - now > timedelta(minutes=10)
+            if _time(one["trading_ends_at"]) - now > timedelta(minutes=10) and _is_calm(one)
         ]
         instrument: dict[str, Any] = min(soon, key=lambda one: one["starts_at"])
         self._say("instrument", f"trading {instrument['symbol']}", instrument["symbol"])
@@ -308,6 +308,12 @@ class Walk:
     def _say(self, step: str, what: str, seen: Any) -> None:
         print(f"{step}: {what}")
         self.seen[step] = seen
+
+
+def _is_calm(instrument: dict[str, Any]) -> bool:
+    """Whether its best ask can be bought without a volatility auction: 5 % from the last trade."""
+    last, ask = instrument["last"], instrument["best_ask"]
+    return not last or not ask or abs(_ticks(ask) - _ticks(last)) * 25 < _ticks(last)
 
 
 def _time(text: str) -> datetime:

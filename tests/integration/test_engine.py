@@ -282,7 +282,7 @@ def test_an_idle_engine_journals_nothing_and_a_due_calendar_is_performed(
     clock.set("2026-12-01T10:00Z")
     market.work()
     assert market.engine.head.sequence > before
-    assert Instrument.objects.get(symbol="LLAMA70B.H.20261202T09Z").state == "SCHEDULED"
+    assert Instrument.objects.get(symbol="LLAMA70B.H.20261202T09Z").state == "CALL"
 
 
 def test_what_was_committed_and_not_released_is_released_by_the_next_engine(

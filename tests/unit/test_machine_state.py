@@ -69,9 +69,12 @@ class Day(RuleBasedStateMachine):
     @precondition(lambda self: self.floor.machine.state.orders)
     @rule(data=st.data())
     def cancel(self, data) -> None:
-        order = data.draw(st.sampled_from(sorted(self.floor.machine.state.orders)))
-        self.floor.cancel(self.floor.machine.state.orders[order].account.id, order)
-        assert order not in self.floor.machine.state.orders
+        state = self.floor.machine.state
+        order = data.draw(st.sampled_from(sorted(state.orders)))
+        found = state.orders[order]
+        is_frozen = state.is_frozen(found.position.instrument)
+        self.floor.cancel(found.account.id, order)
+        assert (order in state.orders) == is_frozen
 
     @rule(account=accounts, at=hours, side=st.sampled_from((0, 1, -1)))
     def cancel_many(self, account, at, side) -> None:
