@@ -1,18 +1,19 @@
 """One reader of the engine's feed per process, and everybody here who subscribed to a part of it.
 
 A subscription stands before its snapshot is read, and keeps what arrives meanwhile: the snapshot
-names the sequence of the journal (or of the book) it was read at, and of what was kept only the
-newer is sent on. So nothing is missed and nothing comes twice. The feed is a Valkey channel and may
-lose messages; a book's next delta shows it, and a feed that was connected anew gives every
-subscription a new snapshot, since nobody knows what was said in between.
+names the last message of each topic that it holds, and of what was kept only the newer is sent on.
+So nothing is missed and nothing comes twice. The feed is a Valkey channel and may lose messages;
+the next one of the topic shows it, and brings a new snapshot. So does a feed that was connected
+anew, since nobody knows what was said in between.
 
 Entitlements and pools are not the engine's news. They are read again every `POLL_S`, once for all
-who subscribed to the same one, and sent when they changed.
+who subscribed to the same one, and sent when they changed; their messages are counted here.
 """
 
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
@@ -21,11 +22,12 @@ from django.conf import settings
 from valkey.exceptions import ValkeyError
 
 from exchange import envelope
-from marketplace import errors, http, topics
+from marketplace import candles, errors, http, topics
 from settlement import channels
 
 POLL_S: Final = 1.0
 KEPT_MAX: Final = 1_000
+FOLDED_MAX: Final = 1_000
 SNAPSHOTS_AT_ONCE_MAX: Final = 4
 CONNECT_TIMEOUT_S: Final = 2.0
 RECONNECT_S_MIN: Final = 0.1
@@ -45,25 +47,56 @@ class Subscriber(Protocol):
 class Subscription:
     """One channel of one subscriber, and how far it has been served."""
 
-    __slots__ = ("channel", "is_reading", "is_standing", "kept", "name", "sequence", "subscriber")
+    __slots__ = (
+        "candle", "channel", "interval", "is_reading", "is_standing", "kept", "name", "sequences",
+        "subscriber",
+    )  # fmt: skip
 
-    def __init__(self, *, subscriber: Subscriber, channel: topics.Channel, name: str) -> None:
+    def __init__(
+        self, *, subscriber: Subscriber, channel: topics.Channel, name: str, interval: str = ""
+    ) -> None:
         self.subscriber = subscriber
         self.channel = channel
         self.name = name
-        self.sequence = -1
-        self.kept: list[bytes] = []
+        self.interval = interval
+        self.candle: candles.Candle | None = None
+        self.sequences: dict[str, int] = {}
+        """The last message of each topic; one without had none before the snapshot."""
+        self.kept: list[tuple[str, bytes]] = []
         self.is_reading = False
         self.is_standing = True
+
+    @property
+    def source(self) -> str:
+        """The topic that it is made of; `ALL` of a channel stands for each."""
+        return f"{self.channel.source}:{self.name}"
 
 
 class _Place(msgspec.Struct):
     """Where in its topic a message stands; the rest of it is passed on unread."""
 
     sequence: int
-    previous_sequence: int | None = None
+    previous_sequence: int
 
 
+@dataclass(slots=True)
+class _Polled:
+    """What was last read of a topic that no feed announces, and its number."""
+
+    body: bytes = b""
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """The last message of candles of an interval, and the running candle after it."""
+
+    sequence: int
+    message: bytes
+    candle: candles.Candle | None
+
+
+_UNREAD: Final = _Polled()
 _place = msgspec.json.Decoder(_Place)
 
 
@@ -75,7 +108,8 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
-        self._polled: dict[str, bytes] = {}
+        self._polled: dict[str, _Polled] = {}
+        self._folded: dict[tuple[str, str], _Folded] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._connected = asyncio.Event()
 
@@ -87,6 +121,7 @@ class Hub:
         self._loop = loop
         self._by_topic.clear()
         self._polled.clear()
+        self._folded.clear()
         self._connected = asyncio.Event()
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._poll())]
@@ -109,7 +144,7 @@ class Hub:
                 await self._connected.wait()
         except TimeoutError:
             raise errors.Unavailable("the market's feed is away", retry_after_s=1) from None
-        self._by_topic.setdefault(_topic(subscription), set()).add(subscription)
+        self._by_topic.setdefault(subscription.source, set()).add(subscription)
         try:
             await self._begin(subscription)
         except errors.Refusal:
@@ -119,12 +154,12 @@ class Hub:
     def drop(self, subscription: Subscription) -> None:
         """Forget a subscription."""
         subscription.is_standing = False
-        standing = self._by_topic.get(_topic(subscription))
+        standing = self._by_topic.get(subscription.source)
         if standing is not None:
             standing.discard(subscription)
             if not standing:
-                del self._by_topic[_topic(subscription)]
-                self._polled.pop(_topic(subscription), None)
+                del self._by_topic[subscription.source]
+                self._polled.pop(subscription.source, None)
 
     async def _begin(self, subscription: Subscription) -> None:
         """Send a snapshot and what came after it."""
@@ -132,36 +167,68 @@ class Hub:
         subscription.kept.clear()
         try:
             async with self._snapshots:
-                snapshot = await topics.read(subscription.channel.snapshot, subscription.name)
+                snapshot = await self._read(subscription)
         except BaseException:
             subscription.is_reading = False
             raise
         if not subscription.is_standing:
             return
+        if subscription.channel.is_polled:
+            self._count(subscription.source, snapshot, is_news=False)
         for message in snapshot.messages:
             subscription.subscriber.deliver(http.encode(message))
-        subscription.sequence = snapshot.sequence
+        subscription.sequences = snapshot.sequences
+        subscription.candle = snapshot.candle
         subscription.is_reading = False
         kept, subscription.kept = subscription.kept, []
-        for message_bytes in kept:
-            self._pass_on(subscription, message_bytes)
+        for topic, message_bytes in kept:
+            self._pass_on(subscription, topic, message_bytes)
 
-    def _pass_on(self, subscription: Subscription, message: bytes) -> None:
+    def _pass_on(
+        self,
+        subscription: Subscription,
+        topic: str,
+        message: bytes,
+        place: _Place | None = None,
+    ) -> None:
         """Deliver a message if it is the next; keep it while a snapshot is being read."""
         if subscription.is_reading:
-            # Beyond the bound a book's gap shows itself; other channels say only what is latest.
+            # Beyond the bound the gap shows itself.
             if len(subscription.kept) < KEPT_MAX:
-                subscription.kept.append(message)
+                subscription.kept.append((topic, message))
             return
-        place = _place.decode(message)
-        if place.sequence <= subscription.sequence:
+        place = place or _place.decode(message)
+        last = subscription.sequences.get(topic, 0)
+        if place.sequence <= last:
             return
-        if subscription.channel.is_gapless and place.previous_sequence != subscription.sequence:
+        if place.previous_sequence != last:
             self._begin_again(subscription)
             return
-        if subscription.channel.is_gapless:
-            subscription.sequence = place.sequence
+        subscription.sequences[topic] = place.sequence
+        if subscription.interval:
+            message = self._fold(subscription, message, place.sequence)
         subscription.subscriber.deliver(message)
+
+    def _fold(self, subscription: Subscription, message: bytes, sequence: int) -> bytes:
+        """Return what a message of the tape makes of the candles; once for all subscriptions."""
+        interval, key = subscription.interval, (subscription.name, subscription.interval)
+        folded = self._folded.get(key)
+        if folded is None or folded.sequence != sequence:
+            tape = candles.read_tape(message)
+            running, changed = candles.fold(subscription.candle, tape.data, interval)
+            news = topics.Message(
+                type="update",
+                channel=subscription.channel.name,
+                instrument=tape.instrument,
+                sequence=tape.sequence,
+                previous_sequence=tape.previous_sequence,
+                data=[candles.candle_out(candle, interval) for candle in changed],
+            )
+            folded = self._folded[key] = _Folded(sequence, http.encode(news), running)
+            if len(self._folded) > FOLDED_MAX:
+                del self._folded[next(iter(self._folded))]
+        subscription.candle = folded.candle
+        return folded.message
 
     def _begin_again(self, subscription: Subscription) -> None:
         """Read a new snapshot in the background, unless one is being read."""
@@ -216,9 +283,13 @@ class Hub:
     def _spread(self, data: bytes) -> None:
         """Hand the items of one batch to whoever subscribed to them."""
         for topic, message in envelope.decode_release(data).items:
+            place = None
             for name in (topic, topic.partition(":")[0] + ":" + topics.ALL):
-                for subscription in tuple(self._by_topic.get(name, ())):
-                    self._pass_on(subscription, message)
+                standing = self._by_topic.get(name)
+                if standing:
+                    place = place or _place.decode(message)
+                    for subscription in tuple(standing):
+                        self._pass_on(subscription, topic, message, place)
 
     def _all(self) -> list[Subscription]:
         return [one for standing in self._by_topic.values() for one in standing]
@@ -232,21 +303,55 @@ class Hub:
                 if first is None or not first.channel.is_polled:
                     continue
                 try:
-                    snapshot = await topics.read(first.channel.snapshot, first.name)
+                    snapshot = await _read(first)
                 except errors.Refusal:
+                    continue
+                if not self._count(topic, snapshot, is_news=True):
                     continue
                 for message in snapshot.messages:
                     message.type = "update"
-                body = http.encode([message.data for message in snapshot.messages])
-                if self._polled.get(topic) in (None, body):
-                    self._polled[topic] = body
-                    continue
-                self._polled[topic] = body
-                for message in snapshot.messages:
+                    message.previous_sequence = message.sequence - 1
                     encoded = http.encode(message)
                     for subscription in tuple(standing):
-                        subscription.subscriber.deliver(encoded)
+                        if not subscription.is_reading:
+                            subscription.subscriber.deliver(encoded)
+
+    async def _read(self, subscription: Subscription) -> topics.Snapshot:
+        """Read a subscription's snapshot; once more where its topic had news meanwhile.
+
+        :raises Refusal: when there is none.
+        """
+        while True:
+            before = self._polled.get(subscription.source, _UNREAD).sequence
+            snapshot = await _read(subscription)
+            after = self._polled.get(subscription.source, _UNREAD).sequence
+            if not subscription.channel.is_polled or before in (0, after):
+                return snapshot
+
+    def _count(self, topic: str, snapshot: topics.Snapshot, *, is_news: bool) -> bool:
+        """Number what was read of a polled topic; return whether it is another than before.
+
+        Only what is told to all subscribers counts as news.
+        """
+        body = http.encode([message.data for message in snapshot.messages])
+        known = self._polled.get(topic)
+        if known is None:
+            known = self._polled[topic] = _Polled(body, 1)
+        is_other = known.body != body
+        if is_other and is_news:
+            known.body = body
+            known.sequence += 1
+        for message in snapshot.messages:
+            message.sequence = known.sequence
+        return is_other
 
 
-def _topic(subscription: Subscription) -> str:
-    return f"{subscription.channel.name}:{subscription.name}"
+async def _read(subscription: Subscription) -> topics.Snapshot:
+    """Read the snapshot of a subscription.
+
+    :raises Refusal: when there is none.
+    """
+    arguments = [subscription.name]
+    if subscription.channel.has_interval:
+        arguments.append(subscription.interval)
+    return await topics.read(subscription.channel.snapshot, *arguments)

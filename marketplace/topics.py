@@ -1,13 +1,14 @@
 """The channels of the WebSocket: what each is called, who may read it, and how it begins.
 
 Every channel begins with a snapshot of what is true now. It is read in one repeatable-read
-transaction together with the sequence at which the journal (or, for a book, the book) stood, so
-that whoever merges it with the feed knows exactly which of the updates it already holds.
+transaction together with the number of the last message that its topic had, so that whoever merges
+it with the feed knows exactly which of the updates it already holds, and which comes next. A topic
+is one instrument, grade, organization or pool of a channel, and counts its messages by itself.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import cookies
 from typing import Any, Final, TypeVar
 
@@ -20,10 +21,10 @@ from django.db import Error as DatabaseError
 from django.db import connection, transaction
 from django.utils.crypto import constant_time_compare
 
-from exchange import models as exchange_models
+from exchange import deltas as exchange_deltas
 from exchange import queries as exchange_queries
 from exchange import wire as exchange_wire
-from marketplace import clock, disclosure, errors, keys, models, queries, wire
+from marketplace import candles, clock, disclosure, errors, keys, models, queries, wire
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
 
@@ -32,7 +33,7 @@ ALL: Final = "*"
 TRADES_MAX: Final = 50
 ORDERS_MAX: Final = 500
 FILLS_MAX: Final = 100
-GROUP: Final = "main"
+CANDLES_MAX: Final = 100
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -51,10 +52,15 @@ class Message(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """How a subscription begins, and up to which sequence that holds."""
+    """How a subscription begins, and how many messages each of its topics has had so far.
 
-    sequence: int
-    messages: list[Message] = field(default_factory=list)
+    Topics have the names by which the feed publishes them.
+    """
+
+    messages: list[Message]
+    sequences: dict[str, int]
+    candle: candles.Candle | None = None
+    """The running candle, for a subscription to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +68,18 @@ class Channel:
     """One channel; `snapshot` is given the name within it: a symbol, a grade, an organization."""
 
     name: str
-    snapshot: Callable[[str], Snapshot]
+    snapshot: Callable[..., Snapshot]
     is_private: bool = False
     may_be_all: bool = False
-    is_gapless: bool = False
-    """Each message names the one before, so that a loss shows."""
+    has_interval: bool = False
+    """Its snapshot is given an interval too, and its messages are folded from the tape."""
     is_polled: bool = False
     """The engine does not announce it; it is read again and compared."""
+
+    @property
+    def source(self) -> str:
+        """Name of the feed's topics that it is made of."""
+        return "trades" if self.has_interval else self.name
 
 
 async def read(function: Callable[..., T], *arguments: Any) -> T:
@@ -89,17 +100,22 @@ async def read(function: Callable[..., T], *arguments: Any) -> T:
     return await sync_to_async(call, thread_sensitive=False)()
 
 
-def _at_one_instant(function: Callable[[str, int], Snapshot]) -> Callable[[str], Snapshot]:
-    """Read a snapshot and the journal's sequence as of one instant."""
+def _at_one_instant(function: Callable[..., Snapshot]) -> Callable[..., Snapshot]:
+    """Read a snapshot and the numbers of its topics as of one instant."""
 
-    def together(name: str) -> Snapshot:
+    def together(*arguments: str) -> Snapshot:
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            head = exchange_models.Head.objects.filter(group=GROUP).values_list("sequence").first()
-            return function(name, head[0] if head else 0)
+            return function(*arguments)
 
     return together
+
+
+def _one(channel: str, name: str, sequence: int, data: Any, instrument: str | None) -> Snapshot:
+    """Return the snapshot of a single topic."""
+    message = Message(channel=channel, instrument=instrument, sequence=sequence, data=data)
+    return Snapshot(messages=[message], sequences={f"{channel}:{name}": sequence})
 
 
 def _book(symbol: str) -> Snapshot:
@@ -107,34 +123,67 @@ def _book(symbol: str) -> Snapshot:
     if found is None:
         raise errors.NotFound(f"there is no instrument {symbol[:40]}")
     data = {"bids": found.bids, "asks": found.asks, "checksum": found.checksum}
-    message = Message(channel="book", instrument=symbol, sequence=found.sequence, data=data)
-    return Snapshot(sequence=found.sequence, messages=[message])
+    return _one("book", symbol, found.sequence, data, symbol)
 
 
-def _trades(symbol: str, sequence: int) -> Snapshot:
-    _require_instrument(symbol)
+def _trades(symbol: str) -> Snapshot:
+    sequence = _instrument(symbol).trades_sequence
     rows = exchange_queries.trades(symbol=symbol, limit=TRADES_MAX)
     data = [exchange_wire.trade_row(row) for row in reversed(rows)]
-    message = Message(channel="trades", instrument=symbol, sequence=sequence, data=data)
-    return Snapshot(sequence=sequence, messages=[message])
+    return _one("trades", symbol, sequence, data, symbol)
 
 
-def _ticker(symbol: str, sequence: int) -> Snapshot:
+def _candles(symbol: str, interval: str) -> Snapshot:
+    """Return the latest candles, the oldest first; the last of them is the running one."""
+    sequence = _instrument(symbol).trades_sequence
+    rows = exchange_queries.candles(symbol=symbol, interval=interval, limit=CANDLES_MAX)
+    found = [
+        candles.Candle(
+            starts_at=clock.to_micros(row.starts_at),
+            open=row.open,
+            high=row.high,
+            low=row.low,
+            close=row.close,
+            volume=row.lots,
+            trades=row.trades,
+        )
+        for row in reversed(rows)
+    ]
+    data = [candles.candle_out(candle, interval) for candle in found]
+    message = Message(channel="candles", instrument=symbol, sequence=sequence, data=data)
+    return Snapshot(
+        messages=[message],
+        sequences={f"trades:{symbol}": sequence},
+        candle=found[-1] if found else None,
+    )
+
+
+def _ticker(symbol: str) -> Snapshot:
+    """Return the ticker of an instrument, or of all that are not settled."""
     if symbol == ALL:
-        found = exchange_queries.instruments(state="live")
+        wanted = models.Instrument.objects.exclude(state=models.Instrument.State.SETTLED)
+        found = exchange_queries.quoted(wanted.order_by("id"))
     else:
-        _require_instrument(symbol)
+        _instrument(symbol)
         found = exchange_queries.quoted(models.Instrument.objects.filter(symbol=symbol))
     messages = [
         Message(
             channel="ticker",
             instrument=one.instrument.symbol,
-            sequence=sequence,
+            sequence=one.instrument.ticker_sequence,
             data=ticker_of(one),
         )
         for one in found
     ]
-    return Snapshot(sequence=sequence, messages=messages)
+    return _many("ticker", messages)
+
+
+def _many(channel: str, messages: list[Message]) -> Snapshot:
+    """Return the snapshot of several topics, with a message for each."""
+    return Snapshot(
+        messages=messages,
+        sequences={f"{channel}:{message.instrument}": message.sequence for message in messages},
+    )
 
 
 def ticker_of(one: exchange_queries.Quoted) -> dict[str, Any]:
@@ -152,9 +201,9 @@ def ticker_of(one: exchange_queries.Quoted) -> dict[str, Any]:
     }
 
 
-def _index(grade: str, sequence: int) -> Snapshot:
+def _index(grade: str) -> Snapshot:
     """Return the latest value of a grade, or of every grade."""
-    latest = settlement_models.IndexValue.objects.order_by("grade", "-hour_starts_at")
+    latest = settlement_models.IndexValue.objects.order_by("grade", "-sequence")
     if grade != ALL:
         queries.grade(grade)
         latest = latest.filter(grade=grade)
@@ -162,7 +211,7 @@ def _index(grade: str, sequence: int) -> Snapshot:
         Message(
             channel="index",
             instrument=row.grade,
-            sequence=sequence,
+            sequence=row.sequence,
             data={
                 "hour": wire.moment_text(row.hour_starts_at),
                 "price": wire.price_text(row.price_ticks),
@@ -172,13 +221,14 @@ def _index(grade: str, sequence: int) -> Snapshot:
         )
         for row in latest.distinct("grade")
     ]
-    return Snapshot(sequence=sequence, messages=messages)
+    return _many("index", messages)
 
 
-def _orders(organization: str, sequence: int) -> Snapshot:
+def _orders(organization: str) -> Snapshot:
+    sequence = settlement_queries.account(int(organization)).orders_sequence
     rows = exchange_queries.orders(organization=int(organization), limit=ORDERS_MAX, status="live")
     data = [_without_fills(one) for one in exchange_queries.with_fills(rows)]
-    return _private("orders", sequence, data)
+    return _one("orders", organization, sequence, data, None)
 
 
 def _without_fills(order: exchange_wire.OrderOut) -> dict[str, Any]:
@@ -187,22 +237,23 @@ def _without_fills(order: exchange_wire.OrderOut) -> dict[str, Any]:
     return values
 
 
-def _fills(organization: str, sequence: int) -> Snapshot:
+def _fills(organization: str) -> Snapshot:
+    sequence = settlement_queries.account(int(organization)).fills_sequence
     found = exchange_queries.fills(organization=int(organization), limit=FILLS_MAX)
-    return _private("fills", sequence, found[::-1])
+    return _one("fills", organization, sequence, found[::-1], None)
 
 
-def _account(organization: str, sequence: int) -> Snapshot:
+def _account(organization: str) -> Snapshot:
     row = settlement_queries.account(int(organization))
     names = ("cash", "available", "order_margin", "initial_margin", "maintenance_margin")
     data = {
         name: wire.micros_text(getattr(row, f"{name}_micros"))
         for name in (*names, "withdrawable", "escrow")
     }
-    return _private("account", sequence, data)
+    return _one("account", organization, row.account_sequence, data, None)
 
 
-def _entitlements(organization: str, sequence: int) -> Snapshot:
+def _entitlements(organization: str) -> Snapshot:
     now = clock.now()
     found = settlement_queries.entitlements(int(organization), now=now, since=now)
     data = [
@@ -219,15 +270,10 @@ def _entitlements(organization: str, sequence: int) -> Snapshot:
         }
         for row in found
     ]
-    return _private("entitlements", sequence, data)
+    return _one("entitlements", organization, 0, data, None)
 
 
-def _private(channel: str, sequence: int, data: Any) -> Snapshot:
-    message = Message(channel=channel, sequence=sequence, data=data)
-    return Snapshot(sequence=sequence, messages=[message])
-
-
-def _transparency(pool: str, sequence: int) -> Snapshot:
+def _transparency(pool: str) -> Snapshot:
     found = disclosure.pools_now(None if pool == ALL else pool)
     if pool != ALL and not found:
         raise errors.NotFound("there is no such pool")
@@ -235,7 +281,7 @@ def _transparency(pool: str, sequence: int) -> Snapshot:
         Message(
             channel="transparency",
             instrument=one.pool.public_id,
-            sequence=sequence,
+            sequence=0,
             data={
                 "pool": one.pool.public_id,
                 "grade": one.pool.grade,
@@ -245,20 +291,26 @@ def _transparency(pool: str, sequence: int) -> Snapshot:
         )
         for one in found
     ]
-    return Snapshot(sequence=sequence, messages=messages)
+    return _many("transparency", messages)
 
 
-def _require_instrument(symbol: str) -> None:
-    """:raises NotFound: when there is no such instrument."""
-    if not models.Instrument.objects.filter(symbol=symbol).exists():
+def _instrument(symbol: str) -> models.Instrument:
+    """Return an instrument.
+
+    :raises NotFound: when there is none.
+    """
+    found = models.Instrument.objects.filter(symbol=symbol).first()
+    if found is None:
         raise errors.NotFound(f"there is no instrument {symbol[:40]}")
+    return found
 
 
 CHANNELS: Final = {
     channel.name: channel
     for channel in (
-        Channel(name="book", snapshot=_book, is_gapless=True),
+        Channel(name="book", snapshot=_book),
         Channel(name="trades", snapshot=_at_one_instant(_trades)),
+        Channel(name="candles", snapshot=_at_one_instant(_candles), has_interval=True),
         Channel(name="ticker", snapshot=_at_one_instant(_ticker), may_be_all=True),
         Channel(name="index", snapshot=_at_one_instant(_index), may_be_all=True),
         Channel(
@@ -278,6 +330,16 @@ CHANNELS: Final = {
         ),
     )
 }
+
+
+def changes(symbol: str, first: int, last: int) -> list[bytes]:
+    """Return the deltas of a book that hold some changes, as they were published.
+
+    :raises NotFound: when there is no such instrument, or its book has not come that far.
+    :raises Gone: when they are not kept any more.
+    """
+    rows = exchange_deltas.between(symbol=symbol, first=first, last=last)
+    return [bytes(row.body) for row in rows]
 
 
 # Sessions of browsers

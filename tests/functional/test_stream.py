@@ -33,6 +33,7 @@ class Loop:
         return future.result(PATIENCE_S)
 
     def close(self) -> None:
+        self.call(stream._desk.stop())
         self.call(stream._hub.stop())
         self.call(self.loop.shutdown_default_executor())  # a read that goes on would hold a lock
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -343,7 +344,7 @@ def test_a_delta_that_does_not_follow_brings_a_new_snapshot(world: World, call, 
         caller.subscribe("book", HOUR)
         caller.first("book")
         for subscription in stream._hub._all():
-            subscription.sequence -= 1  # as if one message had been lost
+            subscription.sequences[f"book:{HOUR}"] -= 1  # as if one message had been lost
         place(buyer, 1, 1_240, 5, "o0")
 
         again = caller.first("book")
