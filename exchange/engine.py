@@ -37,7 +37,7 @@ import valkey
 
 from exchange import commands, envelope, events, feed, journal, machine, recovery, rows, store
 from exchange.machine import views
-from marketplace import clock
+from marketplace import clock, rowset
 from marketplace import projection as catalog
 from settlement import channels, doorbell, posting, projection
 
@@ -353,7 +353,6 @@ class Engine:
         happened = [event for work in works for event in work.happened]
         facts = events.by_type(happened)
         touched = self.machine.drain_touched(facts)
-        news = self._compose(facts, touched, self.machine)
         body, written = commands.encode_batch(items), events.encode_batch(happened)
         batch = store.Batch(
             first_sequence=items[0].sequence,
@@ -367,10 +366,11 @@ class Engine:
             hash=journal.batch_hash(self.head.hash, body, written),
         )
         self._fail_at("before_commit", (work.incoming for work in works))
-        with self.connection.cursor() as cursor, self.connection.transaction():
-            store.advance_head(cursor, self.head, batch, stream_entry=self.stream_entry)
-            cash_sequence = self._project(cursor, works, happened, facts, touched, batch)
-            rows.write_deltas(cursor, news.deltas, batch.at)
+        with store.transaction(self.connection) as writer:
+            store.advance_head(writer, self.head, batch, stream_entry=self.stream_entry)
+            cash_sequence = self._project(writer, works, happened, facts, touched, batch)
+            news = self._compose(facts, touched, self.machine)
+            rows.write_deltas(writer, news.deltas, batch.at)
         self._fail_at("after_commit", (work.incoming for work in works))
         self._cash_sequence = cash_sequence
         self._marked_sequence = self.head.released_sequence
@@ -381,7 +381,7 @@ class Engine:
 
     def _project(
         self,
-        cursor: store.Cursor,
+        writer: rowset.Writer,
         works: Sequence[Work],
         happened: list[events.Event],
         facts: events.Facts,
@@ -389,36 +389,36 @@ class Engine:
         batch: store.Batch,
     ) -> int:
         """Write every table that follows from a batch; return the cash chain's new sequence."""
-        rows.write_orders(cursor, touched.orders, happened)
-        rows.write_trades(cursor, happened)
+        rows.write_orders(writer, touched.orders, happened)
+        rows.write_trades(writer, happened)
         rows.write_auctions(
-            cursor, facts.get(events.CallOpened, ()), facts.get(events.Uncrossed, ())
+            writer, facts.get(events.CallOpened, ()), facts.get(events.Uncrossed, ())
         )
         cash_sequence = posting.post_cash(
-            cursor,
+            writer,
             facts.get(events.Transferred, ()),
             at=batch.at,
             expected_sequence=self._cash_sequence,
         )
-        projection.write_accounts(cursor, touched.accounts, sequence=batch.sequence, at=batch.at)
-        projection.write_positions(cursor, touched.positions, at=batch.at)
+        projection.write_accounts(writer, touched.accounts, sequence=batch.sequence, at=batch.at)
+        projection.write_positions(writer, touched.positions, at=batch.at)
         catalog.write_instruments(
-            cursor,
+            writer,
             touched.instruments,
             listed_at={event.symbol: event.at for event in facts.get(events.InstrumentListed, ())},
             at=batch.at,
         )
-        catalog.write_certifications(cursor, facts.get(events.CertificationChanged, ()))
-        projection.write_marks(cursor, facts.get(events.Marked, ()))
-        projection.write_index_values(cursor, facts.get(events.IndexPublished, ()))
+        catalog.write_certifications(writer, facts.get(events.CertificationChanged, ()))
+        projection.write_marks(writer, facts.get(events.Marked, ()))
+        projection.write_index_values(writer, facts.get(events.IndexPublished, ()))
         projection.write_delivery(
-            cursor,
+            writer,
             obligations=facts.get(events.ObligationIncurred, ()),
             entitlements=facts.get(events.EntitlementGranted, ()),
             allocations=facts.get(events.Allocated, ()),
         )
-        projection.write_intervals(cursor, facts.get(events.IntervalSettled, ()))
-        projection.write_outcomes(cursor, _outcomes(works, happened))
+        projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
+        projection.write_outcomes(writer, _outcomes(works, happened))
         return cash_sequence
 
     # After the commit

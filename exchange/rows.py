@@ -8,13 +8,9 @@ made from that command's events. The engine calls this inside the transaction of
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import psycopg
-
 from exchange import commands, events, wire
 from exchange.machine import views
-from marketplace import clock, rowset
-
-Cursor = psycopg.Cursor[Any]
+from marketplace import rowset
 
 _ORDERS = rowset.Table(
     "exchange_order",
@@ -35,8 +31,8 @@ _ORDERS = rowset.Table(
         "fingerprint": "bytea",
         "sequence": "bigint",
         "placed_sequence": "bigint",
-        "created_at": "timestamptz",
-        "updated_at": "timestamptz",
+        "created_at": rowset.INSTANT,
+        "updated_at": rowset.INSTANT,
     },
     key=["id"],
 )
@@ -50,7 +46,7 @@ _OTHER_ORDERS = rowset.Table(
         "hidden_lots": "bigint",
         "display_lots": "bigint",
         "min_lots": "bigint",
-        "expires_at": "timestamptz",
+        "expires_at": rowset.INSTANT,
         "post_only": "boolean",
         "reduce_only": "boolean",
         "prevention": "text",
@@ -77,7 +73,7 @@ _ORDER_CHANGES = rowset.Table(
         "status": "text",
         "reason": "text",
         "sequence": "bigint",
-        "updated_at": "timestamptz",
+        "updated_at": rowset.INSTANT,
     },
     key=["id"],
 )
@@ -109,14 +105,14 @@ _TRADES = rowset.Table(
         "taker_fee_micros": "bigint",
         "is_auction": "boolean",
         "sequence": "bigint",
-        "at": "timestamptz",
+        "at": rowset.INSTANT,
     },
     key=["id"],
 )
 
 
 def write_orders(
-    cursor: Cursor, orders: Sequence[views.OrderView], happened: Sequence[events.Event]
+    writer: rowset.Writer, orders: Sequence[views.OrderView], happened: Sequence[events.Event]
 ) -> None:
     """Store every order of a batch once, as it stands after it; rejected ones are remembered."""
     placed: dict[int, int] = {}
@@ -164,11 +160,11 @@ def write_orders(
             new.append(row)
         else:
             other.append(row + _terms_row(terms, terms.stop_price, 0))
-    _ORDERS.insert(cursor, new)
-    _OTHER_ORDERS.insert(cursor, other)
-    _STRIPS.insert(cursor, [_strip_row(event, happened) for event in strips])
-    _ORDER_CHANGES.update(cursor, changed)
-    _OTHER_CHANGES.update(cursor, other_changed)
+    _ORDERS.insert(writer, new)
+    _OTHER_ORDERS.insert(writer, other)
+    _STRIPS.insert(writer, [_strip_row(event, happened) for event in strips])
+    _ORDER_CHANGES.update(writer, changed)
+    _OTHER_CHANGES.update(writer, other_changed)
 
 
 def _changed_row(view: views.OrderView) -> tuple[Any, ...]:
@@ -180,7 +176,7 @@ def _changed_row(view: views.OrderView) -> tuple[Any, ...]:
         view.status.upper(),
         view.reason,
         view.sequence,
-        clock.to_datetime(view.updated_at),
+        view.updated_at,
     )
 
 
@@ -202,13 +198,12 @@ def _order_row(view: views.OrderView, placed_sequence: int) -> tuple[Any, ...]:
         view.request.fingerprint,
         view.sequence,
         placed_sequence,
-        clock.to_datetime(view.created_at),
-        clock.to_datetime(view.updated_at),
+        view.created_at,
+        view.updated_at,
     )
 
 
 def _rejected_row(event: events.OrderRejected) -> tuple[Any, ...]:
-    moment = clock.to_datetime(event.at)
     request = event.request
     return (
         event.order,
@@ -227,8 +222,8 @@ def _rejected_row(event: events.OrderRejected) -> tuple[Any, ...]:
         request.fingerprint,
         event.sequence,
         event.sequence,
-        moment,
-        moment,
+        event.at,
+        event.at,
     )
 
 
@@ -240,7 +235,7 @@ def _terms_row(terms: commands.Terms, stop_price: int, hidden: int) -> tuple[Any
         hidden,
         terms.display_lots or None,
         terms.min_lots or None,
-        clock.to_datetime(terms.expires_at) if terms.expires_at else None,
+        terms.expires_at or None,
         terms.post_only,
         terms.reduce_only,
         terms.prevention,
@@ -266,7 +261,6 @@ def _strip_row(
     """Return the row of a strip, which is over with the command that entered it."""
     request = event.request
     outcome = wire.strip_outcome(event, happened)
-    moment = clock.to_datetime(event.at)
     return (
         event.order,
         request.account,
@@ -284,15 +278,15 @@ def _strip_row(
         request.fingerprint,
         event.sequence,
         event.sequence,
-        moment,
-        moment,
+        event.at,
+        event.at,
         "STRIP",
         request.min_share,
         ",".join(request.alternatives),
     )
 
 
-def write_trades(cursor: Cursor, happened: Iterable[events.Event]) -> None:
+def write_trades(writer: rowset.Writer, happened: Iterable[events.Event]) -> None:
     """Store the trades of a batch."""
     rows = [
         (
@@ -309,17 +303,17 @@ def write_trades(cursor: Cursor, happened: Iterable[events.Event]) -> None:
             event.taker_fee,
             event.is_auction,
             event.sequence,
-            clock.to_datetime(event.at),
+            event.at,
         )
         for event in happened
         if isinstance(event, events.Traded)
     ]
-    _TRADES.insert(cursor, rows)
+    _TRADES.insert(writer, rows)
 
 
 _CALLS = rowset.Table(
     "exchange_auction",
-    {"symbol": "text", "kind": "text", "frozen_at": "timestamptz", "ends_at": "timestamptz"},
+    {"symbol": "text", "kind": "text", "frozen_at": rowset.INSTANT, "ends_at": rowset.INSTANT},
     key=["symbol"],
 )
 _PRICES = rowset.Table(
@@ -328,22 +322,24 @@ _PRICES = rowset.Table(
         "symbol": "text",
         "last_price_ticks": "bigint",
         "last_lots": "bigint",
-        "last_at": "timestamptz",
+        "last_at": rowset.INSTANT,
     },
     key=["symbol"],
 )
 
 
 def write_auctions(
-    cursor: Cursor, opened: Iterable[events.CallOpened], uncrossed: Iterable[events.Uncrossed]
+    writer: rowset.Writer,
+    opened: Iterable[events.CallOpened],
+    uncrossed: Iterable[events.Uncrossed],
 ) -> None:
     """Store the calls that began and the auctions that made a price, the last of each book."""
     calls = {
         event.instrument: (
             event.instrument,
             event.kind,
-            clock.to_datetime(event.frozen_at),
-            clock.to_datetime(event.ends_at),
+            event.frozen_at,
+            event.ends_at,
         )
         for event in opened
     }
@@ -352,13 +348,13 @@ def write_auctions(
             event.instrument,
             event.price,
             event.lots,
-            clock.to_datetime(event.at),
+            event.at,
         )
         for event in uncrossed
         if event.lots
     }
-    _CALLS.upsert(cursor, list(calls.values()))
-    _PRICES.update(cursor, list(prices.values()))
+    _CALLS.upsert(writer, list(calls.values()))
+    _PRICES.update(writer, list(prices.values()))
 
 
 _DELTAS = rowset.Table(
@@ -368,13 +364,14 @@ _DELTAS = rowset.Table(
         "previous_sequence": "bigint",
         "sequence": "bigint",
         "body": "bytea",
-        "at": "timestamptz",
+        "at": rowset.INSTANT,
     },
     key=["symbol", "sequence"],
 )
 
 
-def write_deltas(cursor: Cursor, deltas: Sequence[tuple[str, int, int, bytes]], at: int) -> None:
+def write_deltas(
+    writer: rowset.Writer, deltas: Sequence[tuple[str, int, int, bytes]], at: int
+) -> None:
     """Keep what a batch did to each book, as it is published (`exchange.feed.Delta`)."""
-    moment = clock.to_datetime(at)
-    _DELTAS.insert(cursor, [(*delta, moment) for delta in deltas])
+    _DELTAS.insert(writer, [(*delta, at) for delta in deltas])

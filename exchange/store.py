@@ -6,6 +6,7 @@ succeeds only while epoch and sequence are what this engine left there: an engin
 while it slept finds no row and stops (`Fenced`).
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
-from marketplace import clock
+from marketplace import clock, rowset
+from settlement import posting
 
 Connection = psycopg.Connection[Any]
-Cursor = psycopg.Cursor[Any]
 
 JOURNAL_FORMAT = 1
 """Version of the bytes of a journaled batch."""
@@ -174,25 +175,47 @@ def database_clock(connection: Connection) -> int:
     return clock.to_micros(row[0])
 
 
-def advance_head(cursor: Cursor, head: Head, batch: Batch, *, stream_entry: str) -> None:
+@contextlib.contextmanager
+def transaction(connection: Connection) -> Iterator[rowset.Writer]:
+    """Commit a batch, all of it or nothing; the block begins with `advance_head`.
+
+    :raises Fenced: when the head is not where this engine left it.
+    :raises PostingRefused: when a rule of the ledger is broken.
+    :raises ChainMoved: when the cash chain is not where this engine left it.
+    :raises psycopg.Error: when a statement failed, or the outcome of the commit is unknown.
+    """
+    try:
+        with posting.refusals(), rowset.transaction(connection) as writer:
+            yield writer
+    except psycopg.errors.NotNullViolation as error:
+        if error.diag.table_name == "exchange_journalbatch" and error.diag.column_name == "epoch":
+            raise Fenced("the epoch is over") from error
+        raise
+
+
+_ADVANCE = b"""
+    WITH moved AS (
+        UPDATE exchange_head SET sequence = %(sequence)s, hash = %(hash)s, at = %(at)s,
+            stream_entry = %(stream_entry)s, released_sequence = %(released)s
+        WHERE "group" = %(group)s AND epoch = %(epoch)s AND sequence = %(previous_sequence)s
+        RETURNING 1
+    )
+    INSERT INTO exchange_journalbatch ("group", sequence, first_sequence, epoch, at, format,
+        rules, commands, events, previous_hash, hash)
+    SELECT %(group)s, %(sequence)s, %(first)s, (SELECT %(epoch)s::bigint FROM moved), %(at)s,
+        %(format)s, %(rules)s, %(commands)s, %(events)s, %(previous_hash)s, %(hash)s
+"""
+"""Where no head is moved the batch has no epoch, which the table refuses: the first statement of
+the transaction fails, and whatever was sent after it is never carried out."""
+
+
+def advance_head(writer: rowset.Writer, head: Head, batch: Batch, *, stream_entry: str) -> None:
     """Move the head from where `head` left it to the end of the batch, and journal the batch.
 
-    :raises Fenced: when it is not there any more.
+    The first statement of a `transaction`, which raises `Fenced` when the head is elsewhere.
     """
-    cursor.execute(
-        """
-        WITH moved AS (
-            UPDATE exchange_head SET sequence = %(sequence)s, hash = %(hash)s, at = %(at)s,
-                stream_entry = %(stream_entry)s, released_sequence = %(released)s
-            WHERE "group" = %(group)s AND epoch = %(epoch)s AND sequence = %(previous_sequence)s
-            RETURNING 1
-        )
-        INSERT INTO exchange_journalbatch ("group", sequence, first_sequence, epoch, at, format,
-            rules, commands, events, previous_hash, hash)
-        SELECT %(group)s, %(sequence)s, %(first)s, %(epoch)s, %(at)s, %(format)s, %(rules)s,
-            %(commands)s, %(events)s, %(previous_hash)s, %(hash)s
-        FROM moved
-        """,
+    writer.execute(
+        _ADVANCE,
         {
             "group": head.group,
             "epoch": head.epoch,
@@ -210,8 +233,6 @@ def advance_head(cursor: Cursor, head: Head, batch: Batch, *, stream_entry: str)
             "hash": batch.hash,
         },
     )
-    if cursor.rowcount != 1:
-        raise Fenced(f"epoch {head.epoch} is over")
 
 
 def mark_released(connection: Connection, head: Head) -> None:

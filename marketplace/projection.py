@@ -6,9 +6,7 @@ The engine calls this inside the transaction of its batch; nobody else writes th
 from collections.abc import Sequence
 from typing import Any
 
-import psycopg
-
-from marketplace import clock, contract, rowset
+from marketplace import contract, rowset
 
 _INSTRUMENTS = rowset.Table(
     "marketplace_instrument",
@@ -18,9 +16,9 @@ _INSTRUMENTS = rowset.Table(
         "grade_id": "text",
         "product": "text",
         "service_class": "text",
-        "starts_at": "timestamptz",
-        "ends_at": "timestamptz",
-        "trading_ends_at": "timestamptz",
+        "starts_at": rowset.INSTANT,
+        "ends_at": rowset.INSTANT,
+        "trading_ends_at": rowset.INSTANT,
         "state": "text",
         "reference_price_ticks": "bigint",
         "band_low_ticks": "bigint",
@@ -33,8 +31,8 @@ _INSTRUMENTS = rowset.Table(
         "trades_sequence": "bigint",
         "ticker_sequence": "bigint",
         "auction_sequence": "bigint",
-        "settled_at": "timestamptz",
-        "listed_at": "timestamptz",
+        "settled_at": rowset.INSTANT,
+        "listed_at": rowset.INSTANT,
     },
     key=["id"],
 )
@@ -55,12 +53,12 @@ _CHANGES = rowset.Table(
         "trades_sequence": "bigint",
         "ticker_sequence": "bigint",
         "auction_sequence": "bigint",
-        "settled_at": "timestamptz",
+        "settled_at": rowset.INSTANT,
     },
     key=["id"],
 )
 
-_CERTIFY = """
+_CERTIFY = b"""
     UPDATE marketplace_cluster AS c
     SET certified_lots = v.lots, certified_until = v.until,
         state = CASE WHEN c.state IN ('REGISTERED', 'CERTIFIED')
@@ -72,7 +70,7 @@ _CERTIFY = """
 
 
 def write_instruments(
-    cursor: psycopg.Cursor[Any],
+    writer: rowset.Writer,
     instruments: Sequence[Any],
     *,
     listed_at: dict[str, int],
@@ -93,9 +91,9 @@ def write_instruments(
                 terms.grade,
                 terms.product.value,
                 "",
-                clock.to_datetime(terms.starts_at),
-                clock.to_datetime(terms.ends_at),
-                clock.to_datetime(terms.trading_ends_at),
+                terms.starts_at,
+                terms.ends_at,
+                terms.trading_ends_at,
                 view.state,
                 view.reference_price,
                 view.band_low,
@@ -108,26 +106,26 @@ def write_instruments(
                 view.trades_sequence,
                 view.ticker_sequence,
                 view.auction_sequence,
-                clock.to_datetime(at) if view.state == contract.InstrumentState.SETTLED else None,
-                clock.to_datetime(listed_at.get(view.symbol, at)),
+                at if view.state == contract.InstrumentState.SETTLED else None,
+                listed_at.get(view.symbol, at),
             )
         )
     # The instant of listing is written once: an update must not move it.
     new = [row for row in rows if row[1] in listed_at]
     known = [row for row in rows if row[1] not in listed_at]
-    _INSTRUMENTS.insert(cursor, new)
-    _CHANGES.update(cursor, [(row[0], *row[8:21]) for row in known])
+    _INSTRUMENTS.insert(writer, new)
+    _CHANGES.update(writer, [(row[0], *row[8:21]) for row in known])
 
 
-def write_certifications(cursor: psycopg.Cursor[Any], changes: Sequence[Any]) -> None:
+def write_certifications(writer: rowset.Writer, changes: Sequence[Any]) -> None:
     """Store what clusters may sell; of several changes to one cluster the last counts."""
     last = {change.cluster: change for change in changes}
     if last:
-        cursor.execute(
+        writer.execute(
             _CERTIFY,
             [
-                list(last),
-                [change.lots for change in last.values()],
-                [clock.to_datetime(change.valid_until) for change in last.values()],
+                rowset.array_text("bigint", list(last)),
+                rowset.array_text("bigint", [change.lots for change in last.values()]),
+                rowset.array_text(rowset.INSTANT, [change.valid_until for change in last.values()]),
             ],
         )

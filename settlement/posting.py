@@ -3,19 +3,19 @@
 `ledger_post` is the only writer of accounts, transfers and chains, and it keeps the law by itself
 (migration 0002): both sides of one unit, amounts positive, no account below zero at any point of
 the batch in its order, consecutive sequences, one hash link per batch. This module only turns rows
-into arrays and the function's named errors into refusals. It works on Django's cursors and on the
-engine's own.
+into arrays and the function's named errors into refusals. Capacity is posted on a cursor and its
+outcome known at once; cash is part of the engine's batch, sent by its writer and judged at the end.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
 import msgspec
 import psycopg
 from django.db import Error as DjangoError
 
-from marketplace import clock
+from marketplace import clock, rowset
 from marketplace.errors import Refusal
 from settlement import ledger
 
@@ -84,17 +84,16 @@ class ChainMoved(Exception):
 
 
 def post_cash(
-    cursor: Any, transfers: Sequence[CashTransfer], *, at: int, expected_sequence: int
+    writer: rowset.Writer, transfers: Sequence[CashTransfer], *, at: int, expected_sequence: int
 ) -> int:
-    """Post a batch to the cash chain and return the sequence of its last transfer.
+    """Send a batch to the cash chain and return the sequence of its last transfer.
 
-    `at` is an instant in microseconds. The caller holds the transaction. An empty batch posts
-    nothing and returns `expected_sequence`.
-
-    :raises PostingRefused: when a rule of the ledger is broken; nothing is posted.
-    :raises ChainMoved: when the chain's head is not `expected_sequence`.
+    `at` is an instant in microseconds. The caller holds the transaction, inside `refusals`. An
+    empty batch sends nothing and returns `expected_sequence`.
     """
-    return _post(cursor, CASH, transfers, None, at, expected_sequence)
+    if transfers:
+        writer.execute(_POST, _arguments(CASH, transfers, None, at, expected_sequence))
+    return expected_sequence + len(transfers)
 
 
 def post_capacity(
@@ -102,13 +101,17 @@ def post_capacity(
 ) -> int:
     """Post a batch to the capacity chain and return the sequence of its last transfer.
 
-    As `post_cash`, in mNTU; every transfer names its unit.
+    As `post_cash`, in mNTU and at once; every transfer names its unit.
 
     :raises PostingRefused: when a rule of the ledger is broken; nothing is posted.
     :raises ChainMoved: when the chain's head is not `expected_sequence`.
     """
+    if not transfers:
+        return expected_sequence
     units = [transfer.unit for transfer in transfers]
-    return _post(cursor, CAPACITY, transfers, units, at, expected_sequence)
+    with refusals():
+        cursor.execute(_POST, _arguments(CAPACITY, transfers, units, at, expected_sequence))
+    return expected_sequence + len(transfers)
 
 
 def lock_chain(cursor: Any, chain: str) -> int:
@@ -120,37 +123,45 @@ def lock_chain(cursor: Any, chain: str) -> int:
     return int(cursor.fetchone()[0])
 
 
-def _post(
-    cursor: Any,
+_POST = b"""
+    SELECT ledger_post(%s, %s, %s::bigint[], %s::smallint[], %s::bigint[], %s::smallint[],
+        %s::text[], %s::bigint[], %s::smallint[], %s::text[], %s)
+"""
+
+
+def _arguments(
     chain: str,
     transfers: Sequence[Any],
     units: list[str] | None,
     at: int,
     expected_sequence: int,
-) -> int:
-    """Call the one writer."""
-    if not transfers:
-        return expected_sequence
-    moment: datetime = clock.to_datetime(at)
+) -> list[Any]:
+    """Return what the one writer is called with."""
+    array = rowset.array_text
+    return [
+        chain,
+        expected_sequence,
+        array("bigint", [transfer.debit_owner for transfer in transfers]),
+        array("smallint", [int(transfer.debit_kind) for transfer in transfers]),
+        array("bigint", [transfer.credit_owner for transfer in transfers]),
+        array("smallint", [int(transfer.credit_kind) for transfer in transfers]),
+        None if units is None else array("text", units),
+        array("bigint", [transfer.amount for transfer in transfers]),
+        array("smallint", [int(transfer.code) for transfer in transfers]),
+        array("text", [transfer.cause for transfer in transfers]),
+        clock.to_datetime(at),
+    ]
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Tell what the ledger refused inside the block by name.
+
+    :raises PostingRefused: when a rule of the ledger is broken.
+    :raises ChainMoved: when a chain's head is not what was expected.
+    """
     try:
-        cursor.execute(
-            "SELECT ledger_post(%s, %s, %s::bigint[], %s::smallint[], %s::bigint[],"
-            " %s::smallint[], %s::text[], %s::bigint[], %s::smallint[], %s::text[], %s)",
-            [
-                chain,
-                expected_sequence,
-                [transfer.debit_owner for transfer in transfers],
-                [int(transfer.debit_kind) for transfer in transfers],
-                [transfer.credit_owner for transfer in transfers],
-                [int(transfer.credit_kind) for transfer in transfers],
-                units,
-                [transfer.amount for transfer in transfers],
-                [int(transfer.code) for transfer in transfers],
-                [transfer.cause for transfer in transfers],
-                moment,
-            ],
-        )
-        return int(cursor.fetchone()[0])
+        yield
     except (psycopg.Error, DjangoError) as error:
         _refuse(error)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from marketplace import clock, rowset
+from marketplace import rowset
 
 PENDING_INSTRUCTIONS_MAX = 1_000
 """How many instructions one batch takes."""
@@ -31,7 +31,7 @@ _MARGIN_ACCOUNTS = rowset.Table(
         "fills_sequence": "bigint",
         "account_sequence": "bigint",
         "sequence": "bigint",
-        "updated_at": "timestamptz",
+        "updated_at": rowset.INSTANT,
     },
     key=["organization_id"],
 )
@@ -42,25 +42,25 @@ _POSITIONS = rowset.Table(
         "symbol": "text",
         "net_lots": "bigint",
         "cost_ticks": "bigint",
-        "updated_at": "timestamptz",
+        "updated_at": rowset.INSTANT,
     },
     key=["organization_id", "symbol"],
 )
 _MARKS = rowset.Table(
     "settlement_mark",
-    {"symbol": "text", "price_ticks": "bigint", "method": "text", "at": "timestamptz"},
+    {"symbol": "text", "price_ticks": "bigint", "method": "text", "at": rowset.INSTANT},
     key=["symbol"],
 )
 _INDEX_VALUES = rowset.Table(
     "settlement_indexvalue",
     {
         "grade": "text",
-        "hour_starts_at": "timestamptz",
+        "hour_starts_at": rowset.INSTANT,
         "price_ticks": "bigint",
         "method": "text",
         "inputs": "bytea",
         "digest": "bytea",
-        "at": "timestamptz",
+        "at": rowset.INSTANT,
         "sequence": "bigint",
     },
     key=["grade", "hour_starts_at"],
@@ -71,7 +71,7 @@ _OBLIGATIONS = rowset.Table(
         "id": "bigint",
         "organization_id": "bigint",
         "grade": "text",
-        "starts_at": "timestamptz",
+        "starts_at": rowset.INSTANT,
         "lots": "bigint",
         "failed_lots": "bigint",
         "price_ticks": "bigint",
@@ -84,7 +84,7 @@ _ENTITLEMENTS = rowset.Table(
         "id": "bigint",
         "organization_id": "bigint",
         "grade": "text",
-        "starts_at": "timestamptz",
+        "starts_at": rowset.INSTANT,
         "lots": "bigint",
         "price_ticks": "bigint",
         "escrow_micros": "bigint",
@@ -102,7 +102,7 @@ _ALLOCATIONS = rowset.Table(
         "seller": "bigint",
         "cluster": "bigint",
         "grade": "text",
-        "starts_at": "timestamptz",
+        "starts_at": rowset.INSTANT,
         "lots": "bigint",
         "price_ticks": "bigint",
     },
@@ -120,10 +120,18 @@ _INTERVALS = rowset.Table(
         "refunded_micros": "bigint",
         "compensated_micros": "bigint",
         "compensation_due_micros": "bigint",
-        "at": "timestamptz",
+        "at": rowset.INSTANT,
     },
     key=["allocation_id", "interval"],
 )
+
+_OUTCOMES = b"""
+    UPDATE settlement_instruction AS i
+    SET state = v.state, reason = v.reason, sequence = v.sequence, applied_at = v.at
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[])
+        AS v(id, state, reason, sequence, at)
+    WHERE i.id = v.id AND i.state = 'PENDING'
+"""
 
 
 class OutcomeLost(Exception):
@@ -140,38 +148,35 @@ def pending_instructions(cursor: psycopg.Cursor[Any]) -> list[tuple[str, bytes]]
     return [(row[0], bytes(row[1])) for row in cursor.fetchall()]
 
 
-def write_outcomes(cursor: psycopg.Cursor[Any], outcomes: Sequence[tuple[Any, str, str]]) -> None:
-    """Mark instructions with (event, state, reason), all of which must be pending.
+def write_outcomes(writer: rowset.Writer, outcomes: Sequence[tuple[Any, str, str]]) -> None:
+    """Mark instructions with (event, state, reason); all of them must be pending.
 
-    :raises OutcomeLost: when one is not.
+    :raises OutcomeLost: in the transaction's end, when one is not.
     """
     if not outcomes:
         return
-    cursor.execute(
-        """
-        UPDATE settlement_instruction AS i
-        SET state = v.state, reason = v.reason, sequence = v.sequence, applied_at = v.at
-        FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[])
-            AS v(id, state, reason, sequence, at)
-        WHERE i.id = v.id AND i.state = 'PENDING'
-        """,
+
+    def check(written: int) -> None:
+        if written != len(outcomes):
+            raise OutcomeLost(f"{len(outcomes) - written} instructions were not pending")
+
+    writer.execute(
+        _OUTCOMES,
         [
-            [outcome.id for outcome, _, _ in outcomes],
-            [state for _, state, _ in outcomes],
-            [reason for _, _, reason in outcomes],
-            [outcome.sequence for outcome, _, _ in outcomes],
-            [clock.to_datetime(outcome.at) for outcome, _, _ in outcomes],
+            rowset.array_text("text", [event.id for event, _, _ in outcomes]),
+            rowset.array_text("text", [state for _, state, _ in outcomes]),
+            rowset.array_text("text", [reason for _, _, reason in outcomes]),
+            rowset.array_text("bigint", [event.sequence for event, _, _ in outcomes]),
+            rowset.array_text(rowset.INSTANT, [event.at for event, _, _ in outcomes]),
         ],
+        check,
     )
-    if cursor.rowcount != len(outcomes):
-        raise OutcomeLost(f"{len(outcomes) - cursor.rowcount} instructions were not pending")
 
 
 def write_accounts(
-    cursor: psycopg.Cursor[Any], accounts: Sequence[Any], *, sequence: int, at: int
+    writer: rowset.Writer, accounts: Sequence[Any], *, sequence: int, at: int
 ) -> None:
     """Replace what is known of accounts (`exchange.machine.views.AccountView`)."""
-    moment = clock.to_datetime(at)
     rows = [
         (
             view.account,
@@ -187,43 +192,42 @@ def write_accounts(
             view.fills_sequence,
             view.account_sequence,
             sequence,
-            moment,
+            at,
         )
         for view in accounts
     ]
-    _MARGIN_ACCOUNTS.upsert(cursor, rows)
+    _MARGIN_ACCOUNTS.upsert(writer, rows)
 
 
-def write_positions(cursor: psycopg.Cursor[Any], positions: Sequence[Any], *, at: int) -> None:
+def write_positions(writer: rowset.Writer, positions: Sequence[Any], *, at: int) -> None:
     """Replace positions (`PositionView`); one that is flat again stays, with zero lots."""
-    moment = clock.to_datetime(at)
     _POSITIONS.upsert(
-        cursor,
-        [(view.account, view.symbol, view.net_lots, view.cost_ticks, moment) for view in positions],
+        writer,
+        [(view.account, view.symbol, view.net_lots, view.cost_ticks, at) for view in positions],
     )
 
 
-def write_marks(cursor: psycopg.Cursor[Any], marks: Sequence[Any]) -> None:
+def write_marks(writer: rowset.Writer, marks: Sequence[Any]) -> None:
     """Store marks (`exchange.events.Marked`)."""
     _MARKS.insert(
-        cursor,
-        [(mark.instrument, mark.price, mark.method, clock.to_datetime(mark.at)) for mark in marks],
+        writer,
+        [(mark.instrument, mark.price, mark.method, mark.at) for mark in marks],
     )
 
 
-def write_index_values(cursor: psycopg.Cursor[Any], values: Sequence[Any]) -> None:
+def write_index_values(writer: rowset.Writer, values: Sequence[Any]) -> None:
     """Store published values of the index (`exchange.events.IndexPublished`)."""
     _INDEX_VALUES.insert(
-        cursor,
+        writer,
         [
             (
                 value.grade,
-                clock.to_datetime(value.hour_starts_at),
+                value.hour_starts_at,
                 value.price,
                 value.method,
                 value.inputs,
                 value.digest,
-                clock.to_datetime(value.at),
+                value.at,
                 value.sequence,
             )
             for value in values
@@ -232,7 +236,7 @@ def write_index_values(cursor: psycopg.Cursor[Any], values: Sequence[Any]) -> No
 
 
 def write_delivery(
-    cursor: psycopg.Cursor[Any],
+    writer: rowset.Writer,
     *,
     obligations: Sequence[Any],
     entitlements: Sequence[Any],
@@ -240,13 +244,13 @@ def write_delivery(
 ) -> None:
     """Store what a gate closure made of positions (the events of `exchange.events`)."""
     _OBLIGATIONS.insert(
-        cursor,
+        writer,
         [
             (
                 event.obligation,
                 event.account,
                 event.grade,
-                clock.to_datetime(event.hour_starts_at),
+                event.hour_starts_at,
                 event.lots,
                 event.failed_lots,
                 event.price,
@@ -255,13 +259,13 @@ def write_delivery(
         ],
     )
     _ENTITLEMENTS.insert(
-        cursor,
+        writer,
         [
             (
                 event.entitlement,
                 event.account,
                 event.grade,
-                clock.to_datetime(event.hour_starts_at),
+                event.hour_starts_at,
                 event.lots,
                 event.price,
                 event.escrow,
@@ -271,7 +275,7 @@ def write_delivery(
         ],
     )
     _ALLOCATIONS.insert(
-        cursor,
+        writer,
         [
             (
                 event.allocation,
@@ -281,7 +285,7 @@ def write_delivery(
                 event.seller,
                 event.cluster,
                 event.grade,
-                clock.to_datetime(event.hour_starts_at),
+                event.hour_starts_at,
                 event.lots,
                 event.price,
             )
@@ -290,10 +294,10 @@ def write_delivery(
     )
 
 
-def write_intervals(cursor: psycopg.Cursor[Any], settled: Sequence[Any]) -> None:
+def write_intervals(writer: rowset.Writer, settled: Sequence[Any]) -> None:
     """Store settled intervals (`exchange.events.IntervalSettled`)."""
     _INTERVALS.insert(
-        cursor,
+        writer,
         [
             (
                 event.allocation,
@@ -305,7 +309,7 @@ def write_intervals(cursor: psycopg.Cursor[Any], settled: Sequence[Any]) -> None
                 event.refunded,
                 event.compensated,
                 event.compensation_due,
-                clock.to_datetime(event.at),
+                event.at,
             )
             for event in settled
         ],

@@ -46,7 +46,7 @@ def cash(owner: int) -> tuple[int, int]:
 
 def post(*transfers: SimpleNamespace, expected: int | None = None) -> int:
     """Post a batch to the cash chain at its head."""
-    with transaction.atomic(), connection.cursor() as cursor:
+    with posting.refusals(), transaction.atomic(), connection.cursor() as cursor:
         head = posting.lock_chain(cursor, "cash") if expected is None else expected
         return operations.post_cash(cursor, transfers, at=AT, expected_sequence=head)
 
