@@ -83,7 +83,7 @@ def test_refusals_have_classes_and_codes(served: Served, buyer: Client) -> None:
     assert short.value.status == 422
     assert (kept.status, kept.reason) == ("rejected", "insufficient_funds")
     with pytest.raises(errors.PositionLimit):
-        buyer.place_order(buy("1.250", 900_000))
+        buyer.place_order(buy("1.250", 500))
     with pytest.raises(errors.OutsideBand):
         buyer.place_order(buy("9.000", 1))
     with pytest.raises(errors.InsufficientCoverage):

@@ -27,6 +27,8 @@ from baseload.output import Output
 from baseload.signing import Signer
 
 URL_DEFAULT = "http://127.0.0.1:8000"
+ATTEMPTS_MAX = 5
+"""A person at a shell would rather be told than wait."""
 DONE, REFUSED, USAGE, NO_ANSWER, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         place = place_of(options)
         signer = Signer.from_file(options.signing_key) if options.signing_key else None
-        policy = Policy(attempt_timeout_s=options.timeout)
+        policy = Policy(attempts_max=ATTEMPTS_MAX, attempt_timeout_s=options.timeout)
         with Client(place.url, key=place.key, signer=signer, policy=policy) as client:
             status: int = options.run(client, options, output) or DONE
             return status
