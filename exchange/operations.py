@@ -130,7 +130,7 @@ def cancel_all(
     return closed_orders(outcome)
 
 
-def submit(wanted: Sequence[commands.Command]) -> list[client.Outcome]:
+def submit(wanted: Sequence[commands.Asked]) -> list[client.Outcome]:
     """Send commands together and return the outcome of each: a reply, or its refusal.
 
     This is the way of whoever requotes in batches: one entry of the stream, one wait.

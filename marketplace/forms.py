@@ -59,6 +59,8 @@ class LotsField(forms.CharField):
     def clean(self, value: Any) -> Any:
         """Return the number."""
         typed = super().clean(value)
+        if not typed:
+            return None
         return refused(lambda: wire.parse_whole(typed, "lots", low=1, high=LOTS_MAX))
 
 
@@ -109,15 +111,80 @@ class Signup(forms.Form):
         return values
 
 
+ORDER_TYPES = [
+    ("limit", "Limit"),
+    ("market", "Market"),
+    ("stop", "Stop"),
+    ("stop_limit", "Stop limit"),
+]
+TIMES_IN_FORCE = [
+    ("GTC", "Until canceled or gate closure"),
+    ("DAY", "Until 00:00 UTC"),
+    ("GTD", "Until a time"),
+    ("IOC", "Immediate or cancel"),
+    ("FOK", "All at once or nothing"),
+]
+PREVENTIONS = [
+    ("cancel_newest", "cancel this one"),
+    ("cancel_oldest", "cancel the waiting one"),
+    ("cancel_both", "cancel both"),
+    ("decrement", "take the smaller off both"),
+]
+
+
 class Ticket(forms.Form):
-    """An order as a person enters it."""
+    """An order as a person enters it; which terms go together is the market's own rule."""
 
     instrument = forms.CharField(max_length=40)
     side = forms.ChoiceField(choices=[("buy", "Buy"), ("sell", "Sell")])
-    price = PriceField()
+    type = forms.ChoiceField(choices=ORDER_TYPES, required=False)
+    price = PriceField(required=False)
+    stop_price = PriceField(required=False)
     lots = LotsField()
-    time_in_force = forms.ChoiceField(choices=[("GTC", "Until canceled"), ("IOC", "Now or never")])
+    time_in_force = forms.ChoiceField(choices=TIMES_IN_FORCE, required=False)
+    expires_at = forms.DateTimeField(required=False, input_formats=["%Y-%m-%dT%H:%M"])
+    display_quantity = LotsField(required=False)
+    min_quantity = LotsField(required=False)
+    post_only = forms.BooleanField(required=False)
+    reduce_only = forms.BooleanField(required=False)
+    self_trade_prevention = forms.ChoiceField(choices=PREVENTIONS, required=False)
     client_order_id = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
+
+    def terms(self) -> dict[str, Any]:
+        """Return the order in the words of the interface, without what does not apply to its type.
+
+        A page without scripts sends every field; a market order has no limit price to send.
+        """
+        given = self.cleaned_data
+        kind = given["type"] or "limit"
+        has_price = kind in ("limit", "stop_limit")
+        has_stop = kind in ("stop", "stop_limit")
+        time_in_force = (given["time_in_force"] or "GTC").lower() if has_price else "gtc"
+        expires_at = given["expires_at"] if time_in_force == "gtd" else None
+        return {
+            "instrument": given["instrument"],
+            "side": given["side"],
+            "type": kind,
+            "price": wire.optional_price_text(given["price"]) if has_price else None,
+            "stop_price": wire.optional_price_text(given["stop_price"]) if has_stop else None,
+            "quantity": given["lots"],
+            "time_in_force": time_in_force,
+            "expires_at": wire.moment_text(expires_at) if expires_at else None,
+            "display_quantity": given["display_quantity"] if has_price else None,
+            "min_quantity": given["min_quantity"],
+            "post_only": given["post_only"] and kind == "limit",
+            "reduce_only": given["reduce_only"],
+            "self_trade_prevention": given["self_trade_prevention"] or "cancel_newest",
+            "client_order_id": given["client_order_id"],
+        }
+
+
+class Amend(forms.Form):
+    """A new price, a new quantity or both for a live order."""
+
+    order = forms.RegexField(regex=r"\A[0-9]{1,19}\Z")
+    price = PriceField(required=False)
+    lots = LotsField(required=False)
 
 
 class Cancel(forms.Form):

@@ -14,6 +14,7 @@ urlpatterns: list[URLPattern] = [
     path("transparency/<uuid:public_id>", markets.pool),
     path("ticket", tickets.ticket),
     path("orders/cancel", tickets.cancel),
+    path("orders/amend", tickets.amend),
     path("orders/cancel-all", tickets.cancel_all),
     path("portfolio", portfolio.portfolio),
     path("portfolio/deposit", portfolio.deposit),

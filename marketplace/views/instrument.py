@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 
 from exchange import queries as exchange_queries
 from exchange import wire as exchange_wire
-from marketplace import errors, models, wire
+from marketplace import errors, forms, models, wire
 from marketplace.views import costs, shared
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
@@ -42,8 +42,13 @@ class Row:
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes orders."""
-        return self.state == models.Instrument.State.CONTINUOUS
+        """Whether it takes orders, in an auction or in continuous trading."""
+        return self.state in (models.Instrument.State.CALL, models.Instrument.State.CONTINUOUS)
+
+    @property
+    def is_in_call(self) -> bool:
+        """Whether an auction gathers orders."""
+        return self.state == models.Instrument.State.CALL
 
 
 def row_of(quoted: exchange_queries.Quoted) -> Row:
@@ -91,6 +96,7 @@ def render(
     symbol: str,
     *,
     ticket: dict[str, Any] | None = None,
+    said: str = "",
     status: int = 200,
 ) -> HttpResponse:
     """Render an instrument's page, with a ticket as it was typed if there is one.
@@ -131,6 +137,7 @@ def render(
             }
             for trade in exchange_queries.trades(symbol=symbol, limit=TAPE_SHOWN)
         ],
+        "auction": _auction(symbol),
         "index": index and {"price": index.price_ticks, "method": index.method},
         "taker_fee_bp": grade.taker_fee_bp,
         "ticket_id": shared.fresh_id("ticket"),
@@ -148,10 +155,31 @@ def render(
             .first(),
             "orders": own_orders(organization, symbol=symbol),
             "ticket": typed,
+            "foreseen": said,
+            "ticket_types": forms.ORDER_TYPES,
+            "times_in_force": forms.TIMES_IN_FORCE,
+            "preventions": forms.PREVENTIONS,
             "preview": costs.preview(typed, taker_fee_bp=grade.taker_fee_bp),
         }
         values["ticket_id"] = typed.get("client_order_id") or values["ticket_id"]
     return shared.page(request, "marketplace/instrument.html", values, status=status)
+
+
+def _auction(symbol: str) -> dict[str, Any] | None:
+    """Return the call that runs, as the page prints it; None outside of one."""
+    found = exchange_queries.auction(symbol=symbol)
+    if found is None or not found.kind:
+        return None
+    return {
+        "kind": found.kind,
+        "frozen_at": wire.time_text(found.frozen_at),
+        "ends_at": wire.time_text(found.ends_at),
+        "price": found.indicative_price or None,
+        "lots": found.indicative_lots,
+        "surplus": f"{found.surplus} lots to {exchange_wire.side_text(found.surplus_side)}"
+        if found.surplus_side
+        else "none",
+    }
 
 
 def own_orders(organization: int, symbol: str = "") -> list[dict[str, Any]]:
@@ -164,7 +192,9 @@ def own_orders(organization: int, symbol: str = "") -> list[dict[str, Any]]:
             "id": row.id,
             "symbol": row.symbol,
             "side": exchange_wire.side_text(row.side),
-            "price": row.price_ticks,
+            "type": row.type.lower(),
+            "price": row.price_ticks or None,
+            "stop_price": row.stop_price_ticks or None,
             "lots": row.lots,
             "filled": row.filled_lots,
             "status": row.status,

@@ -1,10 +1,17 @@
-"""The order ticket: placing an order, and withdrawing orders."""
+"""The order ticket: placing an order, amending and withdrawing orders.
+
+A page sends the same order as a program does, through the same checks (`exchange.intake`), so that
+what a program may not ask for a person cannot either.
+"""
+
+from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
 
+from exchange import commands, intake
 from exchange import operations as exchange_operations
 from exchange import wire as exchange_wire
 from marketplace import errors, forms, http, wire
@@ -20,25 +27,20 @@ def ticket(request: HttpRequest, member: shared.Member) -> HttpResponse:
     symbol = request.POST.get("instrument", "")
     if not form.is_valid():
         return _again(request, symbol, form)
-    given = form.cleaned_data
-    if request.POST.get("intent") == "preview":
-        return _again(request, symbol, form, status=200)
+    is_preview = request.POST.get("intent") == "preview"
     try:
-        order = exchange_operations.place(
-            organization=member.organization.pk,
-            instrument=given["instrument"],
-            side=1 if given["side"] == "buy" else -1,
-            price_ticks=given["price"],
-            lots=given["lots"],
-            client_order_id=given["client_order_id"],
-            time_in_force=given["time_in_force"],
-        )
+        given = intake.OrderIn(**form.terms())
+        command = intake.place_order(member.organization.pk, given)
+        if is_preview:
+            return _foresee(request, symbol, form, commands.PreviewOrder(command))
+        (outcome,) = exchange_operations.submit([command])
+        order = exchange_operations.order_of(outcome)
     except errors.OutcomeUnknown:
         raise
     except errors.Refusal as refusal:
         if shared.wants_json(request) or refusal.status == 404:
             raise
-        form.add_error(None, shared.sentence(refusal.detail))
+        _blame(form, refusal)
         return _again(request, symbol, form, refusal=refusal)
     if shared.wants_json(request):
         return _json(order, next_client_order_id=shared.fresh_id("ticket"))
@@ -49,15 +51,66 @@ def ticket(request: HttpRequest, member: shared.Member) -> HttpResponse:
 def said_of(order: exchange_wire.OrderOut) -> str:
     """Say what became of an order."""
     if order.filled_quantity == 0:
+        at = f" at {order.price}" if order.price else ""
+        why = f" ({order.reason.replace('_', ' ')})" if order.reason else ""
         return (
-            f"Order {order.status.replace('_', ' ')}: {order.side} {order.quantity} lots "
-            f"at {order.price}."
+            f"Order {order.status.replace('_', ' ')}{why}: {order.side} {order.quantity} lots{at}."
         )
     verb = "Bought" if order.side == "buy" else "Sold"
     return (
         f"{verb} {order.filled_quantity} of {order.quantity} lots at {order.average_price}; "
         f"order {order.status.replace('_', ' ')}."
     )
+
+
+def _foresee(
+    request: HttpRequest, symbol: str, form: forms.Ticket, question: commands.PreviewOrder
+) -> HttpResponse:
+    """Say what the order would do now; what it would cost is told also while the engine is away."""
+    try:
+        (outcome,) = exchange_operations.submit([question])
+        if isinstance(outcome, errors.Refusal):
+            raise outcome
+        said = foreseen(exchange_wire.preview_out(outcome.events))
+    except errors.Unavailable as refusal:
+        said = f"What it would do cannot be told now: {refusal.detail or refusal.title}."
+    if shared.wants_json(request):
+        return _json(foreseen=said)
+    return _again(request, symbol, form, status=200, said=said)
+
+
+def foreseen(preview: exchange_wire.PreviewOut) -> str:
+    """Say what an order would do."""
+    if preview.reason is not None and preview.status == "rejected":
+        return f"It would be refused: {preview.reason.replace('_', ' ')}."
+    parts = []
+    if preview.filled_quantity:
+        parts.append(f"{preview.filled_quantity} lots would trade at {preview.average_price}")
+    parts.append(f"the order would be {preview.status.replace('_', ' ')}")
+    if preview.reason is not None:
+        parts[-1] += f" ({preview.reason.replace('_', ' ')})"
+    text = ", ".join(parts)
+    return (
+        f"{text[:1].upper()}{text[1:]}. Fee {_usd(preview.fee)}, set aside {_usd(preview.margin)} "
+        f"more, {_usd(preview.available_after)} left."
+    )
+
+
+def _usd(amount: str) -> str:
+    return f"${amount}" if not amount.startswith("-") else f"\N{MINUS SIGN}${amount[1:]}"
+
+
+def _blame(form: forms.Ticket, refusal: errors.Refusal) -> None:
+    """Put a refusal beside the field it is of, or above the form."""
+    detail = shared.sentence(refusal.detail)
+    fields = [each.field for each in refusal.errors]
+    named = [FIELDS.get(field, field) for field in fields]
+    found = [field for field in named if field in form.fields]
+    form.add_error(found[0] if found else None, detail)
+
+
+FIELDS = {"quantity": "lots"}
+"""What the page calls a field of the interface, where that is another name."""
 
 
 def _again(
@@ -67,6 +120,7 @@ def _again(
     *,
     status: int = 422,
     refusal: errors.Refusal | None = None,
+    said: str = "",
 ) -> HttpResponse:
     """Show the ticket as it was typed, with what is wrong or what it would cost."""
     if shared.wants_json(request):
@@ -77,22 +131,29 @@ def _again(
         return shared.refused_json(errors.Malformed(detail))
     for found in form.non_field_errors():
         messages.error(request, str(found))
-    typed = {
-        "side": request.POST.get("side", ""),
+    typed: dict[str, Any] = {
+        name: request.POST.get(name, "").strip() for name in forms.Ticket.base_fields
+    }
+    typed |= {
         "price": _padded(request.POST.get("price", "")),
-        "lots": request.POST.get("lots", "").strip(),
-        "time_in_force": request.POST.get("time_in_force", ""),
+        "stop_price": _padded(request.POST.get("stop_price", "")),
+        "has_terms": any(
+            request.POST.get(name)
+            for name in ("display_quantity", "min_quantity", "post_only", "reduce_only")
+        ),
         "errors": {name: " ".join(map(str, found)) for name, found in form.errors.items()},
         # A refused id stands for the refused order; the next attempt is another order.
         "client_order_id": "" if refusal else request.POST.get("client_order_id", ""),
     }
     return instrument.render(
-        request, symbol, ticket=typed, status=refusal.status if refusal else status
+        request, symbol, ticket=typed, said=said, status=refusal.status if refusal else status
     )
 
 
 def _padded(price: str) -> str:
     """Return a typed price with three decimals, or as it was typed."""
+    if not price.strip():
+        return ""
     whole, _, decimals = price.strip().partition(".")
     text = f"{whole}.{decimals.ljust(3, '0')}"
     try:
@@ -116,8 +177,32 @@ def cancel(request: HttpRequest, member: shared.Member) -> HttpResponse:
     if shared.wants_json(request):
         return _json(order)
     messages.success(
-        request, f"Order canceled: {order.remaining_quantity} lots at {order.price} withdrawn."
+        request,
+        f"Order canceled: {order.remaining_quantity} lots"
+        f"{f' at {order.price}' if order.price else ''} withdrawn.",
     )
+    return shared.back(request, f"/markets/{order.instrument}")
+
+
+@require_POST
+@shared.member_page
+def amend(request: HttpRequest, member: shared.Member) -> HttpResponse:
+    """Change price, quantity or both of one order."""
+    member.require("trade")
+    form = forms.Amend(request.POST)
+    if not form.is_valid():
+        found = [str(text) for texts in form.errors.values() for text in texts]
+        raise errors.Malformed(" ".join(found) or "there is nothing to change")
+    given = form.cleaned_data
+    order = exchange_operations.amend(
+        organization=member.organization.pk,
+        order=wire.parse_id(given["order"]),
+        price_ticks=given["price"] or 0,
+        lots=given["lots"] or 0,
+    )
+    if shared.wants_json(request):
+        return _json(order)
+    messages.success(request, f"Order amended: {said_of(order)}")
     return shared.back(request, f"/markets/{order.instrument}")
 
 
@@ -132,8 +217,8 @@ def cancel_all(request: HttpRequest, member: shared.Member) -> HttpResponse:
     return shared.back(request, "/portfolio")
 
 
-def _json(order: exchange_wire.OrderOut, **more: str) -> HttpResponse:
-    body = http.encode({"order": order, **more})
+def _json(order: exchange_wire.OrderOut | None = None, **more: str) -> HttpResponse:
+    body = http.encode({**({"order": order} if order is not None else {}), **more})
     response = HttpResponse(body, content_type="application/json")
     response["Cache-Control"] = "no-store"
     return response

@@ -19,6 +19,7 @@ POSTS = [
     "/logout",
     "/ticket",
     "/orders/cancel",
+    "/orders/amend",
     "/orders/cancel-all",
     "/portfolio/deposit",
     "/keys",
@@ -262,6 +263,89 @@ def test_the_cost_is_shown_before_anything_is_placed(world: World) -> None:
     assert 'data-preview="fee">0.0006<' in text(response)
     assert 'data-preview="margin">0.3006<' in text(response)
     assert "No open orders." in text(response)
+
+
+def test_a_preview_says_what_the_order_would_do_and_places_nothing(world: World) -> None:
+    client = member(world, cash=100_000_000)
+    with world.running():
+        answered = client.post(
+            "/ticket", ticket(intent="preview"), headers={"Accept": "application/json"}
+        )
+        refused = client.post(
+            "/ticket",
+            ticket(intent="preview", price="9.000"),
+            headers={"Accept": "application/json"},
+        )
+
+    assert answered.json() == {
+        "foreseen": "The order would be open. Fee $0.000000, set aside $0.300600 more, "
+        "$99.699400 left."
+    }
+    assert refused.json() == {"foreseen": "It would be refused: outside band."}
+    assert not orders.Order.objects.exists()
+
+
+def test_a_stop_waits_among_the_open_orders_until_it_is_canceled(world: World) -> None:
+    client = member(world, cash=100_000_000)
+    with world.running():
+        placed = client.post(
+            "/ticket",
+            ticket(type="stop_limit", stop_price="1.260", price="1.270", time_in_force="DAY"),
+            follow=True,
+        )
+        order = re.search(r'name="order" value="(\d+)"', text(placed))
+        assert order is not None
+        client.post("/orders/cancel", {"order": order[1]})
+
+    assert "Order untriggered: buy 4 lots at 1.270." in text(placed)
+    assert "1.270, stop 1.260" in text(placed)
+    row = orders.Order.objects.get()
+    assert (row.type, row.time_in_force, row.status) == ("STOP_LIMIT", "DAY", "CANCELED")
+
+
+def test_terms_that_do_not_go_together_are_said_beside_the_field(world: World) -> None:
+    client = member(world, cash=100_000_000)
+    with world.running():
+        no_stop = client.post("/ticket", ticket(type="stop_limit"))
+        market = client.post("/ticket", ticket(type="market"), follow=True)
+
+    assert no_stop.status_code == 400
+    assert 'aria-describedby="stop-error"' in text(no_stop)
+    # The page sends every field when there are no scripts; a market order has no limit to send.
+    assert "Order canceled (protection band): buy 4 lots." in text(market)
+
+
+def test_an_order_is_amended_in_place(world: World) -> None:
+    client = member(world, cash=100_000_000)
+    with world.running():
+        client.post("/ticket", ticket())
+        order = orders.Order.objects.get()
+        amended = client.post(
+            "/orders/amend", {"order": order.pk, "lots": "3", "price": "1.2"}, follow=True
+        )
+        wrong = client.post(
+            "/orders/amend",
+            {"order": order.pk, "lots": "many"},
+            headers={"Accept": "application/json"},
+        )
+
+    assert "Order amended: Order open: buy 3 lots at 1.200." in text(amended)
+    order.refresh_from_db()
+    assert (order.lots, order.price_ticks, order.status) == (3, 1_200, "OPEN")
+    assert wrong.status_code == 400
+
+
+def test_an_auction_shows_what_it_would_give(world: World, clock) -> None:
+    clock.set("2026-12-01T10:30:00Z")
+    world.market.work()
+    tomorrow = "LLAMA70B.H.20261202T14Z"
+    client = member(world, cash=100_000_000)
+    with world.running():
+        placed = client.post("/ticket", ticket(instrument=tomorrow), follow=True)
+
+    assert "Order open: buy 4 lots at 1.250." in text(placed)
+    assert 'data-auction="kind">opening<' in text(placed)
+    assert 'data-countdown="2026-12-01T11:55:00.000000Z"' in text(placed)
 
 
 def test_nobody_cancels_the_order_of_another(world: World) -> None:

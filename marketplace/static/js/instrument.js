@@ -24,6 +24,30 @@ const ticket = start({ onOrder: takeOrder });
 watchAccount();
 subscribe("ticker", symbol, ({ data }) => apply(root.querySelector(".facts"), data));
 
+// Auction
+
+const auction = document.getElementById("auction");
+
+function showAuction(data) {
+  const wasHidden = auction.hidden;
+  auction.hidden = !data.kind;
+  if (!data.kind) {
+    if (!wasHidden && data.last_auction) {
+      announce(`The auction ended: ${data.last_auction.quantity} lots at ${data.last_auction.price}.`);
+    }
+    return;
+  }
+  const field = (name) => auction.querySelector(`[data-auction="${name}"]`);
+  field("kind").textContent = data.kind;
+  field("indicative_price").textContent = data.indicative_price ?? "–";
+  field("indicative_quantity").textContent = data.indicative_quantity.toLocaleString("en-US");
+  field("surplus").textContent = data.surplus_side ? `${data.surplus} lots to ${data.surplus_side}` : "none";
+  field("frozen_at").dataset.countdown = data.frozen_at;
+  field("ends_at").dataset.countdown = data.ends_at;
+}
+
+subscribe("auction", symbol, ({ data }) => showAuction(data));
+
 // Book
 
 const book = { bids: new Map(), asks: new Map(), sequence: null };

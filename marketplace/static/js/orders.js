@@ -3,7 +3,7 @@
 import { subscribe } from "./feed.js";
 import { element, timeElement } from "./site.js";
 
-const LIVE = new Set(["open", "partially_filled"]);
+const LIVE = new Set(["open", "partially_filled", "untriggered"]);
 
 export async function post(form, extra = {}) {
   const body = new FormData(form);
@@ -49,6 +49,25 @@ export function watch({ symbol, announce }) {
     return form;
   };
 
+  const amendForm = (order) => {
+    const form = element("form", { method: "post", action: "/orders/amend", "data-amend": "", class: "inline-form" });
+    const field = (name, label, value) =>
+      element("label", {}, `${label} `, element("input", { name, inputmode: "decimal", autocomplete: "off", value }));
+    form.append(
+      element("input", { type: "hidden", name: "csrfmiddlewaretoken", value: token }),
+      element("input", { type: "hidden", name: "order", value: order.id }),
+      element("input", { type: "hidden", name: "next", value: location.pathname }),
+      field("lots", "Lots", order.quantity),
+    );
+    if (order.price) form.append(field("price", "Price", order.price));
+    form.append(element("button", { class: "quiet" }, "Amend"));
+    const label = `Amend ${order.side} order of ${order.quantity} lots`;
+    return element("details", { class: "amend" }, element("summary", { "aria-label": label }, "Amend"), form);
+  };
+
+  const priceText = (order) =>
+    order.stop_price ? `${order.price ?? "market"}, stop ${order.stop_price}` : (order.price ?? "market");
+
   const rowFor = (order) => {
     const row = element("tr", { "data-order": order.id });
     if (!symbol) {
@@ -57,12 +76,12 @@ export function watch({ symbol, announce }) {
     }
     row.append(
       element("td", { class: order.side }, order.side),
-      element("td", { class: "num" }, order.price),
-      element("td", { class: "num" }, order.quantity.toLocaleString("en-US")),
+      element("td", { class: "num", "data-field": "price" }, priceText(order)),
+      element("td", { class: "num", "data-field": "quantity" }),
       element("td", { class: "num", "data-field": "filled" }, String(order.filled_quantity)),
       element("td", { class: "wide", "data-field": "status" }, element("span", { class: "tag" })),
       element("td", { class: "wide" }, timeElement(order.created_at)),
-      element("td", { class: "num" }, cancelForm(order)),
+      element("td", { class: "num row-buttons" }, amendForm(order), cancelForm(order)),
     );
     return row;
   };
@@ -81,6 +100,8 @@ export function watch({ symbol, announce }) {
       row = rowFor(order);
       body.prepend(row);
     }
+    row.querySelector("[data-field=price]").textContent = priceText(order);
+    row.querySelector("[data-field=quantity]").textContent = order.quantity.toLocaleString("en-US");
     row.querySelector("[data-field=filled]").textContent = order.filled_quantity.toLocaleString("en-US");
     const tag = row.querySelector("[data-field=status] .tag");
     tag.textContent = order.status.replace("_", " ");
@@ -90,12 +111,14 @@ export function watch({ symbol, announce }) {
 
   body.addEventListener("submit", async (event) => {
     const form = event.target;
-    if (!form.matches("[data-cancel]")) return;
+    if (!form.matches("[data-cancel], [data-amend]")) return;
     event.preventDefault();
     const button = form.querySelector("button");
     button.disabled = true;
     try {
       take((await post(form)).order);
+      form.closest("details")?.removeAttribute("open");
+      button.disabled = false;
     } catch (failure) {
       button.disabled = false;
       announce?.(failure.message);

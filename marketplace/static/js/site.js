@@ -48,8 +48,9 @@ function addLocal(node) {
   node.title = `${utc} UTC\n${moment.toLocaleString(undefined, { timeZoneName: "short" })}`;
 }
 
-function countdownText(left) {
-  if (left <= 0) return "closed";
+function countdownText(left, over) {
+  if (Number.isNaN(left)) return "–";
+  if (left <= 0) return over ?? "closed";
   const seconds = Math.floor(left / 1000);
   const hours = Math.floor(seconds / 3600);
   const minutes = Math.floor((seconds % 3600) / 60);
@@ -69,7 +70,7 @@ function tick() {
     date.textContent = new Date(moment).toISOString().slice(0, 10) + " ";
   }
   for (const node of document.querySelectorAll("[data-countdown]")) {
-    const text = countdownText(Date.parse(node.dataset.countdown) - moment);
+    const text = countdownText(Date.parse(node.dataset.countdown) - moment, node.dataset.over);
     if (node.textContent !== text) node.textContent = text;
   }
   setTimeout(tick, 1000 - (now() % 1000));

@@ -26,8 +26,29 @@ export function start({ onOrder }) {
   const button = form.querySelector("button[value=place]");
   const shown = (name) => form.querySelector(`[data-preview="${name}"]`);
 
+  // What a type of order does not have is not shown, and not sent.
+  const arrange = () => {
+    const type = form.elements.type.value;
+    const inForce = form.elements.time_in_force.value;
+    for (const part of form.querySelectorAll("[data-for]")) {
+      const fits = part.dataset.for.split(" ").includes(type);
+      part.hidden = !fits || (part.dataset.inForce && part.dataset.inForce !== inForce);
+      for (const input of part.querySelectorAll("input, select")) input.disabled = part.hidden;
+    }
+    form.elements.price.required = !form.elements.price.disabled;
+    form.elements.stop_price.required = !form.elements.stop_price.disabled;
+    form.elements.expires_at.required = !form.elements.expires_at.disabled;
+  };
+
+  // Without a limit an order may trade anywhere inside the band: its edge is the worst case.
+  const worstTicks = (isBuy) =>
+    form.elements.price.disabled
+      ? BigInt(isBuy ? form.dataset.high : form.dataset.low)
+      : ticksOf(form.elements.price.value);
+
   const preview = () => {
-    const ticks = ticksOf(form.elements.price.value);
+    arrange();
+    const ticks = worstTicks(form.elements.side.value === "buy");
     const lotsText = form.elements.lots.value.trim();
     const lots = /^\d{1,6}$/.test(lotsText) ? BigInt(lotsText) : null;
     const isBuy = form.elements.side.value === "buy";
@@ -53,17 +74,25 @@ export function start({ onOrder }) {
 
   form.addEventListener("input", preview);
   form.addEventListener("submit", async (event) => {
-    if (event.submitter?.value === "preview") return;
     event.preventDefault();
+    const isPreview = event.submitter?.value === "preview";
     button.disabled = true;
     try {
+      if (isPreview) {
+        say((await post(form, { intent: "preview" })).foreseen, "info");
+        return;
+      }
       const { order, next_client_order_id: nextId } = await post(form, { intent: "place" });
       form.elements.client_order_id.value = nextId;
       const done = order.filled_quantity;
       const verb = order.side === "buy" ? "Bought" : "Sold";
       if (done === order.quantity) say(`${verb} ${done} lots at ${order.average_price}.`, "success");
       else if (done > 0) say(`${verb} ${done} of ${order.quantity} lots; order ${order.status.replace("_", " ")}.`, "success");
-      else say(`Order ${order.status}: ${order.side} ${order.quantity} lots at ${order.price}.`, "success");
+      else {
+        const why = order.reason ? ` (${order.reason.replaceAll("_", " ")})` : "";
+        const at = order.price ? ` at ${order.price}` : "";
+        say(`Order ${order.status}${why}: ${order.side} ${order.quantity} lots${at}.`, why ? "info" : "success");
+      }
       onOrder?.(order);
     } catch (failure) {
       say(failure.message, "error");
@@ -74,6 +103,7 @@ export function start({ onOrder }) {
   preview();
   return {
     setPrice(text) {
+      if (form.elements.price.disabled) return;
       form.elements.price.value = text;
       preview();
     },
