@@ -80,7 +80,7 @@ def _judge(
         return sessions.refuse_at_once(state, instrument)
     if is_waiting:
         return Reject.NOT_IN_CALL
-    if state.is_frozen(instrument) and not sessions.improves(order, price, lots):
+    if state.is_frozen(instrument) and not sessions.improves(instrument, order, price, lots):
         return Reject.FROZEN
     return None
 

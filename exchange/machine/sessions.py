@@ -98,9 +98,20 @@ def refuse_at_once(state: State, instrument: Instrument) -> Reject:
     return Reject.NOT_IN_CALL if session is InstrumentState.CALL else _NOT_TRADING[session]
 
 
-def improves(order: Order, price: int, lots: int) -> bool:
-    """Whether new terms of a frozen order only make it better: price, or more lots, no less."""
-    return order.side * price >= order.side * order.price and lots >= order.lots
+def improves(instrument: Instrument, order: Order, price: int, lots: int) -> bool:
+    """Whether new terms of a frozen order only make it better: price, or more lots, no less.
+
+    A price that crosses its own group's orders would make it give way, which is no better.
+    """
+    side = order.side
+    if side * price < side * order.price or lots < order.lots:
+        return False
+    for other in instrument.book.ladder(-side):
+        if side * other.price > side * price:
+            return True
+        if other.group == order.group:
+            return False
+    return True
 
 
 def is_late(instrument: Instrument, at: int) -> bool:

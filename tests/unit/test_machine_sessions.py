@@ -323,6 +323,9 @@ def test_a_group_cannot_take_its_order_out_of_the_freeze_by_crossing_it() -> Non
     buy = floor.buy(2, 1, 1_260, at="+1 14", terms=commands.Terms(prevention="CANCEL_OLDEST"))
     assert floor.closed() == [(buy, "canceled", "self_trade")]
     assert sell in floor.machine.state.orders
+    floor.buy(2, 1, 1_200, at="+1 14")
+    assert floor.amend(1, sell, price=1_200) == "frozen"
+    assert floor.amend(1, sell, price=1_201) is None
 
 
 # Halts
