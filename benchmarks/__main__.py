@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import report
 
-NAMES = ("core", "kill", "machine", "metering")
+NAMES = ("batch", "core", "kill", "machine", "metering", "orders")
 """Every benchmark there is; each is a module with `run() -> report.Result`."""
 
 
