@@ -135,8 +135,9 @@ def _enter_again(
     order.price = price
     order.stop_price = stop_price
     trades.announce_terms(state, order)
+    last = instrument.last
     if is_waiting:
         fills = stops.start(state, instrument, order)
     else:
         fills = entering.enter(state, instrument, order)
-    stops.follow(state, instrument, fills)
+    stops.follow(state, instrument, fills, last)

@@ -44,6 +44,8 @@ def enter(state: State, instrument: Instrument, order: Order) -> list[matching.F
         withdrawals.end(state, order, _CANCELED, _why_it_does_not_rest(order))
     else:
         _rest(instrument, order)
+        # Its own trades may have moved the band away from where it rests.
+        is_calm = is_calm and instrument.calm_low <= order.price <= instrument.calm_high
     if not is_calm:
         sessions.watch_band(instrument)
     position.refresh()

@@ -30,12 +30,13 @@ def place(state: State, command: commands.PlaceOrder) -> None:
     assert account is not None, "an unknown account was refused"
     assert instrument is not None, "an unknown instrument was refused"
     order = _accept(state, account, instrument, command, number)
+    last = instrument.last
     if command.terms is None or not terms.is_stop(command):
         fills = entering.enter(state, instrument, order)
     else:
         fills = stops.start(state, instrument, order)
     if fills and instrument.stops:
-        stops.follow(state, instrument, fills)
+        stops.follow(state, instrument, fills, last)
     if command.terms is not None:
         _enter_into_calendar(state, instrument, order)
     books.announce_with(state, instrument)

@@ -167,8 +167,12 @@ class Instrument:
 
     def set_last(self, price: int) -> None:
         """Note the last trade's price and put the dynamic band around it (RULEBOOK 2.4)."""
-        width = max(1, price * self.dynamic_percent // 100)
         self.last = price
+        self.band_around(price)
+
+    def band_around(self, price: int) -> None:
+        """Put the dynamic band around a price; 0 is none, and leaves everything open."""
+        width = max(1, price * self.dynamic_percent // 100) if price else contract.PRICE_TICKS_MAX
         self.dynamic_low = self.calm_low = max(1, price - width)
         self.dynamic_high = self.calm_high = min(contract.PRICE_TICKS_MAX, price + width)
 

@@ -14,7 +14,7 @@ from collections import deque
 
 from exchange import commands, events, matching
 from exchange.book import Order
-from exchange.machine import entering, terms, trades, withdrawals
+from exchange.machine import entering, sessions, terms, trades, withdrawals
 from exchange.machine.state import Instrument, State
 from exchange.reasons import Close, OrderStatus
 
@@ -68,16 +68,20 @@ def trigger(state: State, instrument: Instrument, order: Order) -> list[matching
     return entering.enter(state, instrument, order)
 
 
-def follow(state: State, instrument: Instrument, fills: list[matching.Fill]) -> None:
-    """Trigger what the trades of an arriving order have reached, and what that reaches in turn."""
+def follow(state: State, instrument: Instrument, fills: list[matching.Fill], last: int) -> None:
+    """Trigger what the trades of an arriving order have reached, and what that reaches in turn.
+
+    `last` is the last price before that order came.
+    """
     if instrument.stops:
-        _work_off(state, instrument, _reached_by(instrument, fills))
+        _work_off(state, instrument, _reached_by(instrument, fills), last)
 
 
 def follow_last(state: State, instrument: Instrument) -> None:
     """Trigger what the last price has reached: after an auction, or when trading goes on."""
     if instrument.stops and instrument.last:
-        _work_off(state, instrument, instrument.stops.take(instrument.last))
+        last = instrument.last
+        _work_off(state, instrument, instrument.stops.take(last), last)
 
 
 def _reached_by(instrument: Instrument, fills: list[matching.Fill]) -> list[Order]:
@@ -88,8 +92,12 @@ def _reached_by(instrument: Instrument, fills: list[matching.Fill]) -> list[Orde
     return instrument.stops.take(prices[0]) + instrument.stops.take(prices[-1])
 
 
-def _work_off(state: State, instrument: Instrument, reached: list[Order]) -> None:
-    """Let orders enter that were taken out because their stop price was reached."""
+def _work_off(state: State, instrument: Instrument, reached: list[Order], last: int) -> None:
+    """Let orders enter that were taken out because their stop price was reached.
+
+    All of them trade inside the dynamic band that the command found, so that one that triggers the
+    next does not carry the price away step by step.
+    """
     queue = deque(reached)
     while queue:
         order = queue.popleft()
@@ -99,7 +107,12 @@ def _work_off(state: State, instrument: Instrument, reached: list[Order]) -> Non
             instrument.stops.add(order)
             continue
         withdrawals.lift(state, order)
+        instrument.band_around(last)
+        sessions.watch_band(instrument)
         queue.extend(_reached_by(instrument, trigger(state, instrument, order)))
+    if reached:
+        instrument.band_around(instrument.last)
+        sessions.watch_band(instrument)
     if instrument.dirty:
         state.dirty[instrument.id] = instrument
 

@@ -269,12 +269,13 @@ def _trade(
     taker = Order(number, command.side, command.price, 0, account.group)
     taker.account = account
     taker.value_ticks = taker.fee_points = taker.fee = 0
-    done: list[tuple[Instrument, list[matching.Fill]]] = []
+    done: list[tuple[Instrument, list[matching.Fill], int]] = []
     for leg in plan.legs:
         instrument = leg.instrument
         taker.remaining = plan.lots
         taker.position = position = state.position(account, instrument)
         price = terms.protection_price(instrument, command.side)
+        last = instrument.last
         fills, _ = matching.match(instrument.book, taker, price)
         assert not taker.remaining, "what was looked at is there"
         trades.book(state, instrument, taker, fills)
@@ -284,7 +285,7 @@ def _trade(
         state.touched_positions.add(position)
         if position.reducing:
             withdrawals.withdraw_not_reducing(state, position)
-        done.append((instrument, fills))
-    for instrument, fills in done:
-        stops.follow(state, instrument, fills)
+        done.append((instrument, fills, last))
+    for instrument, fills, last in done:
+        stops.follow(state, instrument, fills, last)
     books.flush(state)
