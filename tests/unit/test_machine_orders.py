@@ -5,16 +5,23 @@ import pytest
 from exchange import commands, events
 from exchange.machine import limits
 from exchange.reasons import Close, Reject
+from marketplace.contract import InstrumentState
 from settlement import instructions
 from tests import oracle
 from tests.floor import RICH, Floor, instant, symbol
 
 
 def test_every_reason_to_refuse_an_order_comes_in_the_order_of_precedence() -> None:
-    """One order that breaks every rule is mended rule by rule, and each time the next answers."""
+    """One order that breaks every rule is mended rule by rule, and each time the next answers.
+
+    Only an amendment or a cancel can be refused because its order is frozen.
+    """
     floor = Floor("11:00")
-    floor.account(2, certified=100_000, cash=10**15)
-    floor.certify(2, 1_000_000)
+    floor.account(2, certified=1_000_000, cash=10**15)
+    floor.sell(2, 1, 1_250)
+    floor.account(3)
+    floor.buy(3, 1, 1_250)
+    floor.buy(2, 500, 1_160)
     seen = []
     order = {
         "account": 1,
@@ -22,13 +29,15 @@ def test_every_reason_to_refuse_an_order_comes_in_the_order_of_precedence() -> N
         "side": -1,
         "lots": 0,
         "price": 2_000,
-        "time_in_force": "GTC",
+        "time_in_force": "GTD",
     }
+    wants = {"min_lots": 1, "display_lots": 1, "reduce_only": True, "expires_at": 1}
 
     def attempt(**mended: object) -> None:
-        order.update(mended)
+        for name, value in mended.items():
+            (wants if name in commands.Terms.__struct_fields__ else order)[name] = value
         before = floor.view(1), dict(floor.machine.state.orders)
-        floor.place(**order)
+        floor.place(**order, terms=commands.Terms(**wants))
         assert (floor.view(1), dict(floor.machine.state.orders)) == before
         seen.append(floor.rejected())
 
@@ -39,32 +48,43 @@ def test_every_reason_to_refuse_an_order_comes_in_the_order_of_precedence() -> N
     attempt()
     floor.instruct(instructions.KillSwitch(account=1, enabled=False))
     attempt()
-    attempt(instrument=symbol("+1 20"))
-    floor.instruct(instructions.Halt(instrument=symbol("20")))
-    attempt(instrument=symbol("20"))
+    unopened = floor.machine.state.instruments[symbol("22")]
+    unopened.phase, unopened.is_open, floor.checked = InstrumentState.SCHEDULED, False, False
+    attempt(instrument=symbol("22"))
+    unopened.phase, unopened.is_open, floor.checked = InstrumentState.CONTINUOUS, True, True
+    floor.instruct(instructions.Halt(instrument=symbol("21")))
+    attempt(instrument=symbol("21"))
     attempt(instrument=symbol("11"))
-    floor.instruct(instructions.Resume(instrument=symbol("20")))
+    attempt(instrument=symbol("+1 20"))
     attempt(instrument=symbol("20"))
+    attempt(expires_at=instant("19:54"))
     attempt(price=1_250)
+    attempt(lots=300)
+    floor.checked = False
     floor.deposit(1, 10**12)
     for _ in range(limits.BOOK_ORDERS_MAX):
-        floor.checked = False
         floor.buy(1, 1, 1_100)
-    floor.checked = True
-    attempt(lots=100)
+    account = floor.machine.state.accounts[1]
+    account.entered, account.debt = 20_000, 1
+    attempt(lots=200, display_lots=2)
     floor.apply(commands.CancelOrders(1))
-    floor.machine.state.accounts[1].debt = 1
-    floor.checked = False
     attempt()
-    floor.machine.state.accounts[1].debt = 0
-    floor.checked = True
+    account.entered = 0
+    attempt()
+    account.debt = 0
     floor.withdraw(1, 10**12)
     attempt()
+    floor.certify(2, 700)
+    attempt(reduce_only=False, side=1)
+    attempt(side=-1)
     floor.deposit(1, 10**12)
     attempt()
-    assert seen == [str(reason) for reason in Reject]
-    floor.certify(1, 100)
-    floor.place(**order)
+    floor.certify(1, 200)
+    floor.at = instant("19:46")
+    attempt(post_only=True, min_lots=0, price=1_150)
+    attempt(post_only=False)
+    assert seen == [str(reason) for reason in Reject if reason is not Reject.FROZEN]
+    floor.place(**order | {"price": 1_200}, terms=commands.Terms(**wants))
     assert floor.rejected() is None
 
 
