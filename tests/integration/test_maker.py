@@ -6,6 +6,7 @@ import pytest
 import valkey as valkey_client
 
 from exchange import queries
+from exchange.models import Order
 from marketplace import clock as market_clock
 from marketplace import models
 from marketplace.maker import Maker
@@ -76,3 +77,40 @@ def test_what_was_bought_from_it_is_offered_again(market: Market) -> None:
     after = queries.book(symbol=HOUR).asks
     assert [lots for _, lots in after] == [lots for _, lots in asks]
     assert all(after[n][0] > asks[n][0] for n in range(3)), "it leans against what it holds"
+
+
+def test_books_in_a_call_are_quoted_until_it_freezes_and_again_after_it(
+    market: Market, clock
+) -> None:
+    def in_call() -> set[str]:
+        return set(models.Instrument.objects.filter(state="CALL").values_list("symbol", flat=True))
+
+    def quotes(symbols: set[str]) -> set[int]:
+        return set(
+            Order.objects.filter(symbol__in=symbols, status="OPEN").values_list("id", flat=True)
+        )
+
+    maker = Maker(organization=SELLER)
+    clock.set("2026-12-01T10:00Z")
+    market.work()
+    tomorrow = in_call()
+    assert len(tomorrow) == 24
+    with market.running():
+        maker.look()
+    early = quotes(tomorrow)
+    assert len(early) == 24 * 6
+
+    clock.set("2026-12-01T11:56Z")
+    market.work()
+    with market.running():
+        maker.look()
+    assert quotes(tomorrow) == early
+
+    clock.set("2026-12-01T12:00Z")
+    market.work()
+    assert in_call() == set()
+    with market.running():
+        maker.look()
+    late = quotes(tomorrow)
+    assert len(late) == 24 * 6
+    assert late != early
