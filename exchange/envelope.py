@@ -98,7 +98,7 @@ def caused_by(
 
     The calendar runs before the command and under the same sequence; its events are left out.
     """
-    if isinstance(command, commands.PlaceOrder | commands.PlaceStrip):
+    if isinstance(command, _WITH_IDS):
         for event in happened:
             if (
                 isinstance(event, ENTERED)
@@ -151,6 +151,7 @@ ENTERED = (
 )
 """How the events of whatever has a client order id begin."""
 _OF_ORDER = (*ENTERED, events.OrderClosed, events.OrderAmended, events.OrderTriggered)
+_WITH_IDS = (commands.PlaceOrder, commands.PlaceStrip)
 
 
 def of_order(order: int, sequence: int, happened: list[events.Event]) -> list[events.Event]:

@@ -11,6 +11,7 @@ key has lapsed for `STALE_AFTER_S` while Valkey itself answers, the standby ends
 takes over. Should the old engine wake, it finds the head moved and its session gone.
 """
 
+import dataclasses
 import gc
 import json
 import logging
@@ -202,6 +203,7 @@ class Loop:
             self._beat_at = 0
             self._stopping.wait(wait_ms / 1000)
             return [], False
+        read_ns = clock.monotonic_ns()
         incoming: list[engine.Incoming] = []
         is_rung = False
         entries: list[Entry] = found[0][1] if found else []
@@ -212,6 +214,7 @@ class Loop:
                 is_rung = True
             else:
                 incoming += _commands(data)
+        self.engine.spent.decode_ns += clock.monotonic_ns() - read_ns
         return incoming, is_rung
 
     def _keep_alive(self) -> None:
@@ -241,6 +244,7 @@ class Loop:
             "at": self.engine.machine.at,
             "state": "clock_skew" if self.engine.is_skewed else "running",
             "pid": os.getpid(),
+            "spent": dataclasses.asdict(self.engine.spent),
         }
         pipe: Any = self.client.pipeline(transaction=False)
         pipe.set(doorbell.engine_key(self.group), str(head.epoch), px=LIVENESS_MS)

@@ -112,23 +112,16 @@ _TRADES = rowset.Table(
 
 
 def write_orders(
-    writer: rowset.Writer, orders: Sequence[views.OrderView], happened: Sequence[events.Event]
+    writer: rowset.Writer,
+    orders: Sequence[views.OrderView],
+    facts: events.Facts,
+    happened: Sequence[events.Event],
 ) -> None:
     """Store every order of a batch once, as it stands after it; rejected ones are remembered."""
-    placed: dict[int, int] = {}
-    amended: set[int] = set()
-    rejected: list[events.OrderRejected] = []
-    strips: list[events.StripPlaced | events.StripRejected] = []
-    for event in happened:
-        kind = type(event)
-        if kind is events.OrderPlaced:
-            placed[event.order] = event.sequence  # type: ignore[union-attr]
-        elif kind is events.OrderAmended:
-            amended.add(event.order)  # type: ignore[union-attr]
-        elif kind is events.OrderRejected:
-            rejected.append(event)  # type: ignore[arg-type]
-        elif kind is events.StripPlaced or kind is events.StripRejected:
-            strips.append(event)  # type: ignore[arg-type]
+    placed = {event.order: event.sequence for event in facts.get(events.OrderPlaced, ())}
+    amended = {event.order for event in facts.get(events.OrderAmended, ())}
+    rejected = facts.get(events.OrderRejected, ())
+    strips = [*facts.get(events.StripPlaced, ()), *facts.get(events.StripRejected, ())]
     new: list[tuple[Any, ...]] = []
     other: list[tuple[Any, ...]] = []
     changed: list[tuple[Any, ...]] = []
@@ -286,7 +279,7 @@ def _strip_row(
     )
 
 
-def write_trades(writer: rowset.Writer, happened: Iterable[events.Event]) -> None:
+def write_trades(writer: rowset.Writer, trades: Iterable[events.Traded]) -> None:
     """Store the trades of a batch."""
     rows = [
         (
@@ -305,8 +298,7 @@ def write_trades(writer: rowset.Writer, happened: Iterable[events.Event]) -> Non
             event.sequence,
             event.at,
         )
-        for event in happened
-        if isinstance(event, events.Traded)
+        for event in trades
     ]
     _TRADES.insert(writer, rows)
 

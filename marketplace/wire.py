@@ -11,8 +11,12 @@ Every printer here is exact. Negative amounts print a minus sign, and zero never
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Annotated, Any
 
-from marketplace import errors
+import msgspec
+
+from marketplace import contract, errors
 
 TICKS_PER_USD = 1_000
 MICROS_PER_USD = 1_000_000
@@ -22,12 +26,57 @@ MONEY_MICROS_MAX = 10**15
 """A billion USD: more than any one movement, and far from the end of a bigint."""
 PRICE_TICKS_MAX = 10_000_000
 
+
+def described(example: str, **schema: Any) -> msgspec.Meta:
+    """Return what the API's document says of a field; a parser below says what is refused."""
+    return msgspec.Meta(examples=[example], extra_json_schema=schema)
+
+
+def whole(low: int, high: int) -> msgspec.Meta:
+    """Return what the document says of a parameter that `parse_whole` reads."""
+    return msgspec.Meta(extra_json_schema={"type": "integer", "minimum": low, "maximum": high})
+
+
+PriceText = Annotated[
+    str,
+    described(
+        "1.250",
+        pattern=r"^(?:[1-9][0-9]{0,3}\.[0-9]{3}|0\.(?:00[1-9]|0[1-9][0-9]|[1-9][0-9]{2})|10000\.000)$",
+    ),
+]
+MoneyText = Annotated[
+    str,
+    described(
+        "250.000000",
+        pattern=(
+            r"^(?:[1-9][0-9]{0,8}(?:\.[0-9]{1,6})?|1000000000(?:\.0{1,6})?|"
+            r"0\.(?:[1-9][0-9]{0,5}|0[1-9][0-9]{0,4}|00[1-9][0-9]{0,3}|000[1-9][0-9]{0,2}|"
+            r"0000[1-9][0-9]?|00000[1-9]))$"
+        ),
+    ),
+]
+LotsNumber = Annotated[
+    int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": contract.LOTS_MAX})
+]
+TimeText = Annotated[
+    str,
+    described(
+        "2026-12-05T14:00:00Z",
+        format="date-time",
+        pattern=(
+            r"^[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{1,6})?Z$"
+        ),
+    ),
+]
+PRINTED_MAX = 8_192
+"""How many prices, and how many instants, are kept printed: a batch names few of either, often."""
+
 _PRICE = re.compile(r"(0|[1-9][0-9]{0,6})\.([0-9]{3})\Z", re.ASCII)
 _MONEY = re.compile(r"(0|[1-9][0-9]{0,11})(?:\.([0-9]{1,6}))?\Z", re.ASCII)
 _NTU = re.compile(r"(0|[1-9][0-9]{0,14})(?:\.([0-9]{3}))?\Z", re.ASCII)
 _WHOLE = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z", re.ASCII)
 _TIME = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?Z\Z",
+    r"([1-9][0-9]{3})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?Z\Z",
     re.ASCII,
 )
 _HOUR = re.compile(r"[0-9]{8}T[0-9]{2}Z\Z", re.ASCII)
@@ -42,6 +91,7 @@ def _decimal_text(value: int, unit: int, decimals: int) -> str:
     return f"{'-' if value < 0 else ''}{whole}.{rest:0{decimals}d}"
 
 
+@lru_cache(PRINTED_MAX)
 def price_text(ticks: int) -> str:
     """Print a price in ticks of 0.001 USD: `1.250`."""
     return _decimal_text(ticks, TICKS_PER_USD, 3)
@@ -54,7 +104,9 @@ def optional_price_text(ticks: int | None) -> str | None:
 
 def micros_text(micros: int) -> str:
     """Print money in micro-USD: `12.340000`."""
-    return _decimal_text(micros, MICROS_PER_USD, 6)
+    if micros < 0:
+        return _decimal_text(micros, MICROS_PER_USD, 6)
+    return f"{micros // MICROS_PER_USD}.{micros % MICROS_PER_USD:06d}"
 
 
 def ntu_text(mntu: int) -> str:
@@ -72,6 +124,7 @@ def average_price_text(notional_ticks: int, lots: int) -> str | None:
     return micros_text(micros)
 
 
+@lru_cache(PRINTED_MAX)
 def time_text(at: int) -> str:
     """Print an instant: `2026-12-05T14:00:00.000000Z`."""
     moment = _EPOCH + timedelta(microseconds=at)

@@ -4,7 +4,7 @@ The engine writes its projections from these. Amounts are micro-USD, prices tick
 instants microseconds since the epoch.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from exchange import auction, commands, events
 from exchange.book import Order
@@ -14,8 +14,7 @@ from exchange.reasons import OrderStatus
 from settlement import margin
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountView:
+class AccountView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Cash of an account and what is asked of it.
 
     `available` is cash less everything reserved; it can be negative after a mark moved against the
@@ -40,8 +39,7 @@ class AccountView:
     account_sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PositionView:
+class PositionView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Net lots and their signed cost (sum of lots x price over all fills) in one instrument."""
 
     account: int
@@ -54,8 +52,7 @@ class PositionView:
     order_margin: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderView:
+class OrderView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An order as it is, or as it ended; `value_ticks` sums lots x price over its fills.
 
     Price, lots and stop price are as amended; everything else of its terms is the request's.
@@ -82,8 +79,7 @@ class OrderView:
     updated_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstrumentView:
+class InstrumentView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An instrument as it is, or as it ended; `last` and the bests are 0 where there is none."""
 
     id: int
@@ -108,8 +104,7 @@ class InstrumentView:
     auction_sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuctionView:
+class AuctionView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A call as it runs and what it would give now, and the last auction that found a price.
 
     Outside a call `kind` is empty and everything before `last_price` is 0. `surplus` is what would
@@ -130,8 +125,7 @@ class AuctionView:
     last_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Touched:
+class Touched(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything that changed since the last drain, each once, in order of id.
 
     `auctions` has the books whose call began, ended, or would now end differently.
