@@ -20,6 +20,7 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/instruments/<str:symbol>/book", resource(exchange.ShowBook)),
     path("api/v1/instruments/<str:symbol>/trades", resource(exchange.ListTrades)),
     path("api/v1/instruments/<str:symbol>/candles", resource(exchange.ListCandles)),
+    path("api/v1/instruments/<str:symbol>/deltas", resource(exchange.ListDeltas)),
     path("api/v1/instruments/<str:symbol>/auction", resource(exchange.ShowAuction)),
     path("api/v1/curve/<str:grade>", resource(exchange.ShowCurve)),
     path("api/v1/index/<str:grade>", resource(settlement.ListIndex)),

@@ -11,12 +11,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from exchange import intake, queries, reasons, wire
+from exchange import deltas, feed, intake, queries, reasons, wire
 from marketplace import clock, contract, errors
 from marketplace import queries as catalog
 from marketplace import wire as texts
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 
+SEQUENCE_MAX = 2**53
 ORDER_REASONS = tuple(reasons.Reject)
 ENGINE_CODES: tuple[str, ...] = (
     "engine_unavailable",
@@ -208,6 +209,42 @@ class ListCandles(Endpoint):
             ),
             position=lambda row: [clock.to_micros(row.starts_at)],
         )
+
+
+class ListDeltas(Endpoint):
+    """What changed a book, the oldest first: the stream's deltas, as they were published.
+
+    `from` and `to` are sequences of the book, both included. A delta holds the changes after its
+    `previous_sequence` up to its `sequence`, so the first may begin before `from` and the last end
+    behind `to`; without `to` the list goes on to the present. Deltas are kept until an instrument
+    has been settled for 24 hours, and are `gone` after that.
+    """
+
+    tag = "market"
+
+    class Query(Strict):
+        """From which change to which."""
+
+        first: str = msgspec.field(name="from")
+        last: str | None = msgspec.field(name="to", default=None)
+
+    Item = feed.DeltaOut
+    Output = Listed[feed.DeltaOut]
+
+    def handle(self, call: Call, symbol: str) -> Listed[feed.DeltaOut]:
+        """Answer."""
+        first = texts.parse_whole(call.query.first, "from", low=1, high=SEQUENCE_MAX)
+        last = call.query.last
+        if last is not None:
+            last = texts.parse_whole(last, "to", low=first, high=SEQUENCE_MAX)
+        after = call.page.number()
+        rows = deltas.since(
+            symbol=symbol,
+            first=first if after is None else max(first, after + 1),
+            last=last,
+            limit=call.page.fetch,
+        )
+        return call.page.page(rows, feed.delta_out, position=lambda row: [row.sequence])
 
 
 class ShowAuction(Endpoint):

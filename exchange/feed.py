@@ -19,7 +19,7 @@ and released again, batch by batch, and a reader drops what it has.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -79,6 +79,17 @@ class Message(msgspec.Struct, kw_only=True):
     sequence: int
     previous_sequence: int
     data: Any
+
+
+class DeltaOut(msgspec.Struct, kw_only=True):
+    """A message of the channel `book`."""
+
+    type: Literal["delta"]
+    channel: Literal["book"]
+    instrument: str
+    sequence: int
+    previous_sequence: int
+    data: BookDelta
 
 
 Item = tuple[str, bytes]
@@ -249,4 +260,10 @@ def _message(
     return f"{channel}:{name}", _encoder.encode(message)
 
 
+def delta_out(row: Any) -> DeltaOut:
+    """Return a delta from its row (`exchange.models.BookDelta`)."""
+    return _deltas_out.decode(bytes(row.body))
+
+
 _encoder = msgspec.json.Encoder()
+_deltas_out = msgspec.json.Decoder(DeltaOut)

@@ -1,11 +1,11 @@
-"""The exchange's background work: snapshots, by replay and never by the engine.
+"""The exchange's background work: snapshots, by replay and never by the engine; old deltas.
 
 A snapshot is made by a process of its own, which starts from the last one and replays the journal
 after it. So the engine never stops to write one, and every snapshot is a proof that the journal up
 to there replays: a batch that does not stops the job, which is parked and seen.
 """
 
-from exchange import machine, models, recovery, store
+from exchange import deltas, machine, models, recovery, store
 from marketplace import clock
 from settlement import doorbell, jobs, kinds
 from settlement.kinds import Claim, Kind
@@ -14,6 +14,7 @@ SNAPSHOT_AFTER_COMMANDS = 10_000
 """How far the journal may grow before the next snapshot: what a recovery replays at most."""
 SNAPSHOT_EVERY = 5 * clock.MINUTE
 PROGRESS_EVERY_COMMANDS = 5_000
+PURGE_EVERY = clock.HOUR
 
 
 def snapshot(claim: Claim) -> None:
@@ -56,6 +57,19 @@ def write_snapshot(
         return recovery.store_snapshot(connection, group, recovered).sequence
 
 
+def purge_deltas(_slot: str, at: int) -> None:
+    """Remove what happened to books that were settled long enough ago."""
+    deltas.purge(clock.to_datetime(at))
+
+
+kinds.register(
+    Kind(
+        name="purge_deltas",
+        schedule=kinds.Every(period=PURGE_EVERY),
+        handler=purge_deltas,
+        is_awaited=False,
+    )
+)
 kinds.register(
     Kind(
         name="snapshot",

@@ -34,6 +34,7 @@ CODES: dict[str, tuple[int, str]] = {
     "not_a_provider": (403, "Only providers offer capacity."),
     "not_found": (404, "No such path or object, or one of another organization."),
     "unknown_order": (404, "The organization has no such order."),
+    "gone": (410, "It was there once, and is not kept any more."),
     # Repeats.
     "key_reuse": (409, "The idempotency key or client order id came before with other terms."),
     # Orders that a rule refuses, in the order in which the rules are asked.

@@ -133,6 +133,14 @@ def _trades(symbol: str) -> Snapshot:
     return _one("trades", symbol, sequence, data, symbol)
 
 
+def _auction(symbol: str) -> Snapshot:
+    """Return the call of an instrument, if one runs, and the last price an auction made."""
+    sequence = _instrument(symbol).auction_sequence
+    found = exchange_queries.auction(symbol=symbol)
+    assert found is not None, "a listed instrument has an auction, or had none yet"
+    return _one("auction", symbol, sequence, exchange_wire.auction_out(found), symbol)
+
+
 def _candles(symbol: str, interval: str) -> Snapshot:
     """Return the latest candles, the oldest first; the last of them is the running one."""
     sequence = _instrument(symbol).trades_sequence
@@ -311,6 +319,7 @@ CHANNELS: Final = {
         Channel(name="book", snapshot=_book),
         Channel(name="trades", snapshot=_at_one_instant(_trades)),
         Channel(name="candles", snapshot=_at_one_instant(_candles), has_interval=True),
+        Channel(name="auction", snapshot=_at_one_instant(_auction)),
         Channel(name="ticker", snapshot=_at_one_instant(_ticker), may_be_all=True),
         Channel(name="index", snapshot=_at_one_instant(_index), may_be_all=True),
         Channel(

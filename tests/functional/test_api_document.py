@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMISED = """
     GET time; GET status; GET grades; GET instruments; GET instruments/{symbol};
     GET instruments/{symbol}/book; GET instruments/{symbol}/trades;
-    GET instruments/{symbol}/candles; GET instruments/{symbol}/auction; GET curve/{grade};
+    GET instruments/{symbol}/candles; GET instruments/{symbol}/auction;
+    GET instruments/{symbol}/deltas; GET curve/{grade};
     GET index/{grade}; GET index/{grade}/{hour}; GET pools; GET pools/{pool_id}/transparency;
     GET keys; GET orders; POST orders; DELETE orders; POST orders/batch; POST orders/test;
     POST orders/cancel-all-after; GET orders/{order_id}; PATCH orders/{order_id};
