@@ -163,6 +163,37 @@ class Floor:
         self.apply(commands.AmendOrder(account, order, price, lots, stop_price))
         return next((event.reason for event in self.of(events.AmendRefused)), None)
 
+    def preview(
+        self,
+        account: int,
+        side: int,
+        lots: int,
+        price: int,
+        *,
+        at: str = "20",
+        instrument: str = "",
+        time_in_force: str = "GTC",
+        terms: commands.Terms | None = None,
+    ) -> events.Previewed:
+        """Return what an order would do, having made sure that asking changed nothing."""
+        before = self.machine.digest()
+        found = self.machine.preview(
+            commands.PlaceOrder(
+                account=account,
+                instrument=instrument or symbol(at),
+                side=side,
+                price=price,
+                lots=lots,
+                time_in_force=time_in_force,
+                client_order_id="",
+                fingerprint=b"",
+                terms=terms,
+            )
+        )
+        self.machine.check()
+        assert self.machine.digest() == before
+        return found
+
     def strip(
         self,
         account: int,

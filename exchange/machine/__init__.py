@@ -24,7 +24,7 @@ their changes, `calendar` does what time does, `delivery` closes the gate and se
 import hashlib
 
 from exchange import commands, events
-from exchange.machine import calendar, checks, instructions, news, orders, snapshot, views
+from exchange.machine import calendar, checks, instructions, news, orders, preview, snapshot, views
 from exchange.machine.state import State
 from exchange.machine.views import (
     AccountView,
@@ -84,6 +84,10 @@ class Machine:
         else:
             instructions.carry_out(state, command)
         return out
+
+    def preview(self, command: commands.PlaceOrder) -> events.Previewed:
+        """Return what placing an order now would do, and change nothing."""
+        return preview.preview(self.state, command)
 
     def next_due(self) -> int | None:
         """Return when the calendar next has something to do; None before the first grade."""
