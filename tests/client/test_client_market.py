@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from baseload import Amend, AsyncClient, Cancel, Client, NewOrder, Signer, errors, models
+from baseload import Amend, AsyncClient, Cancel, Client, NewOrder, NewStrip, Signer, errors, models
 from tests.market import GRADE, HOUR
 from tests.served import Served
 
@@ -196,3 +197,108 @@ def test_every_class_of_error_is_a_code_of_the_exchange() -> None:
 
     known = {code: CODES[code][0] for code in errors.all_codes()}
     assert {code: status for code, (status, _) in errors.all_codes().items()} == known
+
+
+def test_every_kind_of_order_is_taken(buyer: Client, seller: Client) -> None:
+    seller.place_order(sell("1.250", 10))
+    market = buyer.place_order(NewOrder(instrument=HOUR, side="buy", type="market", quantity=2))
+    assert (market.status, market.price, market.filled_quantity) == ("filled", None, 2)
+    tomorrow = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    resting = buyer.place_order(
+        buy("1.240", 9, time_in_force="gtd", expires_at=tomorrow, post_only=True)
+    )
+    assert (resting.expires_at, resting.post_only) == (tomorrow, True)
+    iceberg = buyer.place_order(buy("1.240", 9, display_quantity=3, time_in_force="day"))
+    assert iceberg.display_quantity == 3
+    assert buyer.book(HOUR).bids == ((Decimal("1.240"), 12),)
+    stop = buyer.place_order(
+        NewOrder(instrument=HOUR, side="buy", type="stop", quantity=1, stop_price="1.260")
+    )
+    assert (stop.status, stop.stop_price, stop.is_live) == ("untriggered", Decimal("1.260"), True)
+    killed = buyer.place_order(buy("1.250", 20, time_in_force="fok"))
+    assert (killed.status, killed.reason) == ("canceled", "fill_or_kill")
+    least = buyer.place_order(buy("1.250", 20, min_quantity=15))
+    assert (least.status, least.reason) == ("canceled", "min_quantity")
+    reducing = seller.place_order(
+        NewOrder(instrument=HOUR, side="buy", quantity=1, price="1.240", reduce_only=True)
+    )
+    assert (reducing.reduce_only, reducing.status) == (True, "open")
+    with pytest.raises(errors.PostOnlyWouldTrade):
+        buyer.place_order(buy("1.250", 1, post_only=True))
+    amended = buyer.amend_order(resting.id, price="1.245", quantity=4)
+    assert (amended.price, amended.remaining_quantity) == (Decimal("1.245"), 4)
+
+
+def test_a_test_says_what_an_order_would_do_and_does_nothing(buyer: Client, seller: Client) -> None:
+    seller.batch([sell("1.250", 10), sell("1.260", 10)])
+    preview = buyer.test_order(buy("1.260", 15))
+    assert preview.reason is None
+    assert (preview.status, preview.filled_quantity) == ("filled", 15)
+    assert [(one.price, one.quantity) for one in preview.fills] == [
+        (Decimal("1.250"), 10),
+        (Decimal("1.260"), 5),
+    ]
+    assert preview.impact is not None
+    assert (preview.impact.best_before, preview.impact.best_after) == (
+        Decimal("1.250"),
+        Decimal("1.260"),
+    )
+    assert buyer.test_order(buy("9.000", 1)).reason == "outside_band"
+    assert list(buyer.orders()) == []
+    order = buyer.place_order(buy("1.260", 15))
+    assert (order.average_price, order.fee) == (preview.average_price, preview.fee)
+
+
+def test_a_strip_trades_the_same_lots_in_every_hour(buyer: Client, seller: Client) -> None:
+    starts_at = datetime(2026, 12, 1, 14, tzinfo=UTC)
+    hours = [f"{GRADE}.H.20261201T{hour}Z" for hour in (14, 15)]
+    for number, symbol in enumerate(hours):
+        price = f"1.2{number}0"
+        seller.place_order(NewOrder(instrument=symbol, side="sell", quantity=5, price=price))
+    strip = NewStrip(
+        grade=GRADE,
+        side="buy",
+        starts_at=starts_at,
+        ends_at=starts_at + timedelta(hours=2),
+        price="1.205",
+        quantity=8,
+        min_share=50,
+    )
+    done = buyer.place_strip(strip)
+    assert (done.type, done.status, done.filled_quantity) == ("strip", "canceled", 5)
+    assert done.average_price == Decimal("1.205000")
+    assert [(fill.instrument, fill.quantity) for fill in done.fills] == [(one, 5) for one in hours]
+    assert (done.grade, done.starts_at) == (GRADE, starts_at)
+    assert buyer.place_strip(strip) == done
+    assert [one.quantity for one in buyer.positions()] == [5, 5]
+
+
+def test_the_dead_mans_switch_is_set_and_unset(buyer: Client) -> None:
+    switch = buyer.cancel_all_after(60_000)
+    assert (switch.timeout_ms, switch.cancel_at) == (
+        60_000,
+        datetime(2026, 12, 1, 9, 1, tzinfo=UTC),
+    )
+    assert buyer.cancel_all_after(0).cancel_at is None
+
+
+def test_what_is_read_of_the_market_has_models(buyer: Client, seller: Client) -> None:
+    seller.place_order(sell("1.250", 10))
+    buyer.place_order(buy("1.250", 4))
+    assert buyer.status().state == "running"
+    assert buyer.time().now == datetime(2026, 12, 1, 9, tzinfo=UTC)
+    (grade,) = buyer.grades()
+    assert (grade.code, grade.weights.output) == (GRADE, Decimal("4.000"))
+    (candle,) = buyer.candles(HOUR, interval="5m")
+    assert (candle.close, candle.volume) == (Decimal("1.250"), 4)
+    auction = buyer.auction(HOUR)
+    assert (auction.kind, auction.state) == (None, "continuous")
+    assert {one.instrument for one in buyer.curve(GRADE).points} >= {HOUR}
+    assert [one.previous_sequence for one in buyer.deltas(HOUR, 1)] == [0, 1]
+    assert buyer.margin().positions[0].quantity == 4
+    assert {one.code for one in buyer.ledger()} >= {"deposit", "trading_fee"}
+    assert list(buyer.entitlements()) == list(buyer.settlements()) == []
+    assert buyer.usage().results == ()
+    assert list(buyer.index(GRADE)) == []
+    assert [one.seller for one in buyer.pools()] == ["Seller"]
+    assert len(list(buyer.api_keys())) == 1

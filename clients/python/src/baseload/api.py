@@ -74,11 +74,14 @@ class Api:
         """Return a book at one instant."""
         return _get(f"instruments/{_part(symbol)}/book", models.BookSnapshot, depth=depth)
 
-    @endpoint
-    def deltas(self, symbol: str, first: int, last: int) -> Call[models.Page[Any]]:
-        """Return the deltas of a book by their sequences, both included."""
+    @listing
+    def deltas(
+        self, symbol: str, first: int, last: int | None = None, *, page_size: int = 500
+    ) -> Call[models.Page[models.Delta]]:
+        """List what changed a book from one sequence to another (both included), or to now."""
         path = f"instruments/{_part(symbol)}/deltas"
-        return _get(path, models.Page[Any], **{"from": first, "to": last})
+        query = {"from": first, "to": last, "limit": page_size}
+        return _get(path, models.Page[models.Delta], **query)
 
     @listing
     def trades(self, symbol: str, *, page_size: int = 100) -> Call[models.Page[models.Trade]]:

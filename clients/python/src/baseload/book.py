@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
+
+from baseload import models
+
 CHECKSUM_LEVELS: Final = 10
 KEPT_MAX: Final = 1_000
 """Deltas that may wait for a gap to be filled; beyond them a snapshot is cheaper."""
@@ -130,6 +134,19 @@ class Book:
         self.sequence = sequence
         self._waits_for = ""
         return self._verify(data) or self._go_on()
+
+    def load(self, snapshot: models.BookSnapshot) -> Need | None:
+        """Take a book that was read over REST."""
+        data = {"bids": snapshot.bids, "asks": snapshot.asks, "checksum": snapshot.checksum}
+        return self.restart(snapshot.sequence, data)
+
+    def take_all(self, deltas: Iterable[models.Delta]) -> Need | None:
+        """Take deltas that were read over REST; return what is still needed, if anything is."""
+        need = None
+        for delta in deltas:
+            data = msgspec.structs.asdict(delta.data)
+            need = self.take(msgspec.structs.asdict(delta) | {"type": "delta", "data": data})
+        return need
 
     def take(self, message: Mapping[str, Any]) -> Need | None:
         """Take a message of the channel `book`; return what is needed to go on, if anything is."""

@@ -169,6 +169,10 @@ class KeyReuse(Conflict, code="key_reuse"):
     """The client order id or idempotency key was used with other terms."""
 
 
+class Gone(ApiError, status=410):
+    """It was there once, and is not kept any more."""
+
+
 class Refused(ApiError, status=422):
     """A rule of the market said no; nothing changed."""
 

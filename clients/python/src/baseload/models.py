@@ -113,6 +113,24 @@ class Trade(Model, frozen=True, kw_only=True):
     quantity: int
     side: str
     at: datetime
+    is_auction: bool = False
+
+
+class BookDelta(Model, frozen=True, kw_only=True):
+    """Levels that changed, with what is on them now; zero removes a level."""
+
+    bids: tuple[tuple[Decimal, int], ...]
+    asks: tuple[tuple[Decimal, int], ...]
+    checksum: int
+
+
+class Delta(Model, frozen=True, kw_only=True):
+    """What changed a book from `previous_sequence` to `sequence`."""
+
+    instrument: str
+    sequence: int
+    previous_sequence: int
+    data: BookDelta
 
 
 class Candle(Model, frozen=True, kw_only=True):
@@ -227,7 +245,10 @@ class Fill(Model, frozen=True, kw_only=True):
 
 
 class Order(Model, frozen=True, kw_only=True):
-    """An order as it stands; `fills` is empty where they were not asked for."""
+    """An order or strip as it stands; `fills` is empty where they were not asked for.
+
+    A strip has its `grade`, `starts_at` and `ends_at`, and its quantities are lots in each hour.
+    """
 
     id: str
     instrument: str
@@ -254,6 +275,10 @@ class Order(Model, frozen=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     fills: tuple[Fill, ...] = ()
+    grade: str | None = None
+    starts_at: datetime | None = msgspec.field(name="from", default=None)
+    ends_at: datetime | None = msgspec.field(name="to", default=None)
+    min_share: int | None = None
 
     @property
     def is_live(self) -> bool:

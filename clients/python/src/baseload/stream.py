@@ -84,6 +84,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Message)
 _problem = msgspec.json.Decoder(errors.Problem)
 Subscription = tuple[str, str | None]
+"""A channel, and the instrument, grade or pool in it."""
 
 
 class Stream:
@@ -106,10 +107,12 @@ class Stream:
         self._signer = signer
         self._cancels_on_disconnect = cancel_on_disconnect
         self._reconnects_max = reconnects_max
-        self._subscriptions: dict[Subscription, dict[str, Any]] = {}
+        self._topics: list[dict[str, str]] = []
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = {}
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue(MESSAGES_MAX)
+        self._ranges: dict[int, str] = {}
+        """Ranges that were asked for, and of which book."""
         self._socket: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
@@ -149,19 +152,35 @@ class Stream:
 
     # Subscriptions
 
-    async def subscribe(self, channel: str, instrument: str | None = None, **more: Any) -> None:
-        """Subscribe now and after every reconnect."""
+    async def subscribe(
+        self,
+        channel: str,
+        instrument: str | None = None,
+        *,
+        interval: terms.Interval | None = None,
+    ) -> None:
+        """Subscribe now and after every reconnect; `interval` is for candles."""
         if channel == "book" and instrument is not None:
             self.books[instrument] = Book(instrument)
-        self._subscriptions[channel, instrument] = more
-        await self._tell({"op": "subscribe"} | _topic(channel, instrument) | more)
+        topic = _topic(channel, instrument, interval)
+        if topic not in self._topics:
+            self._topics.append(topic)
+        await self._tell({"op": "subscribe"} | topic)
 
-    async def unsubscribe(self, channel: str, instrument: str | None = None) -> None:
+    async def unsubscribe(
+        self,
+        channel: str,
+        instrument: str | None = None,
+        *,
+        interval: terms.Interval | None = None,
+    ) -> None:
         """End a subscription."""
-        self._subscriptions.pop((channel, instrument), None)
+        topic = _topic(channel, instrument, interval)
+        if topic in self._topics:
+            self._topics.remove(topic)
         if channel == "book" and instrument is not None:
             self.books.pop(instrument, None)
-        await self._tell({"op": "unsubscribe"} | _topic(channel, instrument))
+        await self._tell({"op": "unsubscribe"} | topic)
 
     def __aiter__(self) -> AsyncIterator[Message]:
         return self._iterate()
@@ -185,9 +204,16 @@ class Stream:
         answer = await self._ask({"op": "place"} | order.body(), key=order.client_order_id)
         return msgspec.convert(answer, models.Order)
 
-    async def amend_order(self, order_id: str, **changes: Any) -> models.Order:
-        """Amend an order over the stream: `price`, `quantity`, `stop_price`."""
-        amend = terms.Amend(id=order_id, **changes)
+    async def amend_order(
+        self,
+        order_id: str,
+        *,
+        price: terms.Number | None = None,
+        quantity: int | None = None,
+        stop_price: terms.Number | None = None,
+    ) -> models.Order:
+        """Amend an order over the stream."""
+        amend = terms.Amend(id=order_id, price=price, quantity=quantity, stop_price=stop_price)
         answer = await self._ask({"op": "amend", "order": order_id} | amend.body())
         return msgspec.convert(answer, models.Order)
 
@@ -279,6 +305,7 @@ class Stream:
         """
         self.connections += 1
         self._socket = socket
+        self._ranges.clear()
         if self._key:
             await _send(socket, {"op": "auth", "key": self._key, "id": 0})
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -288,10 +315,10 @@ class Stream:
                 raise errors.api_error(msgspec.convert(answer, errors.Problem))
         if self._cancels_on_disconnect:
             await _send(socket, {"op": "cancel_on_disconnect", "enabled": True})
-        for (channel, instrument), more in self._subscriptions.items():
-            if channel == "book" and instrument is not None:
-                self.books[instrument].give_up("connected again")
-            await _send(socket, {"op": "subscribe"} | _topic(channel, instrument) | more)
+        for book in self.books.values():
+            book.give_up("connected again")
+        for topic in self._topics:
+            await _send(socket, {"op": "subscribe"} | topic)
         for request, _ in list(self._pending.values()):
             await _send(socket, request)
         self._ready.set()
@@ -300,21 +327,28 @@ class Stream:
         while True:
             body = await socket.recv()
             message = _decoder.decode(body)
-            if message.id is not None and message.status is not None:
-                self._refuse(message.id, errors.api_error(_problem.decode(body)))
+            if message.status is not None:
+                await self._refuse(message, errors.api_error(_problem.decode(body)))
             elif isinstance(message.id, int) and message.id in self._pending:
                 _, future = self._pending[message.id]
                 if not future.done():
                     future.set_result(message.data)
-            elif message.status is not None:
-                await self._messages.put(message)
-            else:
+            elif message.channel is not None:
                 await self._pass_on(message)
 
-    def _refuse(self, number: str | int, error: errors.ApiError) -> None:
-        found = self._pending.get(number) if isinstance(number, int) else None
-        if found is not None and not found[1].done():
-            found[1].set_exception(error)
+    async def _refuse(self, message: Message, error: errors.ApiError) -> None:
+        """Tell whoever asked for it of a problem; what nobody waits for is a message."""
+        number = message.id if isinstance(message.id, int) else -1
+        symbol = self._ranges.pop(number, None)
+        found = self._pending.get(number)
+        if symbol in self.books:
+            book = self.books[symbol]
+            await self._fill(book, book.give_up(str(error)))
+        elif found is not None:
+            if not found[1].done():
+                found[1].set_exception(error)
+        else:
+            await self._messages.put(message)
 
     async def _pass_on(self, message: Message) -> None:
         """Bring the book up to date, then hand the message to whoever iterates."""
@@ -330,9 +364,12 @@ class Stream:
         topic = _topic("book", book.instrument)
         first, last = need.first, need.last
         if first is not None and last is not None and last - first < RANGE_SEQUENCES_MAX:
-            await self._tell(
-                {"op": "range", "instrument": book.instrument, "from": first, "to": last}
-            )
+            number = next(self._numbers)
+            self._ranges = {
+                one: symbol for one, symbol in self._ranges.items() if symbol != book.instrument
+            } | {number: book.instrument}
+            wanted = {"op": "range", "instrument": book.instrument, "from": first, "to": last}
+            await self._tell(wanted | {"id": number})
             return
         book.give_up(need.reason)
         await self._tell({"op": "unsubscribe"} | topic)
@@ -355,8 +392,9 @@ async def _send(socket: ClientConnection, message: dict[str, Any]) -> None:
     await socket.send(msgspec.json.encode(message).decode(), text=True)
 
 
-def _topic(channel: str, instrument: str | None) -> dict[str, str]:
-    return {"channel": channel} | ({} if instrument is None else {"instrument": instrument})
+def _topic(channel: str, instrument: str | None, interval: str | None = None) -> dict[str, str]:
+    named = {"channel": channel, "instrument": instrument, "interval": interval}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def stream_url(url: str) -> str:
