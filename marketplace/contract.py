@@ -35,7 +35,7 @@ LOTS_MAX = 1_000_000
 LISTING_LEAD = 14 * HOUR
 """Hours of day D are listed at 10:00 on D-1, this long before D begins (RULEBOOK 1.4)."""
 OPENING_LEAD = 12 * HOUR
-"""and open at 12:00 on D-1."""
+"""Their opening call ends at 12:00 on D-1 (RULEBOOK 2.2)."""
 GATE_CLOSURE_LEAD = 5 * 60 * MICROS_PER_SECOND
 """Trading of an hour ends this long before it starts (RULEBOOK 4.2)."""
 SETTLEMENT_LAG = 60 * MICROS_PER_SECOND
