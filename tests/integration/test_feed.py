@@ -1,5 +1,6 @@
 """What the engine tells: numbered, stored as it was published, and the same when told again."""
 
+import io
 import json
 import zlib
 from collections import defaultdict
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 import valkey as valkey_client
+from django.core.management import CommandError, call_command
+from django.db import connection, transaction
 
 from exchange import deltas, envelope, models, recovery, tasks
 from marketplace import clock as market_clock
@@ -197,3 +200,63 @@ def test_deltas_are_kept_for_a_day_after_settlement_and_then_are_gone(market, cl
     with pytest.raises(deltas.Gone):
         deltas.between(symbol=HOUR, first=5, last=5)
     assert len(deltas.since(symbol=other, first=1, last=None, limit=9)) == 1
+
+
+def verify() -> dict[str, object]:
+    out = io.StringIO()
+    call_command("verify_journal", "--public", "--json", stdout=out)
+    return json.loads(out.getvalue())
+
+
+def test_the_public_record_is_made_again_from_the_journal_byte_by_byte(market, clock) -> None:
+    market.open()
+    trade(market, "x")
+    clock.set("2026-12-01T14:00Z")
+    market.work()
+
+    first = verify()
+    assert (first["deltas"], first["trades"], first["index_values"]) == (4, 3, 5)
+    assert first["instruments"] == Instrument.objects.count()
+    assert verify() == first
+    market.execute(buy(BUYER, 1_240, 1, "later", instrument="LLAMA70B.H.20261201T15Z"))
+    assert verify()["public"] != first["public"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        (
+            "UPDATE exchange_bookdelta SET body = set_byte(body, 40, get_byte(body, 40) # 1)"
+            f" WHERE symbol = '{HOUR}' AND sequence = 4",
+            f"the delta {HOUR} 4 is not what was published",
+        ),
+        (
+            f"DELETE FROM exchange_bookdelta WHERE symbol = '{HOUR}' AND sequence = 2",
+            f"the delta {HOUR} 2 is missing",
+        ),
+        (
+            "INSERT INTO exchange_bookdelta SELECT symbol, sequence + 100, sequence + 99, body, at"
+            f" FROM exchange_bookdelta WHERE symbol = '{HOUR}' AND sequence = 2",
+            "4 rows of the delta are stored, of 3",
+        ),
+        (
+            "UPDATE exchange_trade SET price_ticks = price_ticks + 1 WHERE id = 1",
+            "the trade 1 is not what was published",
+        ),
+        (
+            f"UPDATE marketplace_instrument SET state = 'HALTED' WHERE symbol = '{HOUR}'",
+            f"the instrument {HOUR} is not what was published",
+        ),
+    ],
+)
+def test_a_public_record_that_was_altered_is_seen(market, statement, complaint) -> None:
+    market.open()
+    trade(market, "x")
+    verify()
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute(statement)
+
+    with pytest.raises(CommandError, match=complaint):
+        verify()
