@@ -43,7 +43,7 @@ def judge(
         return Reject.DISPLAY_TOO_SMALL
     if is_new and limits.has_too_many_orders(position) and terms.may_stay(request):
         return Reject.OPEN_ORDER_LIMIT
-    if limits.is_out_of_ratio(account):
+    if account.entered >= limits.ENTERED_FREE and limits.is_out_of_ratio(account):
         return Reject.ORDER_TO_TRADE_RATIO
     if account.debt and not reduces(position, side, left):
         return Reject.ACCOUNT_IN_DEBT
@@ -84,6 +84,8 @@ def _judge_reach(
     """Return the rule that an order breaks by what it would meet in a book that trades."""
     wants = request.terms or commands.PLAIN
     group = position.account.group
+    if not request.price:
+        price = terms.protection_price(instrument, request.side)
     if wants.post_only and matching.reach(
         instrument.book, request.side, price, left, group, wants.prevention
     ):

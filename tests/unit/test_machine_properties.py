@@ -32,3 +32,20 @@ def test_stops_that_trigger_one_another_stay_in_the_band_that_the_command_found(
         closed  G  protection_band
         book    buy  5 @ 93
     """)
+
+
+def test_a_stop_order_that_triggers_at_once_near_the_end_is_a_market_order_like_others() -> None:
+    play("""
+        place   A  sell  1 @ 100
+        place   B  buy   1 @ 100
+        fill    B A  1 @ 100
+        place   C  buy   5 @ 94       # beyond 5 % of 100
+        at      19:46
+        place   D  sell  5 stop 101   # passed already
+        trigger D
+        closed  D  protection_band
+        place   E  sell  5 market
+        closed  E  protection_band
+        place   F  sell  5 @ 94
+        reject  F  volatility
+    """)
