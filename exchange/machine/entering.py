@@ -70,17 +70,14 @@ def _meet(
         fills, stopped = matching.match(book, order, 0, prevention)
     elif instrument.is_open:
         fills, stopped, leaves_band = sessions.match(instrument, order, prevention)
-    elif state.is_frozen(instrument):
-        # Whatever its mode says: a frozen order must not leave by being crossed.
-        fills, stopped = matching.give_way(book, order, matching.CANCEL_NEWEST)
     else:
-        fills, stopped = matching.give_way(book, order, prevention)
+        fills, stopped = sessions.make_way(state, instrument, order, prevention)
     trades.book(state, instrument, order, fills)
     if leaves_band and not _is_market(order) and not sessions.is_late(instrument, state.at):
         sessions.open_call(state, instrument, CallKind.VOLATILITY)
         if terms.may_rest(order.request):
             leaves_band = False
-            changes, stopped = matching.give_way(book, order, prevention)
+            changes, stopped = sessions.make_way(state, instrument, order, prevention)
             trades.book(state, instrument, order, changes)
     if order.lots != lots:
         trades.announce_terms(state, order)

@@ -119,6 +119,22 @@ def is_late(instrument: Instrument, at: int) -> bool:
     return at >= instrument.contract.trading_ends_at - LATE
 
 
+def make_way(
+    state: State, instrument: Instrument, order: Order, prevention: str
+) -> tuple[list[matching.Fill], bool]:
+    """Apply an order's mode to those of its group that it crosses on entry into a call.
+
+    Return what `matching.give_way` does. In the freeze the arriving order gives way whatever its
+    mode: a frozen order must not leave by being crossed.
+    """
+    held = (instrument.positions.get(peer.id) for peer in order.account.peers)
+    if not any(p and (p.sell_lots if order.side > 0 else p.buy_lots) for p in held):
+        return [], False
+    if state.is_frozen(instrument):
+        prevention = matching.CANCEL_NEWEST
+    return matching.give_way(instrument.book, order, prevention)
+
+
 # The dynamic band
 
 
