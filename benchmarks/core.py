@@ -46,7 +46,7 @@ def ours(operations: Sequence[flow.Operation], keep: list[Any] | None = None) ->
             cancel(operation[0])
             continue
         number, account, side, price, quantity = operation
-        order = Order(number, side, price, quantity, account)
+        order = Order(number, side, price, quantity, account, quantity)
         traded, stopped = match(book, order)
         for _, filled in traded:
             fills += 1

@@ -14,44 +14,42 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 
-class Order:
-    """An order and its place in the book; what `__init__` does not set is the machine's."""
+from exchange.reasons import OrderStatus
 
-    __slots__ = (
-        "account", "after", "before", "created_at", "fee", "fee_points", "fee_reserve", "group",
-        "hidden", "id", "level", "lots", "position", "price", "reason", "remaining", "request",
-        "sequence", "side", "status", "stop_price", "updated_at", "value_ticks",
-    )  # fmt: skip
 
-    level: "Level | None"
-    before: "Order | None"
-    after: "Order | None"
-    account: Any
-    position: Any
-    request: Any
-    stop_price: int
-    sequence: int
-    created_at: int
-    updated_at: int
-    value_ticks: int
-    fee_points: int
-    fee: int
-    fee_reserve: int
-    status: str
-    reason: str
+class Order(msgspec.Struct, eq=False):
+    """An order and its place in the book; what is not asked for first is the machine's.
 
-    def __init__(self, number: int, side: int, price: int, lots: int, group: int) -> None:
-        self.id = number
-        self.side = side
-        self.price = price
-        self.lots = lots
-        self.remaining = lots
-        """What is on show in the book, or all that is left of an order that does not rest."""
-        self.hidden = 0
-        """What is left of an iceberg and not on show."""
-        self.group = group
-        self.level = None
+    A struct is made in half the time of a class; two orders are one only if they are the same.
+    """
+
+    id: int
+    side: int
+    price: int
+    lots: int
+    group: int
+    remaining: int
+    """What is on show in the book, or all that is left of an order that does not rest."""
+    account: Any = None
+    position: Any = None
+    request: Any = None
+    stop_price: int = 0
+    sequence: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+    status: str = OrderStatus.OPEN
+    reason: str = ""
+    hidden: int = 0
+    """What is left of an iceberg and not on show."""
+    value_ticks: int = 0
+    fee_points: int = 0
+    fee: int = 0
+    fee_reserve: int = 0
+    level: "Level | None" = None
+    before: "Order | None" = None
+    after: "Order | None" = None
 
     @property
     def left(self) -> int:

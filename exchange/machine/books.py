@@ -16,7 +16,9 @@ SPREAD_PERCENT_MAX = 10
 
 def flush(state: State) -> None:
     """Announce every book that changed, in order of id."""
-    if state.dirty:
+    if len(state.dirty) == 1:
+        announce(state, state.dirty.popitem()[1])
+    elif state.dirty:
         for number in sorted(state.dirty):
             announce(state, state.dirty[number])
         state.dirty.clear()
@@ -38,7 +40,7 @@ def announce(state: State, instrument: Instrument) -> None:
     bids = instrument.book.bids.levels
     asks = instrument.book.asks.levels
     levels = []
-    for key in sorted(instrument.dirty):
+    for key in sorted(instrument.dirty) if len(instrument.dirty) > 1 else instrument.dirty:
         level = (bids if key > 0 else asks).get(key)
         lots = level.lots if level is not None else 0
         levels.append((1, key, lots) if key > 0 else (-1, -key, lots))

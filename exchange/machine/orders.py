@@ -9,7 +9,7 @@ from exchange.book import Order
 from exchange.machine import books, entering, judging, sessions, stops, terms, withdrawals
 from exchange.machine.entries import Entry
 from exchange.machine.state import Account, Instrument, Position, State
-from exchange.reasons import UNKNOWN_ORDER, Close, OrderStatus, Reject
+from exchange.reasons import UNKNOWN_ORDER, Close, Reject
 from marketplace import contract
 
 
@@ -49,7 +49,18 @@ def _judge(
     command: commands.PlaceOrder,
 ) -> Reject | None:
     """Return the first rule that an order breaks."""
-    if not terms.is_valid(command):
+    wants = command.terms
+    lots = command.lots
+    side = command.side
+    if wants is not None:
+        if not terms.are_valid(command, wants):
+            return Reject.INVALID_ORDER
+    elif (
+        lots < 1
+        or not 1 <= command.price <= contract.PRICE_TICKS_MAX
+        or (side != 1 and side != -1)
+        or (command.time_in_force != commands.GTC and command.time_in_force != commands.IOC)
+    ):
         return Reject.INVALID_ORDER
     if account is None:
         return Reject.UNKNOWN_ACCOUNT
@@ -61,16 +72,14 @@ def _judge(
         reason = sessions.refuse(state, instrument, command)
         if reason is not None:
             return reason
-    if command.terms is not None and 0 < command.terms.expires_at <= state.at:
+    if wants is not None and 0 < wants.expires_at <= state.at:
         return Reject.ALREADY_EXPIRED
     position = instrument.positions.get(account.id)
     if position is None:
         position = Position(account, instrument)
     price = command.price or terms.worst_price(instrument, command)
-    waits = command.terms is not None and stops.waits(instrument, command)
-    return judging.judge(
-        state, instrument, position, command, price, command.lots, command.lots, waits=waits
-    )
+    waits = wants is not None and stops.waits(instrument, command)
+    return judging.judge(state, instrument, position, command, price, lots, lots, waits=waits)
 
 
 def why_absent(state: State, symbol: str) -> Reject:
@@ -91,19 +100,27 @@ def _accept(
 ) -> Order:
     """Make the order and say that it was accepted."""
     price = command.price or terms.worst_price(instrument, command)
-    order = Order(number, command.side, price, command.lots, account.group)
-    order.account = account
-    order.position = state.position(account, instrument)
-    order.request = command
-    order.stop_price = 0 if command.terms is None else command.terms.stop_price
-    order.sequence = state.sequence
-    order.created_at = order.updated_at = state.at
-    order.value_ticks = order.fee_points = order.fee = order.fee_reserve = 0
-    order.status = OrderStatus.OPEN
-    order.reason = ""
+    lots = command.lots
+    sequence = state.sequence
+    at = state.at
+    order = Order(
+        number,
+        command.side,
+        price,
+        lots,
+        account.group,
+        lots,
+        account,
+        state.position(account, instrument),
+        command,
+        0 if command.terms is None else command.terms.stop_price,
+        sequence,
+        at,
+        at,
+    )
     account.entered += 1
     state.touched_orders[number] = order
-    state.events.append(events.OrderPlaced(number, command, state.sequence, state.at))
+    state.events.append(events.OrderPlaced(number, command, sequence, at))
     return order
 
 
@@ -139,7 +156,7 @@ def cancel(state: State, command: commands.CancelOrder) -> None:
             events.CancelRefused(command.account, command.order, UNKNOWN_ORDER, state.sequence)
         )
         return
-    if withdrawals.is_frozen(state, order):
+    if order.position.instrument.call is not None and withdrawals.is_frozen(state, order):
         state.events.append(
             events.CancelRefused(command.account, command.order, Reject.FROZEN, state.sequence)
         )

@@ -328,8 +328,7 @@ def _load_instrument(state: State, row: _Instrument) -> None:
 def _load_order(state: State, instrument: Instrument, row: _Order) -> Order:
     """Make an order what it was."""
     account = state.accounts[row.account]
-    order = Order(row.id, row.side, row.price, row.lots, account.group)
-    order.remaining = row.remaining
+    order = Order(row.id, row.side, row.price, row.lots, account.group, row.remaining)
     order.account = account
     position: Position = instrument.positions[row.account]
     order.position = position
@@ -342,8 +341,6 @@ def _load_order(state: State, instrument: Instrument, row: _Order) -> Order:
     order.value_ticks = row.value_ticks
     order.fee_points = row.fee_points
     order.fee = row.fee
-    order.status = OrderStatus.OPEN
-    order.reason = ""
     return order
 
 

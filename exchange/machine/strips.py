@@ -266,7 +266,7 @@ def _trade(
     state: State, account: Account, command: commands.PlaceStrip, number: int, plan: Plan
 ) -> None:
     """Trade a plan, hour by hour; one order, so that its fee is rounded up once."""
-    taker = Order(number, command.side, command.price, 0, account.group)
+    taker = Order(number, command.side, command.price, 0, account.group, 0)
     taker.account = account
     taker.value_ticks = taker.fee_points = taker.fee = 0
     done: list[tuple[Instrument, list[matching.Fill], int]] = []

@@ -18,16 +18,8 @@ _UNPRICED = frozenset({commands.MARKET, commands.STOP})
 _RESTING = frozenset({commands.GTC, commands.GTD, commands.DAY})
 
 
-def is_valid(command: commands.PlaceOrder) -> bool:
-    """Whether what an order asks for means something, its terms included."""
-    terms = command.terms
-    if terms is None:
-        return (
-            command.lots >= 1
-            and 1 <= command.price <= contract.PRICE_TICKS_MAX
-            and command.side in (1, -1)
-            and command.time_in_force in (commands.GTC, commands.IOC)
-        )
+def are_valid(command: commands.PlaceOrder, terms: commands.Terms) -> bool:
+    """Whether what an order asks for by its terms means something."""
     return (
         command.lots >= 1
         and command.side in (1, -1)
@@ -92,11 +84,6 @@ def shows_too_little(display_lots: int, lots: int) -> bool:
 def is_stop(command: commands.PlaceOrder) -> bool:
     """Whether an order waits for a stop price before it is an order like others."""
     return command.terms is not None and command.terms.type in _STOPS
-
-
-def is_dated(command: commands.PlaceOrder) -> bool:
-    """Whether an order leaves at an instant of its own."""
-    return command.time_in_force == commands.GTD
 
 
 def worst_price(instrument: Instrument, command: commands.PlaceOrder) -> int:

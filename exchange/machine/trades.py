@@ -59,10 +59,11 @@ def book(state: State, instrument: Instrument, taker: Order, fills: list[matchin
                 state.at,
             )
         )
+        cause = f"trade:{trade}"
         if maker_fee:
-            pay_fee(state, maker.account, maker_fee, trade)
+            pay_fee(state, maker.account, maker_fee, cause)
         if taker_fee:
-            pay_fee(state, taker.account, taker_fee, trade)
+            pay_fee(state, taker.account, taker_fee, cause)
         if maker.request.terms is None:
             note_maker(state, maker)
         else:
@@ -175,7 +176,7 @@ def release_reserve(instrument: Instrument, maker: Order, lots: int) -> None:
 
 def fee_reserve(instrument: Instrument, order: Order) -> int:
     """Return what a live order can still be charged."""
-    left = order.left
+    left = order.remaining + order.hidden
     if not left:
         return 0
     price = order.price
@@ -185,12 +186,12 @@ def fee_reserve(instrument: Instrument, order: Order) -> int:
     return -(-points // 10_000) - order.fee
 
 
-def pay_fee(state: State, account: Account, fee: int, trade: int) -> None:
+def pay_fee(state: State, account: Account, fee: int, cause: str) -> None:
     """Move a fee to the exchange; an account that a mark or a damage has emptied is lent it."""
     if account.cash < fee:
-        state.lend_up_to(account, fee, f"trade:{trade}")
+        state.lend_up_to(account, fee, cause)
     account.cash -= fee
     state.exchange[_FEES] += fee
     state.events.append(
-        events.Transferred(account.id, _CASH, EXCHANGE, _FEES, fee, _TRADING_FEE, f"trade:{trade}")
+        events.Transferred(account.id, _CASH, EXCHANGE, _FEES, fee, _TRADING_FEE, cause)
     )

@@ -115,7 +115,7 @@ def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
         for order, fee in zip((maker, taker), fees, strict=True):
             trades.release_reserve(instrument, order, lots)
             if fee:
-                trades.pay_fee(state, order.account, fee, state.next_trade)
+                trades.pay_fee(state, order.account, fee, f"trade:{state.next_trade}")
         instrument.trades.append((state.at, lots, price, buy.group, sell.group))
         instrument.volume += lots
         state.next_trade += 1

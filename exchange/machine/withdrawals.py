@@ -12,18 +12,19 @@ from exchange.machine.state import Account, Position, State
 from exchange.reasons import Close, OrderStatus
 from settlement import margin
 
+_CANCELED = str(OrderStatus.CANCELED)
+_EXPIRED = str(OrderStatus.EXPIRED)
+
 
 def end(state: State, order: Order, status: str, reason: str) -> None:
     """Close an order that is not live any more, and say so."""
     order.status = status
-    order.reason = str(reason)
+    order.reason = reason = str(reason)
     order.updated_at = state.at
     order.sequence = state.sequence
     state.touched_orders[order.id] = order
     state.events.append(
-        events.OrderClosed(
-            order.id, order.account.id, str(status), order.reason, state.sequence, state.at
-        )
+        events.OrderClosed(order.id, order.account.id, status, reason, state.sequence, state.at)
     )
     if order.request.time_in_force == commands.GTD:
         state.forget_expiry()
@@ -41,7 +42,7 @@ def enlist(order: Order, fee_reserve: int) -> None:
     order.account.orders[request.client_order_id] = order
     position.order_count += 1
     order.fee_reserve = fee_reserve
-    position.add_resting(order, order.left, fee_reserve)
+    position.add_resting(order, order.remaining + order.hidden, fee_reserve)
     if request.terms is not None and request.terms.reduce_only:
         position.reducing[order.id] = order
 
@@ -68,7 +69,7 @@ def lift(state: State, order: Order) -> None:
         instrument.stops.discard(order)
         del state.orders[order.id]
     unlist(order)
-    position.add_resting(order, -order.left, -order.fee_reserve)
+    position.add_resting(order, -order.remaining - order.hidden, -order.fee_reserve)
     order.fee_reserve = 0
     position.refresh()
     state.touched_positions.add(position)
@@ -77,8 +78,7 @@ def lift(state: State, order: Order) -> None:
 def withdraw(state: State, order: Order, reason: Close) -> None:
     """Take a live order out of the market and release what it reserved."""
     lift(state, order)
-    status = OrderStatus.EXPIRED if reason is Close.EXPIRED else OrderStatus.CANCELED
-    end(state, order, status, reason)
+    end(state, order, _EXPIRED if reason is Close.EXPIRED else _CANCELED, reason)
 
 
 def withdraw_all(state: State, account: Account, reason: Close) -> None:

@@ -8,7 +8,7 @@ from exchange.matching import match, submit
 
 
 def rest(book: Book, number: int, side: int, price: int, lots: int = 5) -> Order:
-    order = Order(number, side, price, lots, number)
+    order = Order(number, side, price, lots, number, lots)
     book.rest(order)
     return order
 
@@ -51,8 +51,8 @@ def test_canceling_what_does_not_rest_does_nothing() -> None:
 def test_an_order_of_the_same_group_stops_the_arriving_one() -> None:
     book = Book()
     for number, group in ((1, 5), (2, 9), (3, 5)):
-        book.rest(Order(number, -1, 100, 2, group))
-    arriving = Order(4, 1, 100, 10, 9)
+        book.rest(Order(number, -1, 100, 2, group, 2))
+    arriving = Order(4, 1, 100, 10, 9, 10)
 
     fills, stopped = match(book, arriving)
 
@@ -80,7 +80,7 @@ def test_random_orders_and_cancels_keep_every_invariant(steps) -> None:
     book = Book()
     entered = traded = canceled = 0
     for number, (side, price, lots, group, victim) in enumerate(steps, start=1):
-        order = Order(number, side, price, lots, group)
+        order = Order(number, side, price, lots, group, lots)
         entered += lots
         traded += 2 * sum(lots for _, lots in submit(book, order))
         if order.remaining and order.level is None:

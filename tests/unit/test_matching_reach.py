@@ -11,7 +11,7 @@ MODES = sorted(commands.PREVENTIONS)
 
 
 def _order(number: int, side: int, price: int, lots: int, group: int, display: int = 0) -> Order:
-    order = Order(number, side, price, lots, group)
+    order = Order(number, side, price, lots, group, lots)
     terms = commands.Terms(display_lots=display) if display else None
     order.request = commands.PlaceOrder(1, "", side, price, lots, "GTC", str(number), b"", terms)
     return order
