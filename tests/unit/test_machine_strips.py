@@ -403,6 +403,40 @@ def test_nothing_trades_outside_the_dynamic_band_and_no_call_begins() -> None:
     assert floor.of(events.CallOpened) == []
 
 
+def test_stops_that_a_strip_triggers_follow_when_all_its_hours_are_done() -> None:
+    floor = floor_with_offers((10, 1_250), (10, 1_260))
+    floor.account(3)
+    stop = floor.place(3, 1, 4, 0, at="18", terms=commands.Terms(type="STOP", stop_price=1_255))
+    floor.strip(2, 1, 12, 1_260)
+    assert outcome(floor) == (GRADE, 12, "filled", "")
+    assert [(event.instrument[-3:-1], event.taker_order == stop, event.lots)
+            for event in floor.of(events.Traded)][-3:] == [
+        ("20", False, 10), ("20", False, 2), ("18", True, 4),
+    ]  # fmt: skip
+    assert [event.order for event in floor.of(events.OrderTriggered)] == [stop]
+
+
+def test_a_strip_that_ends_what_reduce_only_orders_reduce_has_them_leave() -> None:
+    floor = floor_with_offers((10, 1_250))
+    floor.certify(2, 10)
+    floor.account(3)
+    floor.buy(3, 10, 1_245, at="19")
+    floor.sell(2, 10, 1_245, at="19")
+    reducing = floor.buy(2, 10, 1_200, at="19", terms=commands.Terms(reduce_only=True))
+    floor.strip(2, 1, 5, 1_250)
+    assert (reducing, "canceled", "reduce_only") in floor.closed()
+    assert outcome(floor)[2] == "filled"
+
+
+def test_icebergs_are_in_reach_with_all_that_they_hide() -> None:
+    floor = floor_with_offers()
+    for at in HOURS:
+        floor.sell(1, 30, 1_250, at=at, terms=commands.Terms(display_lots=5))
+    floor.strip(2, 1, 22, 1_250)
+    assert outcome(floor) == (GRADE, 22, "filled", "")
+    assert [floor.machine.book_levels(symbol(at), 1)[1] for at in HOURS] == [[(1_250, 3)]] * 3
+
+
 def test_a_client_order_id_of_a_live_order_enters_nothing() -> None:
     floor = floor_with_offers((10, 1_250))
     floor.buy(2, 1, 1_200, name="mine")

@@ -169,3 +169,67 @@ def test_a_mass_cancel_says_whether_it_was_asked_for_or_a_connection_ended(floor
 def test_a_mass_cancel_of_one_instrument_leaves_the_others(floor: Floor) -> None:
     floor.apply(commands.CancelOrders(1, instrument=symbol("21")))
     assert floor.closed() == [(2, "canceled", "requested")]
+
+
+# Orders that wait for a price, and orders that are frozen in a call
+
+
+def opening(at: str = "11:00") -> Floor:
+    """Account 1 has an order in the opening call of an hour of tomorrow, and a stop of today."""
+    floor = Floor(at)
+    floor.account(1, certified=100)
+    floor.account(2)
+    floor.buy(1, 5, 1_250, at="+1 10")
+    floor.place(1, 1, 5, 0, terms=commands.Terms(type="STOP", stop_price=1_300))
+    return floor
+
+
+def test_an_order_that_waits_for_its_stop_price_leaves_like_any_other() -> None:
+    for leave, reason in (
+        (lambda floor: floor.apply(commands.CancelOrders(1, instrument=symbol("20"))), "requested"),
+        (lambda floor: floor.apply(commands.CancelOrders(1, side=1)), "requested"),
+        (lambda floor: (floor.switch(1, SECOND), floor.to("11:01")), "cancel_all_after"),
+        (
+            lambda floor: floor.instruct(instructions.KillSwitch(account=1, enabled=True)),
+            "killed",
+        ),
+    ):
+        floor = opening()
+        leave(floor)
+        assert (2, "canceled", reason) in floor.closed()
+        assert 2 not in floor.machine.state.orders
+        assert not floor.machine.state.instruments[symbol("20")].stops
+
+
+def test_a_mass_cancel_and_a_switch_leave_frozen_orders_and_a_kill_switch_does_not() -> None:
+    floor = opening()
+    floor.switch(1, 3_600 * SECOND)
+    floor.to("11:55")
+    floor.apply(commands.CancelOrders(1, side=1, reason="disconnected"))
+    assert floor.closed() == [(2, "canceled", "disconnected")]
+    floor.apply(commands.CancelOrders(1))
+    assert floor.last == []
+    floor.switch(1, 60 * SECOND)
+    floor.to("11:56")
+    assert floor.closed() == []
+    assert floor.of(events.SwitchSet) == [events.SwitchSet(1, "", 0, floor.at)], "it has fired"
+    floor.instruct(instructions.KillSwitch(account=1, enabled=True))
+    assert floor.closed() == [(1, "canceled", "killed")]
+
+
+def test_before_it_is_frozen_a_call_s_order_leaves_by_a_switch() -> None:
+    floor = opening()
+    floor.switch(1, 55 * 60 * SECOND - SECOND)
+    floor.to("11:55")
+    assert [order for order, _, _ in floor.closed()] == [1, 2]
+
+
+def test_a_killed_account_can_do_nothing_but_wait() -> None:
+    floor = opening()
+    floor.instruct(instructions.KillSwitch(account=1, enabled=True))
+    assert floor.amend(1, 1, lots=9) == "unknown_order"
+    floor.strip(1, 1, 1, 1_250)
+    assert floor.rejected() == "killed"
+    assert floor.preview(1, 1, 1, 1_250).reason == "killed"
+    floor.place(1, 1, 5, 0, terms=commands.Terms(type="STOP", stop_price=1_300))
+    assert floor.rejected() == "killed"
