@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import report
 
-NAMES = ("batch", "core", "kill", "machine", "metering", "orders")
+NAMES = ("batch", "core", "kill", "machine", "metering", "orders", "recovery")
 """Every benchmark there is; each is a module with `run() -> report.Result`."""
 
 

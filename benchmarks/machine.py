@@ -36,13 +36,11 @@ LOTS = 100_000
 FAR = START + 10**15
 
 
-def prepared(accounts: int = flow.ACCOUNTS) -> Any:
-    """Return a machine with an open hour in which every account may buy and sell."""
+def instructed(accounts: int = flow.ACCOUNTS) -> list[Any]:
+    """Return the commands that open an hour in which every account may buy and sell."""
     from exchange import commands
-    from exchange.machine import Machine
     from settlement import instructions
 
-    state = Machine()
     wanted: list[Any] = [
         instructions.DefineGrade(grade=GRADE, reference_price_ticks=flow.MIDDLE),
     ]
@@ -54,11 +52,21 @@ def prepared(accounts: int = flow.ACCOUNTS) -> Any:
                 cluster=account, account=account, grade=GRADE, lots=LOTS, valid_until=FAR
             ),
         ]
-    for number, instruction in enumerate(wanted, 1):
-        body = instructions.encode(instruction)
-        state.apply(commands.Instruct(id=f"bench:{number}", body=body), number, START)
-    state.apply(commands.Tick(), state.sequence + 1, START + 1)
-    state.drain_touched()
+    found: list[Any] = [
+        commands.Instruct(id=f"bench:{number}", body=instructions.encode(instruction))
+        for number, instruction in enumerate(wanted, 1)
+    ]
+    return [*found, commands.Tick()]
+
+
+def prepared(accounts: int = flow.ACCOUNTS) -> Any:
+    """Return a machine with an open hour in which every account may buy and sell."""
+    from exchange.machine import Machine
+
+    state = Machine()
+    for number, command in enumerate(instructed(accounts), 1):
+        state.apply(command, number, START + number)
+    state.forget_touched()
     return state
 
 
