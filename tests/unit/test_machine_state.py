@@ -92,6 +92,27 @@ class Day(RuleBasedStateMachine):
         self.floor.at += minutes * 60_000_000
         self.floor.apply(commands.Tick())
 
+    @rule(
+        account=accounts,
+        side=st.sampled_from((1, -1)),
+        lots=st.integers(1, 20),
+        price=st.integers(90, 112),
+        min_share=st.sampled_from((0, 40, 100)),
+        count=st.integers(1, 3),
+    )
+    def strip(self, account, side, lots, price, min_share, count) -> None:
+        self.floor.strip(account, side, lots, price, start="13", hours=count, min_share=min_share)
+
+    @rule(
+        account=accounts, seconds=st.sampled_from((0, 1, 50, 70, 300)), name=st.sampled_from("ab")
+    )
+    def set_a_switch(self, account, seconds, name) -> None:
+        self.floor.switch(account, seconds * 1_000_000, name.strip("a"))
+
+    @rule(account=accounts, side=st.sampled_from((1, -1)), lots=st.integers(1, 40), at=hours)
+    def ask(self, account, side, lots, at) -> None:
+        self.floor.preview(account, side, lots, 100, at=at)
+
     @rule(account=accounts, amount=st.integers(1, 20_000))
     def deposit(self, account, amount) -> None:
         self.floor.deposit(account, amount)
