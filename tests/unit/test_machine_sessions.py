@@ -195,6 +195,55 @@ def test_an_auction_conserves_cash_and_lots_and_a_restored_call_ends_alike() -> 
             assert (position.net_lots, position.cost_ticks) == held
 
 
+def slow_auction(resting: dict[int, tuple[int, int, int]]) -> tuple[int, dict[int, int]]:
+    """Return the price by trying every tick of the band, and the lots of each order by hand."""
+    best = None
+    for price in range(1_063, 1_438):
+        bought = sum(lots for side, limit, lots in resting.values() if side > 0 and limit >= price)
+        sold = sum(lots for side, limit, lots in resting.values() if side < 0 and limit <= price)
+        rank = -min(bought, sold), abs(bought - sold), abs(price - 1_250), price
+        if best is None or rank < best:
+            best = rank
+    filled = dict.fromkeys(resting, 0)
+    for side in (1, -1):
+        left = -best[0]
+        served = [
+            (-side * limit, number, lots)
+            for number, (of, limit, lots) in resting.items()
+            if of == side and side * limit >= side * best[3]
+        ]
+        for _, number, lots in sorted(served):
+            filled[number] = min(lots, left)
+            left -= filled[number]
+    return best[3], filled
+
+
+def test_every_order_has_what_price_and_time_give_it_icebergs_too() -> None:
+    for seed in range(20):
+        chance = random.Random(seed)
+        floor = market("10:00")
+        resting = {}
+        for _ in range(40):
+            account = chance.choice((1, 1, 2, 2, 3, 4, 5))
+            side = 1 if account > 2 else -1
+            price, lots = chance.randint(1_200, 1_300), chance.randint(2, 12)
+            terms = commands.Terms(display_lots=1) if chance.random() < 0.3 else None
+            order = floor.place(account, side, lots, price, at="+1 14", terms=terms)
+            resting[order] = side, price, lots
+        canceled = chance.choice(sorted(resting))
+        floor.cancel(floor.machine.state.orders[canceled].account.id, canceled)
+        del resting[canceled]
+        price, expected = slow_auction(resting)
+        floor.to("12:00")
+        filled = dict.fromkeys(resting, 0)
+        for event in floor.of(events.Traded):
+            assert event.price == price
+            filled[event.maker_order] += event.lots
+            filled[event.taker_order] += event.lots
+        assert filled == expected
+        assert sum(filled.values()) > 0
+
+
 # What a call takes, and what its freeze keeps
 
 
