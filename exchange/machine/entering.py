@@ -22,31 +22,32 @@ _CANCELED = str(OrderStatus.CANCELED)
 
 def enter(state: State, instrument: Instrument, order: Order) -> list[matching.Fill]:
     """Match an order, rest what may rest, close what may not; return what it did on its way."""
+    request = order.request
     position = order.position
     state.touched_positions.add(position)
-    is_calm = instrument.calm_low <= order.price <= instrument.calm_high
-    if is_calm and order.request.terms is None:
+    is_plain = request.terms is None and instrument.calm_low <= order.price <= instrument.calm_high
+    if is_plain:
         fills, stopped = matching.match(instrument.book, order)
-        leaves_band = False
         if fills:
             trades.book(state, instrument, order, fills)
+            # Its own trades may have moved the band away from where it comes to rest.
+            is_plain = instrument.calm_low <= order.price <= instrument.calm_high
+        rests = request.time_in_force == commands.GTC
     else:
         reason = _falls_short(instrument, order)
         if reason is not None:
             withdrawals.end(state, order, _CANCELED, reason)
             return []
-        fills, stopped, leaves_band = _meet(state, instrument, order, is_calm=is_calm)
+        fills, stopped, rests = _meet(state, instrument, order)
     if not order.remaining:
         withdrawals.end(state, order, _FILLED, "")
     elif stopped:
         withdrawals.end(state, order, _CANCELED, Close.SELF_TRADE)
-    elif leaves_band or not terms.may_rest(order.request):
-        withdrawals.end(state, order, _CANCELED, _why_it_does_not_rest(order))
-    else:
+    elif rests:
         _rest(instrument, order)
-        # Its own trades may have moved the band away from where it rests.
-        is_calm = is_calm and instrument.calm_low <= order.price <= instrument.calm_high
-    if not is_calm:
+    else:
+        withdrawals.end(state, order, _CANCELED, _why_it_does_not_rest(order))
+    if not is_plain:
         sessions.watch_band(instrument)
     position.refresh()
     if position.reducing:
@@ -55,33 +56,36 @@ def enter(state: State, instrument: Instrument, order: Order) -> list[matching.F
 
 
 def _meet(
-    state: State, instrument: Instrument, order: Order, *, is_calm: bool
+    state: State, instrument: Instrument, order: Order
 ) -> tuple[list[matching.Fill], bool, bool]:
     """Match an order of any terms, wherever the bands are, and book what it did.
 
-    Return that, whether it stopped at one of its group, and whether it must leave at the band.
+    Return that, whether it stopped at one of its group, and whether what is left may rest.
     """
     book = instrument.book
     wants = order.request.terms
     prevention = matching.CANCEL_NEWEST if wants is None else wants.prevention
     lots = order.lots
+    rests = terms.may_rest(order.request)
     leaves_band = False
-    if is_calm:
+    if instrument.calm_low <= order.price <= instrument.calm_high:
         fills, stopped = matching.match(book, order, 0, prevention)
     elif instrument.is_open:
         fills, stopped, leaves_band = sessions.match(instrument, order, prevention)
     else:
         fills, stopped = sessions.make_way(state, instrument, order, prevention)
     trades.book(state, instrument, order, fills)
-    if leaves_band and not _is_market(order) and not sessions.is_late(instrument, state.at):
-        sessions.open_call(state, instrument, CallKind.VOLATILITY)
-        if terms.may_rest(order.request):
-            leaves_band = False
-            changes, stopped = sessions.make_way(state, instrument, order, prevention)
-            trades.book(state, instrument, order, changes)
+    if leaves_band:
+        if _is_market(order) or sessions.is_late(instrument, state.at):
+            rests = False
+        else:
+            sessions.open_call(state, instrument, CallKind.VOLATILITY)
+            if rests:
+                changes, stopped = sessions.make_way(state, instrument, order, prevention)
+                trades.book(state, instrument, order, changes)
     if order.lots != lots:
         trades.announce_terms(state, order)
-    return fills, stopped, leaves_band
+    return fills, stopped, rests
 
 
 def look_ahead(

@@ -21,42 +21,63 @@ def place(state: State, command: commands.PlaceOrder) -> None:
     number = state.next_order
     state.next_order = number + 1
     instrument = state.instruments.get(command.instrument)
-    reason = _judge(state, account, instrument, command)
+    reason = _refuse(state, account, instrument, command)
     if reason is not None:
-        state.events.append(
-            events.OrderRejected(number, command, state.sequence, state.at, str(reason))
-        )
+        _reject(state, command, number, reason)
         return
     assert account is not None, "an unknown account was refused"
     assert instrument is not None, "an unknown instrument was refused"
-    order = _accept(state, account, instrument, command, number)
+    known = instrument.positions.get(command.account)
+    position = known if known is not None else Position(account, instrument)
+    wants = command.terms
+    lots = command.lots
+    price = command.price or terms.worst_price(instrument, command)
+    waits = wants is not None and stops.waits(instrument, command)
+    reason = judging.judge(state, instrument, position, command, price, lots, lots, waits=waits)
+    if reason is not None:
+        _reject(state, command, number, reason)
+        return
+    if known is None:
+        position = state.position(account, instrument)
+    order = _accept(state, position, command, number, price)
     last = instrument.last
-    if command.terms is None or not terms.is_stop(command):
-        fills = entering.enter(state, instrument, order)
+    if waits:
+        stops.wait(state, instrument, order)
+    elif wants is not None and terms.is_stop(command):
+        stops.follow(state, instrument, stops.trigger(state, instrument, order), last)
     else:
-        fills = stops.start(state, instrument, order)
-    if fills and instrument.stops:
-        stops.follow(state, instrument, fills, last)
-    if command.terms is not None:
+        fills = entering.enter(state, instrument, order)
+        if fills and instrument.stops:
+            stops.follow(state, instrument, fills, last)
+    if wants is not None:
         _enter_into_calendar(state, instrument, order)
-    books.announce_with(state, instrument)
+    if state.dirty:
+        books.announce_with(state, instrument)
+    elif instrument.dirty:
+        books.announce(state, instrument)
 
 
-def _judge(
+def _reject(state: State, command: commands.PlaceOrder, number: int, reason: Reject) -> None:
+    """Say that an order is refused."""
+    state.events.append(
+        events.OrderRejected(number, command, state.sequence, state.at, str(reason))
+    )
+
+
+def _refuse(
     state: State,
     account: Account | None,
     instrument: Instrument | None,
     command: commands.PlaceOrder,
 ) -> Reject | None:
-    """Return the first rule that an order breaks."""
+    """Return the first rule that an order breaks before anything is said about its price."""
     wants = command.terms
-    lots = command.lots
     side = command.side
     if wants is not None:
         if not terms.are_valid(command, wants):
             return Reject.INVALID_ORDER
     elif (
-        lots < 1
+        command.lots < 1
         or not 1 <= command.price <= contract.PRICE_TICKS_MAX
         or (side != 1 and side != -1)
         or (command.time_in_force != commands.GTC and command.time_in_force != commands.IOC)
@@ -74,12 +95,7 @@ def _judge(
             return reason
     if wants is not None and 0 < wants.expires_at <= state.at:
         return Reject.ALREADY_EXPIRED
-    position = instrument.positions.get(account.id)
-    if position is None:
-        position = Position(account, instrument)
-    price = command.price or terms.worst_price(instrument, command)
-    waits = wants is not None and stops.waits(instrument, command)
-    return judging.judge(state, instrument, position, command, price, lots, lots, waits=waits)
+    return None
 
 
 def why_absent(state: State, symbol: str) -> Reject:
@@ -92,14 +108,10 @@ def why_absent(state: State, symbol: str) -> Reject:
 
 
 def _accept(
-    state: State,
-    account: Account,
-    instrument: Instrument,
-    command: commands.PlaceOrder,
-    number: int,
+    state: State, position: Position, command: commands.PlaceOrder, number: int, price: int
 ) -> Order:
     """Make the order and say that it was accepted."""
-    price = command.price or terms.worst_price(instrument, command)
+    account = position.account
     lots = command.lots
     sequence = state.sequence
     at = state.at
@@ -111,7 +123,7 @@ def _accept(
         account.group,
         lots,
         account,
-        state.position(account, instrument),
+        position,
         command,
         0 if command.terms is None else command.terms.stop_price,
         sequence,
