@@ -15,6 +15,7 @@ from exchange import commands, intake
 from exchange import operations as exchange_operations
 from exchange import wire as exchange_wire
 from marketplace import errors, forms, http, wire
+from marketplace.templatetags import market
 from marketplace.views import instrument, shared
 
 
@@ -52,6 +53,7 @@ def said_of(order: exchange_wire.OrderOut) -> str:
     """Say what became of an order."""
     if order.filled_quantity == 0:
         at = f" at {order.price}" if order.price else ""
+        at += f", once {order.stop_price} is reached" if order.status == "untriggered" else ""
         why = f" ({order.reason.replace('_', ' ')})" if order.reason else ""
         return (
             f"Order {order.status.replace('_', ' ')}{why}: {order.side} {order.quantity} lots{at}."
@@ -97,7 +99,8 @@ def foreseen(preview: exchange_wire.PreviewOut) -> str:
 
 
 def _usd(amount: str) -> str:
-    return f"${amount}" if not amount.startswith("-") else f"\N{MINUS SIGN}${amount[1:]}"
+    """Return an amount as the pages print it: `$1,000.50`."""
+    return f"${market.money(int(amount.replace('.', '')))}"
 
 
 def _blame(form: forms.Ticket, refusal: errors.Refusal) -> None:

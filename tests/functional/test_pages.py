@@ -278,8 +278,7 @@ def test_a_preview_says_what_the_order_would_do_and_places_nothing(world: World)
         )
 
     assert answered.json() == {
-        "foreseen": "The order would be open. Fee $0.000000, set aside $0.300600 more, "
-        "$99.699400 left."
+        "foreseen": "The order would be open. Fee $0.00, set aside $0.3006 more, $99.6994 left."
     }
     assert refused.json() == {"foreseen": "It would be refused: outside band."}
     assert not orders.Order.objects.exists()
@@ -297,8 +296,8 @@ def test_a_stop_waits_among_the_open_orders_until_it_is_canceled(world: World) -
         assert order is not None
         client.post("/orders/cancel", {"order": order[1]})
 
-    assert "Order untriggered: buy 4 lots at 1.270." in text(placed)
-    assert "1.270, stop 1.260" in text(placed)
+    assert "Order untriggered: buy 4 lots at 1.270, once 1.260 is reached." in text(placed)
+    assert "1.270<small>stop 1.260</small>" in text(placed)
     row = orders.Order.objects.get()
     assert (row.type, row.time_in_force, row.status) == ("STOP_LIMIT", "DAY", "CANCELED")
 

@@ -65,8 +65,11 @@ export function watch({ symbol, announce }) {
     return element("details", { class: "amend" }, element("summary", { "aria-label": label }, "Amend"), form);
   };
 
-  const priceText = (order) =>
-    order.stop_price ? `${order.price ?? "market"}, stop ${order.stop_price}` : (order.price ?? "market");
+  const priceNodes = (order) => {
+    const nodes = [order.price ?? "market"];
+    if (order.stop_price) nodes.push(element("small", {}, `stop ${order.stop_price}`));
+    return nodes;
+  };
 
   const rowFor = (order) => {
     const row = element("tr", { "data-order": order.id });
@@ -76,12 +79,12 @@ export function watch({ symbol, announce }) {
     }
     row.append(
       element("td", { class: order.side }, order.side),
-      element("td", { class: "num", "data-field": "price" }, priceText(order)),
+      element("td", { class: "num", "data-field": "price" }),
       element("td", { class: "num", "data-field": "quantity" }),
       element("td", { class: "num", "data-field": "filled" }, String(order.filled_quantity)),
       element("td", { class: "wide", "data-field": "status" }, element("span", { class: "tag" })),
       element("td", { class: "wide" }, timeElement(order.created_at)),
-      element("td", { class: "num row-buttons" }, amendForm(order), cancelForm(order)),
+      element("td", { class: "num" }, element("div", { class: "row-buttons" }, amendForm(order), cancelForm(order))),
     );
     return row;
   };
@@ -100,7 +103,7 @@ export function watch({ symbol, announce }) {
       row = rowFor(order);
       body.prepend(row);
     }
-    row.querySelector("[data-field=price]").textContent = priceText(order);
+    row.querySelector("[data-field=price]").replaceChildren(...priceNodes(order));
     row.querySelector("[data-field=quantity]").textContent = order.quantity.toLocaleString("en-US");
     row.querySelector("[data-field=filled]").textContent = order.filled_quantity.toLocaleString("en-US");
     const tag = row.querySelector("[data-field=status] .tag");

@@ -32,7 +32,8 @@ export function start({ onOrder }) {
     const inForce = form.elements.time_in_force.value;
     for (const part of form.querySelectorAll("[data-for]")) {
       const fits = part.dataset.for.split(" ").includes(type);
-      part.hidden = !fits || (part.dataset.inForce && part.dataset.inForce !== inForce);
+      const wanted = part.dataset.inForce ?? inForce;
+      part.hidden = !fits || wanted !== inForce;
       for (const input of part.querySelectorAll("input, select")) input.disabled = part.hidden;
     }
     form.elements.price.required = !form.elements.price.disabled;
@@ -73,6 +74,7 @@ export function start({ onOrder }) {
   };
 
   form.addEventListener("input", preview);
+  form.addEventListener("change", preview);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const isPreview = event.submitter?.value === "preview";
@@ -90,7 +92,8 @@ export function start({ onOrder }) {
       else if (done > 0) say(`${verb} ${done} of ${order.quantity} lots; order ${order.status.replace("_", " ")}.`, "success");
       else {
         const why = order.reason ? ` (${order.reason.replaceAll("_", " ")})` : "";
-        const at = order.price ? ` at ${order.price}` : "";
+        const once = order.status === "untriggered" ? `, once ${order.stop_price} is reached` : "";
+        const at = (order.price ? ` at ${order.price}` : "") + once;
         say(`Order ${order.status}${why}: ${order.side} ${order.quantity} lots${at}.`, why ? "info" : "success");
       }
       onOrder?.(order);
