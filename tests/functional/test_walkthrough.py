@@ -47,6 +47,8 @@ def test_the_seeded_market_is_there_at_first_sight(deployment: stack.Stack) -> N
         time.sleep(0.2)
     traded = max(books, key=lambda book: book["volume"])
     assert get(deployment, f"instruments/{traded['symbol']}/candles?interval=1h")["results"]
+    auctions = [get(deployment, f"instruments/{book['symbol']}/auction") for book in books]
+    assert any(auction["last_auction"] for auction in auctions)
     methods = {one["method"] for one in get(deployment, "index/LLAMA70B?limit=100")["results"]}
     assert "trades" in methods
 
