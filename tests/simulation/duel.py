@@ -12,6 +12,7 @@ from collections.abc import Callable
 from exchange import commands, events
 from exchange.book import Order
 from exchange.commands import DAY, FOK, GTC, GTD, IOC, LIMIT, MARKET, STOP, STOP_LIMIT
+from exchange.machine import Machine
 from marketplace.contract import InstrumentState
 from settlement import instructions
 from tests import floor
@@ -56,6 +57,10 @@ class Duel:
                 slow.facts = []
         self.market_of: dict[int, str] = {}
         self.trades = 0
+
+    def restart(self, machine: Machine) -> None:
+        """Go on with another machine of the same state."""
+        self.machine = self.floor.machine = machine
 
     # One command for both
 
@@ -232,24 +237,24 @@ def _refusal(happened: list[events.Event], kind: type) -> str | None:
 def act(duel: Duel, chance: random.Random, features: frozenset[str] = EVERYTHING) -> None:
     """Do one thing."""
     acts: list[tuple[int, Callable[[Duel, random.Random, frozenset[str]], None]]] = [
-        (60, _place),
-        (10, _cancel),
-        (2, _cancel_all),
-        (8, _wait),
+        (60, place),
+        (10, cancel),
+        (2, cancel_all),
+        (8, wait),
     ]
     if "amend" in features:
-        acts.append((16, _amend))
+        acts.append((16, amend))
     if "switch" in features:
-        acts.append((2, _switch))
+        acts.append((2, switch))
     if "halt" in features:
         is_halted = any(slow.state == "halted" for slow in duel.slow.values())
-        acts.append((20 if is_halted else 2, _halt))
+        acts.append((20 if is_halted else 2, halt))
     weights = [weight for weight, _ in acts]
     (chosen,) = chance.choices([one for _, one in acts], weights)
     chosen(duel, chance, features)
 
 
-def _place(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
+def place(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     symbol = chance.choice(duel.symbols)
     slow = duel.slow[symbol]
     side = chance.choice((1, -1))
@@ -318,7 +323,7 @@ def _shapes(features: frozenset[str]) -> list[str]:
     return shapes + sorted({"iceberg", "minimum", "post_only"} & features)
 
 
-def _cancel(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
+def cancel(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     orders = duel.live()
     if orders:
         order = chance.choice(orders)
@@ -326,12 +331,12 @@ def _cancel(duel: Duel, chance: random.Random, features: frozenset[str]) -> None
         duel.cancel(owner, order.id)
 
 
-def _cancel_all(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
+def cancel_all(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     symbol = chance.choice(("", *duel.symbols))
     duel.cancel_all(chance.choice(ACCOUNTS), symbol, chance.choice((0, 1, -1)))
 
 
-def _wait(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
+def wait(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     calls = [slow for slow in duel.slow.values() if slow.state == CALL]
     if calls and chance.random() < 0.7:
         slow = chance.choice(calls)
@@ -341,7 +346,7 @@ def _wait(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
         duel.wait(chance.choice((1, SECOND, MINUTE, 7 * MINUTE)))
 
 
-def _amend(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
+def amend(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     orders = duel.live()
     if not orders:
         return
@@ -356,11 +361,11 @@ def _amend(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     duel.amend(order.account.id, order.id, price, lots, stop)
 
 
-def _switch(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
+def switch(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     duel.switch(chance.choice(ACCOUNTS), chance.choice((0, SECOND, 10 * SECOND, 6 * MINUTE)))
 
 
-def _halt(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
+def halt(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     symbol = chance.choice(duel.symbols)
     if duel.slow[symbol].state == "halted":
         duel.resume(symbol)
