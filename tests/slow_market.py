@@ -192,6 +192,8 @@ class SlowMarket:
 
     def place(self, order: SlowOrder) -> str | None:
         """Carry out an order; return the rule that it broke, if any."""
+        if order.time_in_force == DAY:
+            order.expires_at = (self.at // _MIDNIGHT + 1) * _MIDNIGHT
         reason = self.refusal(order)
         if reason is None:
             anchor = self.last
@@ -537,9 +539,10 @@ class SlowMarket:
         else:
             self.open_call("reopening")
 
-    def switch(self, account: int, due_at: int) -> None:
-        """Set or unset a dead-man's switch."""
-        self.switches[account] = due_at
+    def start_day(self, mark: int) -> None:
+        """Put the static band around the mark of 00:00."""
+        self.center = mark
+        self.leave_outside()
 
     def next_due(self) -> tuple[int, int, int]:
         """Return when what happens next, and to whom."""
@@ -548,7 +551,7 @@ class SlowMarket:
             due.append((self.call_ends_at, _UNCROSS, 0))
         for order in self.resting + self.waiting:
             if order.time_in_force == DAY:
-                due.append(((self.at // _MIDNIGHT + 1) * _MIDNIGHT, _EXPIRE_DAY, order.id))
+                due.append((order.expires_at, _EXPIRE_DAY, order.id))
             if order.time_in_force == GTD:
                 due.append((order.expires_at, _EXPIRE, order.id))
         due += [(at, _SWITCH, account) for account, at in self.switches.items() if at]

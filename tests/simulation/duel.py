@@ -13,6 +13,7 @@ from exchange import commands, events
 from exchange.book import Order
 from exchange.commands import DAY, FOK, GTC, GTD, IOC, LIMIT, MARKET, STOP, STOP_LIMIT
 from exchange.machine import Machine
+from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import instructions
 from tests import floor
@@ -52,7 +53,7 @@ class Duel:
         for symbol in self.symbols:
             terms = self.machine.state.instruments[symbol].contract
             slow = self.slow[symbol] = SlowMarket(REFERENCE, terms.trading_ends_at, self.floor.at)
-            if terms.starts_at >= floor.hour("+1 00"):
+            if terms.starts_at >= floor.hour("+1 00") and self.floor.at < floor.instant("12:00"):
                 slow.open_first(floor.instant("12:00"))
                 slow.facts = []
         self.market_of: dict[int, str] = {}
@@ -121,9 +122,15 @@ class Duel:
         self.compare()
 
     def wait(self, micros: int) -> None:
-        """Let time pass."""
-        self.floor.at += micros
+        """Let time pass; at midnight the band moves to the mark, which is told."""
+        midnight = contract.day_start(self.floor.at) + contract.DAY
+        is_new_day = self.floor.at + micros >= midnight
+        self.floor.at = midnight if is_new_day else self.floor.at + micros
         self._apply(commands.Tick())
+        for symbol, slow in self.slow.items():
+            instrument = self.machine.state.instruments.get(symbol)
+            if is_new_day and instrument is not None:
+                slow.start_day(instrument.mark)
         self.compare()
 
     def _apply(self, command: commands.Command) -> list[events.Event]:

@@ -33,8 +33,9 @@ MOMENTS = (
     ("13:00", ("20",)),
     ("11:40", ("20", "+1 14")),
     ("19:35", ("20",)),
+    ("23:40", ("+1 14",)),
 )
-"""In continuous trading, with an opening call beside it, and near the end of trading."""
+"""In continuous trading, with an opening call beside it, near its end, and around midnight."""
 
 chances = st.randoms(use_true_random=False)
 
