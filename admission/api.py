@@ -1,12 +1,13 @@
 """What admission shows over REST: an organization's own usage, and what is public of every pool."""
 
 import uuid
-from typing import Literal
+from typing import Annotated, Literal
 
 from admission import models, queries
 from marketplace import clock, errors, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 
+HISTORY_LIMIT_MAX = 2_000
 USAGE_SPAN_DEFAULT = {"interval": 1, "hour": 7, "day": 92}
 """Days that are shown when the caller does not say from when."""
 USAGE_SPAN_DAYS_MAX = 366
@@ -21,8 +22,8 @@ class ShowUsage(Endpoint):
     class Query(Strict):
         """From when to when, and by which span; times are RFC 3339."""
 
-        since: str | None = None
-        until: str | None = None
+        since: wire.TimeText | None = None
+        until: wire.TimeText | None = None
         span: Literal["interval", "hour", "day"] = "hour"
 
     class Row(Answer):
@@ -172,7 +173,7 @@ class ShowTransparency(Endpoint):
     class Query(Strict):
         """How many rows of history: one per interval and class."""
 
-        limit: str | None = None
+        limit: Annotated[str, wire.whole(1, HISTORY_LIMIT_MAX)] | None = None
 
     class Output(Answer):
         """Everything that is published."""
@@ -185,7 +186,7 @@ class ShowTransparency(Endpoint):
         """Answer."""
         limit = queries.HISTORY_INTERVALS
         if call.query.limit is not None:
-            limit = wire.parse_whole(call.query.limit, "limit", low=1, high=2_000)
+            limit = wire.parse_whole(call.query.limit, "limit", low=1, high=HISTORY_LIMIT_MAX)
         found = queries.transparency(_public_id(pool_id), limit=limit)
         if found is None:
             raise errors.NotFound()

@@ -28,6 +28,10 @@ ENGINE_CODES: tuple[str, ...] = (
     "outcome_unknown",
 )
 GradeCode = Annotated[str, msgspec.Meta(min_length=2, max_length=16)]
+SequenceText = Annotated[str, texts.whole(1, SEQUENCE_MAX)]
+GRADE = r"^(?:[A-Z][A-Z0-9]{1,15})?$"
+SYMBOL = r"^(?:[A-Z][A-Z0-9]{1,15}\.H\.[0-9]{8}T[0-9]{2}Z)?$"
+"""What the filters of a mass cancel look like; an empty one is none."""
 
 
 class ShowStatus(Endpoint):
@@ -132,7 +136,7 @@ class ShowBook(Endpoint):
     class Query(Strict):
         """How many levels a side."""
 
-        depth: str | None = None
+        depth: Annotated[str, texts.whole(1, queries.BOOK_DEPTH_MAX)] | None = None
 
     def handle(self, call: Call, symbol: str) -> wire.Book:
         """Answer."""
@@ -225,8 +229,8 @@ class ListDeltas(Endpoint):
     class Query(Strict):
         """From which change to which."""
 
-        first: str = msgspec.field(name="from")
-        last: str | None = msgspec.field(name="to", default=None)
+        first: SequenceText = msgspec.field(name="from")
+        last: SequenceText | None = msgspec.field(name="to", default=None)
 
     Item = feed.DeltaOut
     Output = Listed[feed.DeltaOut]
@@ -527,9 +531,9 @@ class CancelOrders(_Entered):
     class Query(Strict):
         """Filters."""
 
-        instrument: str = ""
+        instrument: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SYMBOL})] = ""
         side: Literal["", "buy", "sell"] = ""
-        grade: str = ""
+        grade: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": GRADE})] = ""
 
     class Output(Answer):
         """The orders that were canceled."""

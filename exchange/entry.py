@@ -217,13 +217,13 @@ class _Exchange:
         """Set or unset the organization's dead-man's switch."""
         command = intake.set_switch(key.organization, http.decode(body, _switch))
         reply = await self._client().submit(command)
-        due = [event.due_at for event in reply.events if isinstance(event, events.SwitchSet)]
-        if not due:
+        due_at = [event.due_at for event in reply.events if isinstance(event, events.SwitchSet)][-1]
+        if command.timeout and not due_at:
             raise operations.refused("unknown_account")
         return http.encode(
             wire.SwitchOut(
                 timeout_ms=command.timeout // 1_000,
-                cancel_at=text.time_text(due[-1]) if due[-1] else None,
+                cancel_at=text.time_text(due_at) if due_at else None,
             )
         )
 

@@ -26,6 +26,13 @@ Symbol = Annotated[
 ]
 GradeCode = Annotated[str, msgspec.Meta(pattern=r"^[A-Z][A-Z0-9]{1,15}\Z")]
 ClientOrderId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[ -~]+\Z")]
+HourStart = Annotated[
+    str,
+    wire.described(
+        "2026-12-05T14:00:00Z",
+        pattern=r"^[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:00:00(?:\.0{1,6})?Z$",
+    ),
+]
 OrderType = Literal["limit", "market", "stop", "stop_limit"]
 TimeInForce = Literal["gtc", "ioc", "fok", "gtd", "day"]
 SelfTradePrevention = Literal["cancel_newest", "cancel_oldest", "cancel_both", "decrement"]
@@ -36,14 +43,14 @@ class OrderTerms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     instrument: Symbol
     side: Literal["buy", "sell"]
-    quantity: int
+    quantity: wire.LotsNumber
     type: OrderType = "limit"
-    price: str | None = None
-    stop_price: str | None = None
-    display_quantity: int | None = None
-    min_quantity: int | None = None
+    price: wire.PriceText | None = None
+    stop_price: wire.PriceText | None = None
+    display_quantity: wire.LotsNumber | None = None
+    min_quantity: wire.LotsNumber | None = None
     time_in_force: TimeInForce = "gtc"
-    expires_at: str | None = None
+    expires_at: wire.TimeText | None = None
     post_only: bool = False
     reduce_only: bool = False
     self_trade_prevention: SelfTradePrevention = "cancel_newest"
@@ -64,9 +71,9 @@ class PreviewIn(OrderTerms, kw_only=True):
 class AmendIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What of an order is to be another; `quantity` counts what is filled already."""
 
-    price: str | None = None
-    quantity: int | None = None
-    stop_price: str | None = None
+    price: wire.PriceText | None = None
+    quantity: wire.LotsNumber | None = None
+    stop_price: wire.PriceText | None = None
 
 
 class PlaceOperation(OrderIn, tag="place", tag_field="op", kw_only=True):
@@ -106,10 +113,10 @@ class StripIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     grade: GradeCode
     side: Literal["buy", "sell"]
-    from_: str = msgspec.field(name="from")
-    to: str
-    price: str
-    quantity: int
+    from_: HourStart = msgspec.field(name="from")
+    to: HourStart
+    price: wire.PriceText
+    quantity: wire.LotsNumber
     client_order_id: ClientOrderId
     min_share: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
     alternatives: Annotated[list[GradeCode], msgspec.Meta(max_length=STRIP_ALTERNATIVES_MAX)] = []
@@ -118,7 +125,14 @@ class StripIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class SwitchIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """When all orders leave, unless it is said again; 0 unsets it."""
 
-    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=SWITCH_MS_MAX)]
+    timeout_ms: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=SWITCH_MS_MAX,
+            extra_json_schema={"anyOf": [{"const": 0}, {"minimum": SWITCH_MS_MIN}]},
+        ),
+    ]
 
 
 def place_order(account: int, given: OrderIn) -> commands.PlaceOrder:

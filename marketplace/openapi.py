@@ -64,7 +64,7 @@ def _named(found: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
 
     msgspec gives a class its whole path when another has the same name.
     """
-    text = msgspec.json.encode(found).decode()
+    text = msgspec.json.encode(_standard(found)).decode()
     for name in found[1]:
         if "." in name:
             short = "".join(name.split(".")[-2:])
@@ -73,6 +73,18 @@ def _named(found: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
             text = text.replace(f'"{_REFERENCE}{name}"', f'"{_REFERENCE}{short}"')
     shown, components = msgspec.json.decode(text)
     return shown, components
+
+
+def _standard(schema: Any) -> Any:
+    """Return a schema whose patterns end as JSON Schema's do, and not as Python's."""
+    if isinstance(schema, dict):
+        found = {name: _standard(each) for name, each in schema.items()}
+        if isinstance(schema.get("pattern"), str):
+            found["pattern"] = schema["pattern"].replace(r"\Z", "$")
+        return found
+    if isinstance(schema, list | tuple):
+        return [_standard(each) for each in schema]
+    return schema
 
 
 def operations() -> Iterator[tuple[str, type[Endpoint]]]:
@@ -120,11 +132,15 @@ def _operation(
 def _parameters(path: str, endpoint: type[Endpoint]) -> list[dict[str, Any]]:
     """Return path, query and header parameters of an operation."""
     found = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": _PATHS.get(name, _ANY)}
         for name in re.findall(r"{(\w+)}", path)
     ]
     for each in msgspec.structs.fields(endpoint.Query):
-        schema = msgspec.json.schema(each.type)
+        schema = _standard(msgspec.json.schema(each.type))
+        if "anyOf" in schema:  # what is not sent is null, which nobody can send
+            schema = next(one for one in schema["anyOf"] if one != {"type": "null"})
+        if "minimum" in schema:
+            schema["type"] = "integer"  # read from text, as all of a query is
         found.append(
             {"name": each.encode_name, "in": "query", "required": each.required, "schema": schema}
         )
@@ -143,7 +159,13 @@ def _parameters(path: str, endpoint: type[Endpoint]) -> list[dict[str, Any]]:
             }
         )
         found.append(
-            {"name": "cursor", "in": "query", "required": False, "schema": {"type": "string"}}
+            {
+                "name": "cursor",
+                "in": "query",
+                "required": False,
+                "description": "The `next_cursor` of the page before; no other text is one.",
+                "schema": {"type": "string", "minLength": 1},
+            }
         )
     if endpoint.is_idempotent:
         found.append(
@@ -303,6 +325,15 @@ def _type_text(schema: dict[str, Any]) -> str:
     return kind
 
 
+_ANY = {"type": "string", "minLength": 1}
+_PATHS: dict[str, Any] = {
+    "hour": {
+        "type": "string",
+        "pattern": "^[1-9][0-9]{3}[0-9]{4}T[0-9]{2}Z$",
+        "examples": ["20261205T14Z"],
+    }
+}
+"""Parameters of paths that have a form; any other text names what does not exist."""
 _ALWAYS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "Request-Id")
 _HEADERS: dict[str, dict[str, Any]] = {
     "RateLimit-Limit": {

@@ -34,7 +34,7 @@ def described(example: str, **schema: Any) -> msgspec.Meta:
 
 def whole(low: int, high: int) -> msgspec.Meta:
     """Return what the document says of a parameter that `parse_whole` reads."""
-    return msgspec.Meta(extra_json_schema={"type": "integer", "minimum": low, "maximum": high})
+    return msgspec.Meta(extra_json_schema={"minimum": low, "maximum": high})
 
 
 PriceText = Annotated[

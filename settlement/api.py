@@ -7,7 +7,7 @@ stay readable for ever.
 
 import base64
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -104,9 +104,9 @@ class ListLedger(Endpoint):
     class Query(Strict):
         """Which account, and from when to when."""
 
-        account: str = "cash"
-        since: str | None = None
-        until: str | None = None
+        account: Literal["cash", "escrow", "usage_hold"] = "cash"
+        since: wire.TimeText | None = None
+        until: wire.TimeText | None = None
 
     class Item(Answer):
         """A transfer as the account sees it; `amount` is signed."""
@@ -127,9 +127,7 @@ class ListLedger(Endpoint):
 
     def handle(self, call: Call) -> Listed[Item]:
         """Answer."""
-        kind = self._KINDS.get(call.query.account)
-        if kind is None:
-            raise wire.invalid("account", "invalid_value", "cash, escrow or usage_hold")
+        kind = self._KINDS[call.query.account]
         rows = settlement_queries.ledger_entries(
             call.organization,
             kind=kind,
@@ -222,7 +220,7 @@ class ListEntitlements(Endpoint):
     class Query(Strict):
         """Leave out hours that ended before `since`."""
 
-        since: str | None = None
+        since: wire.TimeText | None = None
 
     class Item(Answer):
         """An entitlement; tokens are NTU with three decimals."""

@@ -12,7 +12,7 @@ from marketplace import errors, idempotency, keys, models, operations, queries, 
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Replayable, Strict
 from settlement import models as settlement_models
 
-Money = Annotated[str, msgspec.Meta(max_length=20, examples=["250.000000"])]
+Money = wire.MoneyText
 
 
 class Movement(Answer):

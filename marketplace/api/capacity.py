@@ -6,7 +6,7 @@ import msgspec
 
 from admission import operations as admission_operations
 from admission import queries as admission_queries
-from exchange import intake
+from exchange import intake, reasons
 from marketplace import contract, errors, idempotency, models, offers, queries, text, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Replayable, Strict
 
@@ -215,14 +215,10 @@ class ListCapacity(Endpoint):
     tag = "capacity"
     is_idempotent = True
     codes = (
+        "not_found",
         "cluster_not_certified",
         "other_grade",
-        "not_open",
-        "halted",
-        "closed",
-        "outside_band",
-        "insufficient_funds",
-        "insufficient_coverage",
+        *reasons.Reject,
         "engine_unavailable",
     )
     Output = ListingOut
@@ -232,8 +228,8 @@ class ListCapacity(Endpoint):
 
         cluster: Annotated[str, msgspec.Meta(min_length=1, max_length=20)]
         instrument: intake.Symbol
-        price: Annotated[str, msgspec.Meta(max_length=12, examples=["1.250"])]
-        quantity: int
+        price: wire.PriceText
+        quantity: wire.LotsNumber
         time_in_force: Literal["gtc"] = "gtc"
 
     def handle(self, call: Call, given: Input) -> Replayable:

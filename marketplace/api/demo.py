@@ -52,7 +52,7 @@ class AdvanceClock(Endpoint):
     class Input(Strict):
         """To when, RFC 3339."""
 
-        advance_to: Annotated[str, msgspec.Meta(max_length=32)]
+        advance_to: wire.TimeText
 
     class Output(Answer):
         """Market time now, and how far it is ahead of the system's clock."""

@@ -84,8 +84,8 @@ class ListStatements(Endpoint):
     class Query(Strict):
         """A period of the caller's; both or neither, RFC 3339."""
 
-        since: str | None = None
-        until: str | None = None
+        since: wire.TimeText | None = None
+        until: wire.TimeText | None = None
 
     def handle(self, call: Call) -> Listed[Statement]:
         """Answer."""
