@@ -93,17 +93,37 @@ class InternalError(errors.Refusal):
 Outcome = envelope.Reply | errors.Refusal
 
 
-class _Moved(Exception):
-    """The epoch of an outstanding command is over."""
+@dataclass(slots=True)
+class _Group:
+    """Commands of one caller, who goes on when all are answered or the time is up."""
+
+    future: "asyncio.Future[None]"
+    left: int
+
+    def end(self) -> None:
+        """Let the caller go on."""
+        if not self.future.done():
+            self.future.set_result(None)
 
 
 @dataclass(slots=True)
 class _Outstanding:
-    """A command that was sent and has no reply yet."""
+    """A command that was sent; without an outcome in the end, it is looked up."""
 
     command: commands.Asked
-    future: "asyncio.Future[envelope.Reply]"
+    group: _Group
     epoch: str = ""
+    outcome: "Outcome | None" = None
+    is_done: bool = False
+
+    def finish(self, outcome: "Outcome | None") -> None:
+        """Note what became of it: a reply, a refusal, or nothing that anybody will tell."""
+        if not self.is_done:
+            self.is_done = True
+            self.outcome = outcome
+            self.group.left -= 1
+            if not self.group.left:
+                self.group.end()
 
 
 class Client:
@@ -158,35 +178,45 @@ class Client:
         :raises KeyReuse: when the id stands for another order.
         :raises OutcomeUnknown: when the outcome could not be learned.
         """
-        correlation, waiting = self._enqueue(command)
-        try:
-            async with asyncio.timeout(self.reply_timeout_s):
-                reply = await waiting.future
-        except (TimeoutError, _Moved):
-            reply = await in_thread(resolve, command, waiting.epoch, self.group)
-        finally:
-            self._outstanding.pop(correlation, None)
-        return accepted(reply)
+        (outcome,) = await self.submit_many((command,))
+        if isinstance(outcome, errors.Refusal):
+            raise outcome
+        return outcome
 
     async def submit_many(self, wanted: Sequence[commands.Asked]) -> list[Outcome]:
         """Send commands together and return the outcome of each: a reply, or its refusal."""
-        results = await asyncio.gather(
-            *(self.submit(command) for command in wanted), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, errors.Refusal):
-                raise result
-        return results  # type: ignore[return-value]
-
-    def _enqueue(self, command: commands.Asked) -> tuple[int, _Outstanding]:
-        """Put a command among what is sent next, and see to it that something sends."""
-        self._correlation += 1
-        waiting = _Outstanding(command, asyncio.get_running_loop().create_future())
-        self._outstanding[self._correlation] = waiting
-        self._unsent.append(self._correlation)
+        if not wanted:
+            return []
+        loop = asyncio.get_running_loop()
+        group = _Group(loop.create_future(), len(wanted))
+        first = self._correlation + 1
+        self._correlation += len(wanted)
+        numbers = range(first, first + len(wanted))
+        sent = [_Outstanding(command, group) for command in wanted]
+        self._outstanding.update(zip(numbers, sent, strict=True))
+        self._unsent.extend(numbers)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
-        return self._correlation, waiting
+        timer = loop.call_later(self.reply_timeout_s, group.end)
+        try:
+            await group.future
+        finally:
+            timer.cancel()
+            for number in numbers:
+                self._outstanding.pop(number, None)
+        if any(waiting.outcome is None for waiting in sent):
+            await asyncio.gather(*map(self._look_up, sent))
+        return [_accepted(waiting.outcome) for waiting in sent]
+
+    async def _look_up(self, waiting: _Outstanding) -> None:
+        """Learn from the database what nobody answered."""
+        if waiting.outcome is None:
+            try:
+                waiting.outcome = await in_thread(
+                    resolve, waiting.command, waiting.epoch, self.group
+                )
+            except errors.Refusal as refusal:
+                waiting.outcome = refusal
 
     async def _send(self) -> None:
         """Send what waits, all of it at once, until nothing does."""
@@ -198,8 +228,7 @@ class Client:
                 await self._send_entry(batch)
             except errors.Refusal as refusal:
                 for _, waiting in batch:
-                    if not waiting.future.done():
-                        waiting.future.set_exception(refusal)
+                    waiting.finish(refusal)
 
     async def _send_entry(self, batch: list[tuple[int, _Outstanding]]) -> None:
         """Add one entry to the present epoch's stream.
@@ -255,17 +284,16 @@ class Client:
         """Hand out the replies of one message."""
         for reply in envelope.decode_replies(data):
             waiting = self._outstanding.get(reply.correlation)
-            if waiting is not None and not waiting.future.done():
-                waiting.future.set_result(reply)
+            if waiting is not None:
+                waiting.finish(reply)
 
     def _move(self, epoch: str) -> None:
         """Let commands of older epochs be looked up at once: nobody will reply to them."""
         if int(epoch) > int(self._epoch or 0):
             self._epoch = epoch
         for waiting in self._outstanding.values():
-            is_over = waiting.epoch and int(waiting.epoch) < int(epoch)
-            if is_over and not waiting.future.done():
-                waiting.future.set_exception(_Moved())
+            if waiting.epoch and int(waiting.epoch) < int(epoch):
+                waiting.finish(None)
 
 
 class SyncClient:
@@ -401,6 +429,17 @@ def accepted(reply: envelope.Reply) -> envelope.Reply:
     if reply.result == envelope.INTERNAL_ERROR:
         raise InternalError()
     return reply
+
+
+def _accepted(outcome: Outcome | None) -> Outcome:
+    """Return an outcome, with the refusal that its reply may stand for."""
+    assert outcome is not None, "who had no answer was looked up"
+    if isinstance(outcome, errors.Refusal):
+        return outcome
+    try:
+        return accepted(outcome)
+    except errors.Refusal as refusal:
+        return refusal
 
 
 def resolve(command: commands.Asked, epoch: str, group: str) -> envelope.Reply:
