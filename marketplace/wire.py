@@ -41,7 +41,10 @@ PriceText = Annotated[
     str,
     described(
         "1.250",
-        pattern=r"^(?:[1-9][0-9]{0,3}\.[0-9]{3}|0\.(?:00[1-9]|0[1-9][0-9]|[1-9][0-9]{2})|10000\.000)$",
+        pattern=(
+            r"^(?:[1-9][0-9]{0,3}\.[0-9]{3}|10000\.000|"
+            r"0\.(?:00[1-9]|0[1-9][0-9]|[1-9][0-9]{2}))$"
+        ),
     ),
 ]
 MoneyText = Annotated[
@@ -107,6 +110,13 @@ def micros_text(micros: int) -> str:
     if micros < 0:
         return _decimal_text(micros, MICROS_PER_USD, 6)
     return f"{micros // MICROS_PER_USD}.{micros % MICROS_PER_USD:06d}"
+
+
+def short_money_text(micros: int) -> str:
+    """Return micro-USD for people: `1,000.00`, `0.0576`; two decimals at least, and a true minus."""
+    whole, _, rest = micros_text(abs(micros)).partition(".")
+    decimals = rest.rstrip("0").ljust(2, "0")
+    return f"{'\N{MINUS SIGN}' if micros < 0 else ''}{int(whole):,}.{decimals}"
 
 
 def ntu_text(mntu: int) -> str:

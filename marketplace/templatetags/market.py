@@ -19,7 +19,6 @@ register = template.Library()
 
 DASH = "–"
 MINUS = "−"
-MONEY_DECIMALS_MIN = 2
 
 
 @register.filter
@@ -31,11 +30,7 @@ def price(ticks: int | None) -> str:
 @register.filter
 def money(micros: int | None) -> str:
     """Print micro-USD to the last digit that is not zero, two at least: `1,000.00`, `0.0576`."""
-    if not isinstance(micros, int):
-        return DASH
-    whole, _, rest = wire.micros_text(abs(micros)).partition(".")
-    decimals = rest.rstrip("0").ljust(MONEY_DECIMALS_MIN, "0")
-    return f"{MINUS if micros < 0 else ''}{int(whole):,}.{decimals}"
+    return wire.short_money_text(micros) if isinstance(micros, int) else DASH
 
 
 @register.filter

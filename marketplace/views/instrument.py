@@ -144,25 +144,30 @@ def render(
     }
     member = shared.member_of(request)
     if member is not None:
-        organization = member.organization.pk
         typed = ticket or costs.suggested(request, row.bid, row.ask, row.reference)
-        values |= {
-            "account": settlement_queries.account(organization),
-            "position": settlement_models.Position.objects.filter(
-                organization_id=organization, symbol=symbol
-            )
-            .exclude(net_lots=0)
-            .first(),
-            "orders": own_orders(organization, symbol=symbol),
-            "ticket": typed,
-            "foreseen": said,
-            "ticket_types": forms.ORDER_TYPES,
-            "times_in_force": forms.TIMES_IN_FORCE,
-            "preventions": forms.PREVENTIONS,
-            "preview": costs.preview(typed, taker_fee_bp=grade.taker_fee_bp),
-        }
+        values |= _own(member.organization.pk, row, typed, taker_fee_bp=grade.taker_fee_bp)
+        values["foreseen"] = said
         values["ticket_id"] = typed.get("client_order_id") or values["ticket_id"]
     return shared.page(request, "marketplace/instrument.html", values, status=status)
+
+
+def _own(
+    organization: int, row: Row, typed: dict[str, Any], *, taker_fee_bp: int
+) -> dict[str, Any]:
+    """Return what the page shows to a member alone: the ticket, money, position and orders."""
+    position = settlement_models.Position.objects.filter(
+        organization_id=organization, symbol=row.symbol
+    )
+    return {
+        "account": settlement_queries.account(organization),
+        "position": position.exclude(net_lots=0).first(),
+        "orders": own_orders(organization, symbol=row.symbol),
+        "ticket": typed,
+        "ticket_types": forms.ORDER_TYPES,
+        "times_in_force": forms.TIMES_IN_FORCE,
+        "preventions": forms.PREVENTIONS,
+        "preview": costs.preview(typed, taker_fee_bp=taker_fee_bp),
+    }
 
 
 def _auction(symbol: str) -> dict[str, Any] | None:

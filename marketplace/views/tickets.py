@@ -15,7 +15,6 @@ from exchange import commands, intake
 from exchange import operations as exchange_operations
 from exchange import wire as exchange_wire
 from marketplace import errors, forms, http, wire
-from marketplace.templatetags import market
 from marketplace.views import instrument, shared
 
 
@@ -100,7 +99,7 @@ def foreseen(preview: exchange_wire.PreviewOut) -> str:
 
 def _usd(amount: str) -> str:
     """Return an amount as the pages print it: `$1,000.50`."""
-    return f"${market.money(int(amount.replace('.', '')))}"
+    return f"${wire.short_money_text(int(amount.replace('.', '')))}"
 
 
 def _blame(form: forms.Ticket, refusal: errors.Refusal) -> None:
