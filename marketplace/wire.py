@@ -113,10 +113,11 @@ def micros_text(micros: int) -> str:
 
 
 def short_money_text(micros: int) -> str:
-    """Return micro-USD for people: `1,000.00`, `0.0576`; two decimals at least, and a true minus."""
+    """Return micro-USD for people: `1,000.00`, `0.0576`; at least two decimals, a true minus."""
     whole, _, rest = micros_text(abs(micros)).partition(".")
     decimals = rest.rstrip("0").ljust(2, "0")
-    return f"{'\N{MINUS SIGN}' if micros < 0 else ''}{int(whole):,}.{decimals}"
+    sign = "\N{MINUS SIGN}" if micros < 0 else ""
+    return f"{sign}{int(whole):,}.{decimals}"
 
 
 def ntu_text(mntu: int) -> str:
