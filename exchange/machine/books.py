@@ -40,11 +40,12 @@ def announce(state: State, instrument: Instrument) -> None:
     bids = instrument.book.bids.levels
     asks = instrument.book.asks.levels
     levels = []
-    for key in sorted(instrument.dirty) if len(instrument.dirty) > 1 else instrument.dirty:
+    dirty = instrument.dirty
+    for key in sorted(dirty) if len(dirty) > 1 else dirty:
         level = (bids if key > 0 else asks).get(key)
         lots = level.lots if level is not None else 0
         levels.append((1, key, lots) if key > 0 else (-1, -key, lots))
-    instrument.dirty.clear()
+    dirty.clear()
     instrument.book_sequence += 1
     state.touched_instruments.add(instrument)
     state.events.append(

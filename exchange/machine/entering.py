@@ -49,9 +49,10 @@ def enter(state: State, instrument: Instrument, order: Order) -> list[matching.F
         withdrawals.end(state, order, _CANCELED, _why_it_does_not_rest(order))
     if not is_plain:
         sessions.watch_band(instrument)
-    position.refresh()
-    if position.reducing:
-        withdrawals.withdraw_not_reducing(state, position)
+    if fills or order.level is not None:
+        position.refresh()
+        if position.reducing:
+            withdrawals.withdraw_not_reducing(state, position)
     return fills
 
 

@@ -41,7 +41,14 @@ def judge(
         return Reject.QUANTITY_LIMIT
     if wants is not None and terms.shows_too_little(wants.display_lots, lots):
         return Reject.DISPLAY_TOO_SMALL
-    if is_new and limits.has_too_many_orders(position) and terms.may_stay(request):
+    if (
+        is_new
+        and (
+            position.order_count >= limits.BOOK_ORDERS_MAX
+            or len(account.orders) >= limits.ACCOUNT_ORDERS_MAX
+        )
+        and terms.may_stay(request)
+    ):
         return Reject.OPEN_ORDER_LIMIT
     if account.entered >= limits.ENTERED_FREE and limits.is_out_of_ratio(account):
         return Reject.ORDER_TO_TRADE_RATIO

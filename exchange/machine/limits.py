@@ -66,14 +66,6 @@ def forget_supply(state: State, grades: Collection[str]) -> None:
             instrument.long_max = UNKNOWN
 
 
-def has_too_many_orders(position: Position) -> bool:
-    """Whether an account has as many live orders as it may have, in a book or in all."""
-    return (
-        position.order_count >= BOOK_ORDERS_MAX
-        or len(position.account.orders) >= ACCOUNT_ORDERS_MAX
-    )
-
-
 def is_out_of_ratio(account: Account) -> bool:
     """Whether one more order or amendment is more than the trades of this hour allow."""
     entered = account.entered + 1

@@ -122,6 +122,10 @@ def _accept(
         lots,
         account.group,
         lots,
+        0,
+        None,
+        None,
+        None,
         account,
         position,
         command,
@@ -142,6 +146,7 @@ def _enter_into_calendar(state: State, instrument: Instrument, order: Order) -> 
     if request.time_in_force == commands.GTD and order.id in state.orders:
         expires_at = request.terms.expires_at
         if expires_at < instrument.contract.trading_ends_at:
+            state.clear_calendar()
             state.schedule(expires_at, Entry.EXPIRE, order.id)
 
 

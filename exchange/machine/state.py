@@ -479,9 +479,8 @@ class State:
         assert due_at >= self.at, "the calendar holds what is to come"
         heappush(self.calendar, (due_at, kind, number))
 
-    def forget_expiry(self) -> None:
-        """Count an entry that has lost its order; clear them away before they are the most."""
-        self.idle_entries += 1
+    def clear_calendar(self) -> None:
+        """Drop entries of dated orders that are gone, before they are the most."""
         if self.idle_entries > IDLE_ENTRIES_MAX and 2 * self.idle_entries > len(self.calendar):
             self.calendar[:] = self.useful_entries()
             heapify(self.calendar)

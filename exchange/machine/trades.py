@@ -77,7 +77,8 @@ def book(state: State, instrument: Instrument, taker: Order, fills: list[matchin
         note_maker(state, maker)
     if trade > first:
         state.next_trade = trade
-        instrument.set_last(price)
+        if price != instrument.last:
+            instrument.set_last(price)
         state.touched_instruments.add(instrument)
 
 

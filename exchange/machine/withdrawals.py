@@ -26,8 +26,9 @@ def end(state: State, order: Order, status: str, reason: str) -> None:
     state.events.append(
         events.OrderClosed(order.id, order.account.id, status, reason, state.sequence, state.at)
     )
-    if order.request.time_in_force == commands.GTD:
-        state.forget_expiry()
+    request = order.request
+    if request.terms is not None and request.time_in_force == commands.GTD:
+        state.idle_entries += 1
 
 
 def is_frozen(state: State, order: Order) -> bool:
