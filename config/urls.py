@@ -5,6 +5,7 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from admission import api as admission
 from exchange import api as exchange
+from exchange import order_api as orders
 from marketplace.api import account, capacity, demo, operator, public, schema, statements
 from marketplace.endpoint import Nowhere, resource
 from marketplace.views import document
@@ -31,20 +32,20 @@ API: list[URLPattern | URLResolver] = [
     # Orders; writing them is answered beside Django, by exchange.entry
     path(
         "api/v1/orders",
-        resource(exchange.ListOrders, exchange.PlaceOrder, exchange.CancelOrders),
+        resource(orders.ListOrders, orders.PlaceOrder, orders.CancelOrders),
     ),
-    path("api/v1/orders/batch", resource(exchange.EnterBatch)),
-    path("api/v1/orders/test", resource(exchange.PreviewOrder)),
-    path("api/v1/orders/cancel-all-after", resource(exchange.CancelAllAfter)),
+    path("api/v1/orders/batch", resource(orders.EnterBatch)),
+    path("api/v1/orders/test", resource(orders.PreviewOrder)),
+    path("api/v1/orders/cancel-all-after", resource(orders.CancelAllAfter)),
     path(
         "api/v1/orders/<str:order_id>",
-        resource(exchange.ShowOrder, exchange.AmendOrder, exchange.CancelOrder),
+        resource(orders.ShowOrder, orders.AmendOrder, orders.CancelOrder),
     ),
-    path("api/v1/strips", resource(exchange.PlaceStrip)),
+    path("api/v1/strips", resource(orders.PlaceStrip)),
     # Account
     path("api/v1/account", resource(settlement.ShowAccount)),
     path("api/v1/positions", resource(settlement.ListPositions)),
-    path("api/v1/fills", resource(exchange.ListFills)),
+    path("api/v1/fills", resource(orders.ListFills)),
     path("api/v1/ledger", resource(settlement.ListLedger)),
     path("api/v1/margin", resource(settlement.ShowMargin)),
     path("api/v1/entitlements", resource(settlement.ListEntitlements)),

@@ -122,8 +122,10 @@ def _operation(
     if endpoint.scope:
         described["x-scope"] = endpoint.scope
     if endpoint.Input is not None:
+        fields = msgspec.structs.fields(endpoint.Input)
         described["requestBody"] = {
-            "required": True,
+            # Where every field may be left out, so may the body.
+            "required": endpoint.is_documented_only or any(field.required for field in fields),
             "content": {http.JSON: {"schema": schemas[endpoint.Input]}},
         }
     return described
