@@ -36,7 +36,7 @@ Feed = Callable[[Sequence[flow.Operation]], tuple[int, int]]
 def ours(operations: Sequence[flow.Operation], keep: list[Any] | None = None) -> tuple[int, int]:
     """Run a stream through `exchange.book` and `exchange.matching`."""
     from exchange import matching
-    from exchange.book import Book, Order
+    from exchange.book import Book, Resting
 
     book = Book()
     match, rest, cancel = matching.match, book.rest, book.cancel
@@ -46,7 +46,7 @@ def ours(operations: Sequence[flow.Operation], keep: list[Any] | None = None) ->
             cancel(operation[0])
             continue
         number, account, side, price, quantity = operation
-        order = Order(number, side, price, quantity, account, quantity)
+        order = Resting(number, side, price, quantity, account, quantity)
         traded, stopped = match(book, order)
         for _, filled in traded:
             fills += 1
