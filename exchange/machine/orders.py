@@ -175,7 +175,7 @@ def cancel(state: State, command: commands.CancelOrder) -> None:
         return
     if order.position.instrument.call is not None and withdrawals.is_frozen(state, order):
         state.events.append(
-            events.CancelRefused(command.account, command.order, Reject.FROZEN, state.sequence)
+            events.CancelRefused(command.account, command.order, str(Reject.FROZEN), state.sequence)
         )
         return
     withdrawals.withdraw(state, order, Close.REQUESTED)
