@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -26,6 +26,8 @@ NOT_PLACED = frozenset(
     {"engine_unavailable", "engine_overloaded", "never_placed", "clock_skew", "rate_limited"}
 )
 """Codes that promise that nothing happened and nothing will."""
+HANGS_UP = 0.05
+"""How often a trader does not wait for the answer to an order."""
 LIVE = ("open", "partially_filled", "untriggered")
 TICKS = 1_000
 MIDDLE = 1_250
@@ -80,7 +82,14 @@ class Door:
         self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self._connection: http.client.HTTPConnection | None = None
 
-    def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        hangs_up: bool = False,
+    ) -> Reply:
         """Send a request once; an answer that does not come is an answer of status 0."""
         try:
             if self._connection is None:
@@ -89,6 +98,8 @@ class Door:
                 )
             data = None if body is None else json.dumps(body).encode()
             self._connection.request(method, f"/api/v1/{path}", data, self.headers)
+            if hangs_up:
+                raise ConnectionAbortedError
             response = self._connection.getresponse()
             headers = {name.lower(): value for name, value in response.getheaders()}
             text = response.read()
@@ -181,7 +192,8 @@ class Trader(threading.Thread):
     def _place(self) -> None:
         record = self._new("orders", self._order())
         sent_at = time.monotonic_ns()
-        reply = self.door.send("POST", "orders", record.body)
+        hangs_up = self.chance.random() < HANGS_UP
+        reply = self.door.send("POST", "orders", record.body, hangs_up=hangs_up)
         self.note(record, reply.status, reply.body, reply)
         if reply.status == HTTPStatus.CREATED:
             self.acknowledged.append((sent_at, time.monotonic_ns()))
@@ -369,9 +381,9 @@ class Trader(threading.Thread):
             case "ioc" | "fok" | "day" as kind:
                 order["time_in_force"] = kind
             case "gtd":
-                moment = datetime.now().astimezone() + timedelta(seconds=self.chance.randint(2, 90))
+                moment = datetime.now(UTC) + timedelta(seconds=self.chance.randint(2, 90))
                 order["time_in_force"] = "gtd"
-                order["expires_at"] = moment.isoformat()
+                order["expires_at"] = f"{moment:%Y-%m-%dT%H:%M:%SZ}"
             case "market":
                 order["type"] = "market"
                 del order["price"]

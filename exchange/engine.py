@@ -13,7 +13,8 @@ What can go wrong, and what then holds:
 - Another engine took over: the head is not where this one left it (`store.Fenced`); it ends.
 - A command breaks an invariant, in the machine or in the database's law: the machine is rebuilt
   from the journal and the batch applied one by one, each in a transaction of its own; the culprit
-  is journaled as quarantined, its caller gets `internal_error` and its instrument halts.
+  is journaled as quarantined, its caller gets `internal_error` and its instrument halts. An entry
+  of the calendar that breaks one is dropped and journaled in the same way.
 - The stream is missing or went back (a Valkey that lost its memory): a new epoch.
 - The system's clock and the database's are apart: orders and instructions are refused a place
   until they agree (`clock_skew`).
@@ -35,7 +36,18 @@ from typing import Any
 import psycopg
 import valkey
 
-from exchange import commands, envelope, events, feed, journal, machine, recovery, rows, store
+from exchange import (
+    commands,
+    envelope,
+    events,
+    feed,
+    journal,
+    machine,
+    quarantine,
+    recovery,
+    rows,
+    store,
+)
 from exchange.machine import views
 from marketplace import clock, rowset
 from marketplace import projection as catalog
@@ -539,53 +551,56 @@ class Engine:
     # Poison
 
     def _isolate(self, works: Sequence[Work], error: Exception) -> list[Answer]:
-        """Do a batch again one by one, each in its own transaction, and set the culprit aside."""
+        """Do a batch again one by one, each in its own transaction, and set the culprits aside."""
         logger.critical("a batch broke an invariant: %s", error, exc_info=error)
         self._rebuild()
         answers: list[Answer] = []
         for work in works:
-            try:
-                self._apply([work])
-                news = self._store([work])
-            except _FATAL:
-                raise
-            except Exception as culprit:  # noqa: BLE001 - as in `run_batch`
-                self._rebuild()
-                news = self._quarantine(work, culprit)
+            news = self._try_alone(work)
             answers += self._release([work], [], news)
         return answers
 
-    def _quarantine(self, work: Work, error: Exception) -> Unreleased | None:
-        """Journal a command as set aside instead of applying it."""
-        command = work.command
-        symbol = command.instrument if isinstance(command, commands.PlaceOrder) else ""
-        if isinstance(command, commands.CancelOrder):
-            view = self.machine.order_view(command.order)
-            symbol = view.symbol if view is not None else ""
-        logger.critical("quarantined at %d: %s", self.head.sequence + 1, error)
-        aside = commands.Quarantine(
-            command=commands.encode(command),
-            assertion=f"{type(error).__name__}: {error}"[:500],
-            instrument=symbol,
-        )
+    def _try_alone(self, work: Work) -> Unreleased | None:
+        """Carry out one command, setting aside what of the calendar breaks before it, or itself."""
+        for _ in range(quarantine.ENTRIES_MAX):
+            try:
+                self._apply([work])
+                return self._store([work])
+            except _FATAL:
+                raise
+            except Exception as culprit:  # noqa: BLE001 - as in `run_batch`
+                entry = self.machine.performing
+                self._rebuild()
+                if entry is None:
+                    work.result = envelope.INTERNAL_ERROR
+                    aside = quarantine.of_command(self.machine, work.command, culprit)
+                    return self._set_aside(aside, work)
+                aside = quarantine.of_entry(self.machine, entry, culprit)
+                broken = Work(Incoming(aside), aside)
+                self._release([broken], [], self._set_aside(aside, broken))
+        raise AssertionError("an entry of the calendar is set aside once")
+
+    def _set_aside(self, aside: commands.Quarantine, work: Work) -> Unreleased | None:
+        """Journal what is set aside in the place of what broke."""
         sequence, at = self.head.sequence + 1, max(self.machine.at, clock.now_micros())
+        logger.critical("quarantined at %d: %s", sequence, aside.assertion)
         work.item = commands.Sequenced(sequence, at, aside)
         work.happened = self.machine.apply(aside, sequence, at)
-        work.result = envelope.INTERNAL_ERROR
         return self._store([work])
 
     def _fail_at(self, point: str, incoming: Iterable[Incoming]) -> None:
         """Die here when a test of recovery asks for it, on the n-th batch that holds an order.
 
         `BASELOAD_FAILPOINT` is `before_commit`, `after_commit` or `mid_release` (the replies are
-        out and the news is not), with `:n` for another batch than the first.
+        out and the news is not), with `:n` for another batch than the first; what happens there is
+        `BASELOAD_FAILSIGNAL`, a kill unless it says otherwise.
         """
         name, _, batch = self._failpoint.partition(":")
         if name != point or not any(each.reply_to for each in incoming):
             return
         self._failed_batches += 1
         if self._failed_batches >= int(batch or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get("BASELOAD_FAILSIGNAL", "SIGKILL")])
 
 
 def _after(entry: str) -> str:

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -26,6 +28,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 20
+ROUNDS = 5
+ATTEMPTS_MAX = 2_000
+TAKEOVER_S = 3.0
+"""What a hot standby has, from the kill to the first order acknowledged."""
 
 
 class Processes:
@@ -54,6 +60,20 @@ class Processes:
     def wait_for_epoch(self, epoch: int) -> None:
         """Wait until an engine serves an epoch at least as late."""
         until(lambda: int(self.valkey.get(doorbell.engine_key()) or 0) >= epoch)
+
+    def wait_for_standby(self) -> None:
+        """Wait until an engine waits for the lock of another."""
+
+        def waits() -> bool:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                    " AND database = (SELECT oid FROM pg_database WHERE datname = %s)",
+                    [connection.settings_dict["NAME"]],
+                )
+                return cursor.fetchone()[0] > 0
+
+        until(waits)
 
     def stop(self) -> None:
         for process in self.started:
@@ -139,6 +159,69 @@ def test_a_standby_takes_over_when_the_engine_is_killed(
     )
     assert operations.order_of(again) == operations.order_of(placed)
     assert operations.order_of(bought).status == "filled"
+
+
+def test_a_hot_standby_answers_within_three_seconds_of_a_kill(
+    processes: Processes, sender: client.SyncClient, hour: str
+) -> None:
+    serving = processes.start()
+    processes.wait_for_epoch(2)
+    waited_s = []
+    for round_ in range(ROUNDS):
+        standby = processes.start()
+        processes.wait_for_standby()
+        serving.kill()
+        killed_at = market_clock.monotonic_ns()
+        attempt = 0
+        while True:
+            order = sell(SELLER, 1_250, 1, f"s{round_}-{attempt}", instrument=hour)
+            (outcome,) = sender.submit_many([order])
+            attempt += 1
+            if not isinstance(outcome, errors.Refusal):
+                break
+            assert attempt < ATTEMPTS_MAX, outcome
+            threading.Event().wait(0.01)
+        waited_s.append((market_clock.monotonic_ns() - killed_at) / 1e9)
+        serving = standby
+    print(f"from the kill to the first order acknowledged: {sorted(waited_s)} s")
+    assert statistics.median(waited_s) <= TAKEOVER_S
+    assert models.Order.objects.count() == ROUNDS
+    call_command("verify_journal")
+
+
+def _journal() -> list[tuple[int, int, bytes]]:
+    rows = models.JournalBatch.objects.order_by("sequence")
+    return [(row.sequence, row.epoch, bytes(row.hash)) for row in rows]
+
+
+@pytest.mark.parametrize("point", ["before_commit", "after_commit"])
+def test_an_engine_that_was_stopped_around_its_commit_writes_nothing_after_a_takeover(
+    processes: Processes, sender: client.SyncClient, hour: str, point: str
+) -> None:
+    stopped = processes.start(BASELOAD_FAILPOINT=point, BASELOAD_FAILSIGNAL="SIGSTOP")
+    processes.wait_for_epoch(2)
+    processes.start()
+    processes.wait_for_standby()
+    with ThreadPoolExecutor(1) as threads:
+        # It is read by the engine that stops, and nobody hears of it before the takeover.
+        order = sell(SELLER, 1_250, 5, "s1", instrument=hour)
+        sent = threads.submit(sender.submit_many, [order])
+        processes.wait_for_epoch(3)
+        (outcome,) = sent.result(WAIT_S)
+    is_placed = point == "after_commit"
+    assert models.Order.objects.filter(client_order_id="s1").exists() == is_placed
+    assert isinstance(outcome, errors.Refusal) != is_placed
+    (bought,) = sender.submit_many([buy(BUYER, 1_240, 5, "b1", instrument=hour)])
+    assert operations.order_of(bought).status == "open"
+    journal = _journal()
+    stopped.send_signal(signal.SIGCONT)
+    assert stopped.wait(WAIT_S) not in (0, -signal.SIGKILL)
+    written = _journal()
+    assert written[: len(journal)] == journal
+    assert {epoch for _, epoch, _ in written[len(journal) :]} <= {3}
+    assert models.Order.objects.filter(client_order_id="s1").exists() == is_placed
+    assert int(processes.valkey.get(doorbell.engine_key())) == 3
+    call_command("verify_journal")
 
 
 def test_a_stopped_engine_is_replaced_and_cannot_write_when_it_wakes(
