@@ -48,7 +48,15 @@ def key_of(organization: int, scopes: list[str]) -> str:
     return issued.text
 
 
-async def call(app: Entry, method: str, path: str, key: str, body=None, query: str = ""):
+async def call(
+    app: Entry,
+    method: str,
+    path: str,
+    key: str,
+    body=None,
+    query: str = "",
+    content_type: str = "application/json",
+):
     """Send one request and return (status, headers, decoded body)."""
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     scope = {
@@ -59,7 +67,7 @@ async def call(app: Entry, method: str, path: str, key: str, body=None, query: s
         "query_string": query.encode(),
         "headers": [
             (b"authorization", f"Bearer {key}".encode()),
-            (b"content-type", b"application/json"),
+            (b"content-type", content_type.encode()),
         ],
         "client": ("127.0.0.1", 1),
     }
