@@ -87,12 +87,20 @@ class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Nothing but the passing of time: the calendar is brought up to date."""
 
 
+Entry = tuple[int, int, int]
+"""An entry of the calendar: when it is due, its kind and its id."""
+
+
 class Quarantine(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
-    """A command that broke an assertion: journaled, never applied; its instrument halts."""
+    """A command that broke an assertion: journaled, never applied; its instrument halts.
+
+    With `entry` it was no command that broke but this entry of the calendar, which is dropped.
+    """
 
     command: bytes
     assertion: str
     instrument: str
+    entry: Entry | None = None
 
 
 class Upgrade(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):

@@ -28,6 +28,7 @@ import hashlib
 
 from exchange import commands, events
 from exchange.machine import calendar, checks, instructions, news, orders, preview, snapshot, views
+from exchange.machine.entries import Entry
 from exchange.machine.state import State
 from exchange.machine.views import (
     AccountView,
@@ -76,10 +77,12 @@ class Machine:
         state.sequence = sequence
         out: list[events.Event] = []
         state.events = out
+        kind = type(command)
         if state.calendar and state.calendar[0][0] <= at:
+            if kind is commands.Quarantine and command.entry is not None:  # type: ignore[union-attr]
+                calendar.drop(state, command.entry)  # type: ignore[union-attr]
             calendar.advance(state, at)
         state.at = at
-        kind = type(command)
         if kind is commands.PlaceOrder:
             orders.place(state, command)  # type: ignore[arg-type]
         elif kind is commands.CancelOrder:
@@ -91,6 +94,19 @@ class Machine:
     def preview(self, command: commands.PlaceOrder) -> events.Previewed:
         """Return what placing an order now would do, and change nothing."""
         return preview.preview(self.state, command)
+
+    @property
+    def performing(self) -> commands.Entry | None:
+        """The entry of the calendar that broke an assertion; None when it was not one."""
+        return self.state.performing
+
+    def symbol_of(self, entry: commands.Entry) -> str:
+        """Return the symbol of the instrument that an entry of the calendar is about, if one."""
+        _, kind, number = entry
+        if kind not in (Entry.TRADING_ENDS, Entry.UNCROSS, Entry.WATCH_MID):
+            return ""
+        instrument = self.state.by_id.get(number)
+        return instrument.symbol if instrument is not None else ""
 
     def next_due(self) -> int | None:
         """Return when the calendar next has something to do; None before the first grade."""

@@ -11,7 +11,7 @@ sellers are covered, so a mark moves no cash yet: it moves what shorts and order
 last variation, at gate closure, pays the whole difference at once.
 """
 
-from heapq import heappop
+from heapq import heapify, heappop, heappush
 
 from exchange import events
 from exchange.machine import (
@@ -43,10 +43,24 @@ def advance(state: State, at: int) -> None:
     """Perform everything that is due at or before an instant."""
     calendar = state.calendar
     while calendar and calendar[0][0] <= at:
-        due_at, kind, number = heappop(calendar)
+        due_at, kind, number = state.performing = heappop(calendar)
         state.at = due_at
         _perform(state, due_at, Entry(kind), number)
         books.flush(state)
+    state.performing = None
+
+
+def drop(state: State, entry: tuple[int, int, int]) -> None:
+    """Take an entry that cannot be performed out of the calendar; one that recurs stays in it."""
+    calendar = state.calendar
+    calendar.remove(entry)
+    heapify(calendar)
+    due_at, kind, number = entry
+    if kind in _RECURS_AFTER:
+        heappush(calendar, (due_at + _RECURS_AFTER[Entry(kind)], kind, number))
+
+
+_RECURS_AFTER = {Entry.EXPIRE_DAY: DAY, Entry.MARK: HOUR, Entry.NEW_DAY: DAY, Entry.LIST: DAY}
 
 
 def _perform(state: State, at: int, kind: Entry, number: int) -> None:
@@ -60,17 +74,17 @@ def _perform(state: State, at: int, kind: Entry, number: int) -> None:
                 uncrossing.end_call(state, instrument)
         case Entry.EXPIRE_DAY:
             orders.expire_day(state)
-            state.schedule(at + DAY, kind, number)
+            state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.MARK:
             _mark_all(state)
             limits.start_hour(state)
-            state.schedule(at + HOUR, kind, number)
+            state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.NEW_DAY:
             _start_day(state)
-            state.schedule(at + DAY, kind, number)
+            state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.LIST:
             _list_day(state, _grade(state, number), contract.day_start(at) + DAY)
-            state.schedule(at + DAY, kind, number)
+            state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.EXPIRE:
             orders.expire(state, number)
         case Entry.SWITCH:

@@ -354,9 +354,9 @@ class State:
     __slots__ = (
         "accounts", "at", "by_hour", "by_id", "calendar", "clusters", "counters", "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
-        "instruments", "next_order", "next_trade", "orders", "rules", "sequence",
-        "touched_accounts", "touched_auctions", "touched_instruments", "touched_orders",
-        "touched_positions",
+        "instruments", "next_order", "next_trade", "orders", "performing", "rules",
+        "sequence", "touched_accounts", "touched_auctions", "touched_instruments",
+        "touched_orders", "touched_positions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -378,6 +378,8 @@ class State:
         self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)
         self.calendar: list[tuple[int, int, int]] = []
         """A heap of (due at, kind, id)."""
+        self.performing: tuple[int, int, int] | None = None
+        """The entry that is being performed; it stays when that breaks an assertion."""
         self.idle_entries = 0
         """Dated orders that have left since their entries were last cleared away."""
         self.next_order = 1

@@ -213,6 +213,34 @@ def test_a_batch_that_broke_an_assertion_is_done_one_by_one_and_the_culprit_set_
     call_command("verify_journal")
 
 
+def test_an_entry_of_the_calendar_that_breaks_is_set_aside_and_halts_its_instrument(
+    market: Market, clock, monkeypatch
+) -> None:
+    from exchange.machine import delivery
+
+    end_trading = delivery.end_trading
+
+    def broken(state, instrument):
+        end_trading(state, instrument)
+        assert instrument.symbol != HOUR, "this hour cannot end"
+
+    monkeypatch.setattr(delivery, "end_trading", broken)
+    clock.set("2026-12-01T14:56:00Z")  # past the gate of HOUR and of the one after it
+    answers = market.engine.run_batch(
+        [engine.Incoming(buy(BUYER, 1_250, 5, "late", instrument=EVENING), "", 1)]
+    )
+
+    assert [answer.result for answer in answers] == [envelope.APPLIED]
+    assert models.Order.objects.get(client_order_id="late").status == "OPEN"
+    assert Instrument.objects.get(symbol=HOUR).state == "HALTED"
+    after = Instrument.objects.get(symbol="LLAMA70B.H.20261201T15Z")
+    assert after.state in ("CLOSED", "SETTLED")
+    market.machine.check()
+    # The journal says so itself: a replay needs nothing of what broke.
+    monkeypatch.undo()
+    call_command("verify_journal")
+
+
 def test_an_instruction_that_broke_an_assertion_is_refused(market: Market, monkeypatch) -> None:
     from exchange.machine import instructions as carried
 
