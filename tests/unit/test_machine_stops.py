@@ -2,7 +2,7 @@
 
 import random
 
-from exchange import commands, events
+from exchange import commands, envelope, events
 from exchange.commands import Terms
 from exchange.reasons import Reject
 from settlement import instructions
@@ -327,6 +327,46 @@ def test_a_band_that_moves_takes_waiting_orders_with_it() -> None:
     assert floor.machine.state.orders[edge].price == 1_230 + 1_230 * 15 // 100
 
 
+def test_what_a_command_answers_is_its_own_and_not_what_it_set_off() -> None:
+    floor = Floor()
+    floor.account(1, certified=100)
+    floor.account(2)
+    floor.account(3)
+    floor.sell(1, 1, 1_250)
+    waiting = floor.buy(3, 4, 1_260, terms=Terms(type="STOP_LIMIT", stop_price=1_250))
+    placed = floor.last
+    sequence = floor.machine.sequence
+    taker = floor.buy(2, 1, 1_250)
+    set_off = floor.last
+    own = envelope.of_order(taker, sequence + 1, set_off)
+    assert [type(event) for event in own] == [
+        events.OrderPlaced,
+        events.Traded,
+        events.OrderClosed,
+    ]
+    assert envelope.of_order(waiting, sequence, placed + set_off) == placed[:1]
+    assert [type(event) for event in envelope.of_order(waiting, sequence + 1, set_off)] == [
+        events.OrderTriggered
+    ]
+    floor.sell(1, 2, 1_260)
+    assert floor.machine.order_view(waiting).filled == 2
+
+
+def test_an_order_may_meet_what_its_own_trades_have_triggered() -> None:
+    floor = Floor()
+    floor.account(1, certified=100)
+    floor.account(2)
+    floor.account(3, certified=100)
+    floor.sell(1, 1, 1_250)
+    floor.sell(3, 4, 1_240, terms=Terms(type="STOP_LIMIT", stop_price=1_255))
+    assert not floor.of(events.OrderTriggered)
+    taker = floor.buy(2, 3, 1_250)
+    own = envelope.of_order(taker, floor.machine.sequence, floor.last)
+    trades = [(e.maker_order, e.lots) for e in own if isinstance(e, events.Traded)]
+    assert trades == [(1, 1), (taker, 2)]
+    assert floor.machine.order_view(taker).status == "filled"
+
+
 def test_random_stops_are_triggered_and_nothing_is_lost() -> None:
     """The machine checks itself after each command; a twin answers as it does."""
     triggered = 0
@@ -347,6 +387,8 @@ def test_random_stops_are_triggered_and_nothing_is_lost() -> None:
             price = 0 if kind == "STOP" else chance.randint(97, 103)
             floor.place(account, side, chance.randint(1, 9), price, terms=terms)
             triggered += len(floor.of(events.OrderTriggered))
+            for trade in floor.of(events.Traded):
+                assert trade.maker // 2 != trade.taker // 2, "no group trades with itself"
             orders = sorted(floor.machine.state.orders)
             if orders and chance.random() < 0.3:
                 order = floor.machine.state.orders[chance.choice(orders)]
