@@ -108,6 +108,19 @@ def test_a_gap_asks_for_what_is_missing_once_and_goes_on_behind_it() -> None:
     assert book.gaps == 1
 
 
+def test_a_second_gap_behind_the_first_is_asked_for_when_the_first_is_filled() -> None:
+    market, book = SlowBook(), Book(HOUR)
+    book.take(market.snapshot())
+    said = [market.change(("bids", "1.240", n + 1)) for n in range(7)]
+    needs = [book.take(said[n]) for n in (2, 3, 6)]
+    assert [need and (need.first, need.last) for need in needs] == [(1, 2), None, None]
+    needs = [book.take(one) for one in market.range(1, 2)]
+    assert [need and (need.first, need.last) for need in needs] == [None, (5, 6)]
+    assert [book.take(one) for one in market.range(5, 6)] == [None, None]
+    assert book.is_live
+    assert agrees(book, market)
+
+
 def test_a_wrong_checksum_asks_for_a_snapshot_and_nothing_is_believed_before_it() -> None:
     market, book = SlowBook(), Book(HOUR)
     book.take(market.snapshot())
@@ -143,6 +156,7 @@ def test_any_loss_is_recovered_from(seed: int) -> None:
     market, book = SlowBook(), Book(HOUR)
     book.take(market.snapshot())
     recovered = 0
+    waiting: list[Message] = []
     for _ in range(400):
         side = chance.choice(["bids", "asks"])
         price = f"{1 + chance.randrange(40) / 1000:.3f}"
@@ -152,8 +166,8 @@ def test_any_loss_is_recovered_from(seed: int) -> None:
         )
         if chance.random() < 0.2:
             continue
-        waiting = [message] * chance.choice([1, 1, 2])
-        while waiting:
+        waiting += [message] * chance.choice([1, 1, 2])
+        while waiting and chance.random() < 0.95:
             need = book.take(waiting.pop(0))
             if need is None:
                 continue

@@ -101,6 +101,7 @@ def test_refusals_and_wrong_use_have_exit_codes(run: Callable[..., Ran]) -> None
     as_json = run("--json", "order", "buy", HOUR, "5", "9.000")
     assert json.loads(as_json.err)["code"] == "outside_band"
     assert run("book", "NOTHING").err.startswith("baseload: not_found")
+    assert run("watch", "NOTHING").err.startswith("baseload: not_found")
     assert run("--key", "bl_demo_x_y", "account").err.startswith("baseload: invalid_key")
     for wrong in (
         ["order", "buy", HOUR, "many"],

@@ -222,7 +222,8 @@ def test_a_private_channel_without_a_key_is_a_message_with_a_status(served: Serv
     async def work() -> None:
         async with Stream(served.origin) as stream:
             await stream.subscribe("orders")
-            assert (await first(stream, lambda one: True)).status == 401
+            refused = await first(stream, lambda one: True)
+            assert (refused.status, refused.code) == (401, "unauthenticated")
             await stream.ping()
 
     run(work)
@@ -260,3 +261,10 @@ def test_a_book_over_rest_is_caught_up_with_deltas(served: Served) -> None:
         truth = client.book(HOUR)
         assert (book.sequence, book.checksum()) == (truth.sequence, truth.checksum)
         assert tuple(book.bids()) == truth.bids
+
+
+def test_a_script_is_told_what_was_refused_and_that_nobody_is_there(served: Served) -> None:
+    with pytest.raises(errors.NotFound):
+        next(watch(served.origin, [("book", "NOTHING")]))
+    with pytest.raises(errors.StreamClosed, match="cannot be reached"):
+        next(watch("http://127.0.0.1:9", [("ticker", None)]))

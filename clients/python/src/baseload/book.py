@@ -85,6 +85,7 @@ class Book:
         self.gaps = 0
         """Gaps and wrong checksums so far."""
         self._waits_for = SNAPSHOT
+        self._asked_to = 0
         self._bids = Side()
         self._asks = Side()
         self._kept: dict[int, Mapping[str, Any]] = {}
@@ -179,8 +180,9 @@ class Book:
 
     def _gap(self) -> Need:
         self._waits_for = RANGE
+        self._asked_to = min(self._kept)
         self.gaps += 1
-        return Need(reason="a delta is missing", first=self.sequence + 1, last=min(self._kept))
+        return Need(reason="a delta is missing", first=self.sequence + 1, last=self._asked_to)
 
     def _apply(self, message: Mapping[str, Any]) -> Need | None:
         data = message["data"]
@@ -208,7 +210,8 @@ class Book:
         if not self._kept:
             self._waits_for = ""
             return None
-        return None if self._waits_for == RANGE else self._gap()
+        is_coming = self._waits_for == RANGE and self.sequence < self._asked_to
+        return None if is_coming else self._gap()
 
 
 def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> int:

@@ -120,9 +120,6 @@ def _subscriptions(options: argparse.Namespace) -> list[stream.Subscription]:
 
 def _show(message: stream.Message, output: Output) -> None:
     """Write what a message says, a line for each thing."""
-    if message.status is not None:
-        output.note(f"baseload: the stream refused a request with status {message.status}")
-        return
     found = message.value()
     for one in found if isinstance(found, tuple | list) else [found]:
         if isinstance(one, models.Order):

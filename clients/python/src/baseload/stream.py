@@ -36,11 +36,14 @@ CONNECT_TIMEOUT_S: Final = 10.0
 OPERATION_TIMEOUT_S: Final = 30.0
 RECONNECT_S_MIN: Final = 0.1
 RECONNECT_S_MAX: Final = 10.0
+OPEN_ATTEMPTS_MAX: Final = 5
+"""How often the first connection is tried; later ones for as long as it takes."""
 RANGE_SEQUENCES_MAX: Final = 500
 """Over more than this a snapshot is cheaper than a range."""
 FATAL_CODES: Final = frozenset({1008, 4001, 4404})
 """Closed on purpose: a revoked key, a wrong path. To connect again would end the same way."""
 FATAL_STATUSES: Final = frozenset({401, 403, 404})
+BUSY_STATUSES: Final = frozenset({429, 503})
 MESSAGES_MAX: Final = 10_000
 WATCH_POLL_S: Final = 0.05
 
@@ -59,7 +62,7 @@ MODELS: Final[dict[str, Any]] = {
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One message of a channel. `data` is as it was sent; `value()` is it as models."""
 
-    type: str
+    type: str = ""
     channel: str | None = None
     instrument: str | None = None
     sequence: int | None = None
@@ -67,6 +70,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     data: Any = None
     id: str | int | None = None
     status: int | None = None
+    """Of a problem that no operation waits for: a subscription was refused."""
+    code: str | None = None
+    detail: str = ""
 
     def value(self) -> Any:
         """Return `data` as models: a tuple of trades, orders or fills, a ticker, an account.
@@ -97,7 +103,6 @@ class Stream:
         key: str = "",
         signer: Signer | None = None,
         cancel_on_disconnect: bool = False,
-        reconnects_max: int | None = None,
     ) -> None:
         self.url = stream_url(url)
         self.books: dict[str, Book] = {}
@@ -106,7 +111,6 @@ class Stream:
         self._key = key
         self._signer = signer
         self._cancels_on_disconnect = cancel_on_disconnect
-        self._reconnects_max = reconnects_max
         self._topics: list[dict[str, str]] = []
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = {}
@@ -133,10 +137,11 @@ class Stream:
     async def open(self) -> None:
         """Connect and stay connected.
 
-        :raises StreamClosed: when the exchange refuses the connection.
+        :raises StreamClosed: when the exchange cannot be reached, or refuses the connection.
         :raises ApiError: when it refuses the key.
         """
         self._task = asyncio.create_task(self._live())
+        self._task.add_done_callback(self._ended)
         ready = asyncio.create_task(self._ready.wait())
         await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
@@ -259,7 +264,7 @@ class Stream:
     async def _live(self) -> None:
         """Connect, and connect again whenever the connection is lost."""
         wait_s = RECONNECT_S_MIN
-        for attempt in itertools.count():
+        for attempt in itertools.count(1):
             try:
                 async with connect(
                     self.url,
@@ -280,18 +285,24 @@ class Stream:
                     self._finish(errors.StreamClosed(f"closed with {code}", code=code))
                     return
             except errors.ApiError as error:
-                self._finish(error)
-                return
+                if error.status not in BUSY_STATUSES:
+                    self._finish(error)
+                    return
             except (OSError, TimeoutError, InvalidHandshake):
                 pass
             finally:
                 self._ready.clear()
                 self._socket = None
-            if self._reconnects_max is not None and attempt >= self._reconnects_max:
-                self._finish(errors.StreamClosed(f"{self.url}: cannot be reached"))
+            if self.connections == 0 and attempt >= OPEN_ATTEMPTS_MAX:
+                self._finish(errors.StreamClosed(f"{self.url} cannot be reached"))
                 return
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, RECONNECT_S_MAX)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Tell whoever waits that a defect of this side, or of what came, has ended the stream."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._finish(errors.StreamClosed(f"the stream broke: {error!r}"))
 
     def _handshake_headers(self) -> dict[str, str]:
         if self._signer is None:
@@ -423,7 +434,7 @@ def watch(
     The stream runs in a thread, which ends when the iterator is closed. The book of a message may
     be ahead of it, never behind.
 
-    :raises BaseloadError: when the stream ends.
+    :raises BaseloadError: when the stream ends, or a subscription is refused.
     """
     arrived: queue.Queue[Watched | BaseException] = queue.Queue(MESSAGES_MAX)
     stopping = threading.Event()
@@ -433,6 +444,9 @@ def watch(
             for channel, instrument in subscriptions:
                 await stream.subscribe(channel, instrument)
             async for message in stream:
+                if message.status is not None:
+                    problem = msgspec.structs.asdict(message)
+                    raise errors.api_error(msgspec.convert(problem, errors.Problem))
                 book = stream.books.get(message.instrument or "")
                 shown = book if message.channel == "book" else None
                 await hand_over(Watched(message=message, book=shown))
