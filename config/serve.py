@@ -10,6 +10,7 @@ import django
 import uvicorn
 
 from config.guarded_http import GuardedHttp
+from config.guarded_websocket import GuardedWebSocket
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -54,7 +55,7 @@ def main() -> int:
         port=ports[name],
         loop="uvloop",
         http=GuardedHttp,
-        ws="websockets-sansio",
+        ws=GuardedWebSocket,
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -1,6 +1,6 @@
 """What the tests of the API share: an exchange, and callers of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,6 +8,7 @@ import valkey as valkey_client
 
 if TYPE_CHECKING:  # this file is read before Django is set up
     from tests.rest import Api, World
+    from tests.stream import Caller, Loop
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,24 @@ def anyone(world: "World") -> "Api":
     from tests.rest import Api
 
     return Api()
+
+
+@pytest.fixture
+def loop(world: "World") -> Iterator["Loop"]:
+    """The loop that serves the WebSocket in this process."""
+    from tests.stream import Loop
+
+    made = Loop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def call(loop: "Loop") -> "Callable[..., Caller]":
+    """Make a caller of the WebSocket, with headers of its own or as any program."""
+    from tests.stream import Caller
+
+    def connect(headers: list[tuple[bytes, bytes]] | None = None) -> Caller:
+        return Caller(loop, headers or [(b"host", b"127.0.0.1:8000")])
+
+    return connect

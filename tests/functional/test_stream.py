@@ -1,11 +1,6 @@
 """The WebSocket as its callers see it, against a running engine."""
 
-import asyncio
-import json
-import threading
 import zlib
-from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -16,117 +11,7 @@ from marketplace import hub, operations, stream
 from tests.market import GRADE, HOUR
 from tests.rest import Party, World
 
-PATIENCE_S = 10
 OWN = [(b"host", b"127.0.0.1:8000"), (b"origin", b"http://127.0.0.1:8000")]
-
-
-class Loop:
-    """An event loop in a thread: the server's side of every connection."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-
-    def call(self, work: Any) -> Any:
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self.loop)
-        return future.result(PATIENCE_S)
-
-    def close(self) -> None:
-        self.call(stream._desk.stop())
-        self.call(stream._hub.stop())
-        self.call(self.loop.shutdown_default_executor())  # a read that goes on would hold a lock
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(PATIENCE_S)
-        self.loop.close()
-
-
-class Caller:
-    """The caller's side of one connection; `is_reading` is False for one that stopped."""
-
-    def __init__(self, loop: Loop, headers: list[tuple[bytes, bytes]]) -> None:
-        self.loop = loop
-        self.got: list[dict[str, Any]] = []
-        self.closed_with: int | None = None
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.news = threading.Condition()
-        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.inbox.put_nowait({"type": "websocket.connect"})
-        scope = {
-            "type": "websocket",
-            "path": "/ws/v1",
-            "raw_path": b"/ws/v1",
-            "query_string": b"",
-            "headers": headers,
-            "client": ("127.0.0.1", 50_000),
-        }
-
-        async def serve() -> None:
-            await stream.application(scope, self.inbox.get, self._take)
-            with self.news:
-                self.closed_with = self.closed_with or 0
-                self.news.notify_all()
-
-        asyncio.run_coroutine_threadsafe(serve(), loop.loop)
-
-    async def _take(self, message: dict[str, Any]) -> None:
-        if message["type"] == "websocket.send":
-            await self.reads.wait()
-        with self.news:
-            if message["type"] == "websocket.send":
-                self.got.append(json.loads(message["text"]))
-            elif message["type"] == "websocket.close":
-                self.closed_with = message["code"]
-            self.news.notify_all()
-
-    def send(self, message: Any) -> None:
-        text = message if isinstance(message, str) else json.dumps(message)
-        event = {"type": "websocket.receive", "text": text}
-        self.loop.loop.call_soon_threadsafe(self.inbox.put_nowait, event)
-
-    def subscribe(self, channel: str, instrument: str | None = None) -> None:
-        self.send({"op": "subscribe", "channel": channel, "instrument": instrument})
-
-    def pause(self) -> None:
-        self.loop.loop.call_soon_threadsafe(self.reads.clear)
-
-    def await_message(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Return the first message that is wanted, and forget those before it."""
-        with self.news:
-            found = self.news.wait_for(
-                lambda: next((one for one in self.got if wanted(one)), None), PATIENCE_S
-            )
-            assert found is not None, self.got
-            del self.got[: self.got.index(found) + 1]
-            return found
-
-    def first(self, channel: str) -> dict[str, Any]:
-        return self.await_message(lambda one: one.get("channel") == channel)
-
-    def problem(self) -> dict[str, Any]:
-        return self.await_message(lambda one: "status" in one)
-
-    def await_close(self) -> int:
-        with self.news:
-            assert self.news.wait_for(lambda: self.closed_with is not None, PATIENCE_S)
-            assert self.closed_with is not None
-            return self.closed_with
-
-
-@pytest.fixture
-def loop(world: World):
-    made = Loop()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def call(loop: Loop):
-    def connect(headers: list[tuple[bytes, bytes]] | None = None) -> Caller:
-        return Caller(loop, headers or [(b"host", b"127.0.0.1:8000")])
-
-    return connect
 
 
 def place(party: Party, side: int, price: int, lots: int, name: str, tif: str = "GTC") -> Any:
