@@ -551,3 +551,12 @@ def test_a_caller_who_hung_up_gets_the_first_answer_when_it_comes_again(
         status, headers, answer = talk(hang_up)
     assert (status, headers["idempotency-replayed"], answer["status"]) == (201, "true", "open")
     assert models.Order.objects.count() == 1
+
+
+def test_a_preview_without_an_answer_may_be_asked_again(deaf: Market, key) -> None:
+    async def conversation(app: Entry):
+        return await call(app, "POST", ORDERS + "/test", key.buyer, LIMIT)
+
+    with deaf.running():
+        status, headers, problem = talk(conversation, reply_timeout_s=0.2)
+    assert (status, problem["code"], headers["retry-after"]) == (503, "engine_unavailable", "1")

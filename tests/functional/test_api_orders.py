@@ -1,0 +1,119 @@
+"""Reading orders of every kind over REST, and what auctions and their trades look like."""
+
+from exchange import commands, operations
+from tests.market import HOUR, buy, sell
+from tests.rest import Api, World
+
+TOMORROW = "LLAMA70B.H.20261202T14Z"
+
+
+def stop(account: int, name: str, *, stop_price: int) -> commands.PlaceOrder:
+    return operations.place_command(
+        organization=account,
+        instrument=HOUR,
+        side=1,
+        price_ticks=0,
+        lots=5,
+        client_order_id=name,
+        terms=commands.Terms(type=commands.STOP, stop_price=stop_price),
+    )
+
+
+def strip(account: int, name: str) -> commands.PlaceStrip:
+    """Hours 14 and 15 of the day."""
+    from_at = 1_796_133_600_000_000
+    return commands.PlaceStrip(
+        account, "LLAMA70B", 1, from_at, from_at + 7_200_000_000, 1_300, 3, 100, name, b"f" * 32
+    )
+
+
+def test_orders_are_listed_by_what_they_wait_for(world: World) -> None:
+    buyer = world.party("Northwind", cash=1_000_000_000)
+    resting, waiting = buy(buyer.id, 1_200, 4, "b1"), stop(buyer.id, "t1", stop_price=1_300)
+    gone = buy(buyer.id, 1_200, 4, "i1", time_in_force="IOC")
+    world.market.execute(resting, waiting, gone)
+
+    def names(**query: str) -> list[str]:
+        found = buyer.api.get("orders", **query).json["results"]
+        return [one["client_order_id"] for one in found]
+
+    assert names() == ["i1", "t1", "b1"]
+    assert names(status="live") == ["t1", "b1"]
+    assert names(status="open") == ["b1"]
+    assert names(status="untriggered", instrument=HOUR) == ["t1"]
+    assert names(status="untriggered", instrument=TOMORROW) == []
+    assert names(status="canceled") == ["i1"]
+    assert names(client_order_id="t1") == ["t1"]
+    (one,) = buyer.api.get("orders", client_order_id="t1").json["results"]
+    assert (one["type"], one["price"], one["stop_price"]) == ("stop", None, "1.300")
+
+
+def test_a_strip_is_read_as_an_order_with_fills_in_its_hours(world: World) -> None:
+    buyer = world.party("Northwind", cash=1_000_000_000)
+    seller = world.party("Cirrus", "PROVIDER", cash=1_000_000_000)
+    world.cluster(seller)
+    later = "LLAMA70B.H.20261201T15Z"
+    world.market.execute(
+        sell(seller.id, 1_250, 3, "s14"),
+        sell(seller.id, 1_260, 3, "s15", instrument=later),
+        strip(buyer.id, "r1"),
+    )
+    (order,) = buyer.api.get("orders").json["results"]
+    assert (order["type"], order["instrument"]) == ("strip", "LLAMA70B.R.20261201T14Z+2")
+    assert (order["status"], order["filled_quantity"]) == ("filled", 3)
+    assert (order["average_price"], order["price"]) == ("1.255000", "1.300")
+    assert [fill["instrument"] for fill in order["fills"]] == [HOUR, later]
+    assert buyer.api.get(f"orders/{order['id']}").json == order
+    fills = buyer.api.get("fills").json["results"]
+    assert [(fill["order_id"], fill["instrument"]) for fill in fills] == [
+        (order["id"], later),
+        (order["id"], HOUR),
+    ]
+    assert [fill["instrument"] for fill in buyer.api.get("fills", instrument=HOUR).json["results"]]
+    positions = {row["instrument"]: row for row in buyer.api.get("positions").json["results"]}
+    assert set(positions) == {HOUR, later}
+
+
+def test_an_auction_is_shown_while_it_runs_and_its_price_afterwards(world: World, clock) -> None:
+    buyer = world.party("Northwind", cash=1_000_000_000)
+    seller = world.party("Cirrus", "PROVIDER", cash=1_000_000_000)
+    world.cluster(seller)
+    path = f"instruments/{TOMORROW}/auction"
+    assert Api().get(path).status == 404
+    clock.set("2026-12-01T10:00Z")
+    world.market.execute(
+        buy(buyer.id, 1_300, 8, "b", instrument=TOMORROW),
+        sell(seller.id, 1_250, 5, "s", instrument=TOMORROW),
+    )
+    running = Api().get(path)
+    assert (running.status, running.json) == (
+        200,
+        {
+            "instrument": TOMORROW,
+            "kind": "opening",
+            "state": "call",
+            "ends_at": "2026-12-01T12:00:00.000000Z",
+            "frozen_at": "2026-12-01T11:55:00.000000Z",
+            "indicative_price": "1.250",
+            "indicative_quantity": 5,
+            "surplus": 3,
+            "surplus_side": "buy",
+            "last_auction": None,
+        },
+    )
+    clock.set("2026-12-01T12:00Z")
+    world.market.execute(commands.Tick())
+    ended = Api().get(path).json
+    assert (ended["kind"], ended["state"], ended["ends_at"]) == (None, "continuous", None)
+    assert (ended["indicative_price"], ended["indicative_quantity"]) == (None, 0)
+    assert ended["last_auction"] == {
+        "price": "1.250",
+        "quantity": 5,
+        "at": "2026-12-01T12:00:00.000000Z",
+    }
+    (line,) = Api().get(f"instruments/{TOMORROW}/trades").json["results"]
+    assert (line["is_auction"], line["price"], line["quantity"]) == (True, "1.250", 5)
+    for party in (buyer, seller):
+        (fill,) = party.api.get("fills").json["results"]
+        assert (fill["liquidity"], fill["fee"]) == ("auction", "0.000075")
+    assert Api().get("instruments/NONE/auction").status == 404
