@@ -1,5 +1,7 @@
 -- What wrk sends: a body per request, the keys in turn, every client_order_id its own.
--- The load is a table in the file named by LOAD; LOAD_PER_REQUEST orders go in one request.
+-- The load is a table in the file named by LOAD; LOAD_PER_REQUEST orders go in one request. All are
+-- of one size and near one price, so that each comes to rest or trades with one that rests: an
+-- order has half a trade, and the book stays small.
 
 local load_file = os.getenv("LOAD")
 local per_request = tonumber(os.getenv("LOAD_PER_REQUEST") or "1")
@@ -7,6 +9,7 @@ local pause_ms = tonumber(os.getenv("LOAD_PAUSE_MS") or "0")
 local mark = os.getenv("LOAD_MARK") or "w"
 local conf = dofile(load_file)
 local threads = 0
+local LOTS = 3
 
 function setup(thread)
   thread:set("number", threads)
@@ -22,9 +25,9 @@ end
 local function one(member)
   count = count + 1
   local side = math.random(2) == 1 and "buy" or "sell"
-  local away = math.random(-2, 3)
+  local away = math.random(-1, 1)
   if side == "buy" then away = -away end
-  return conf.order(member, side, conf.middle + away, math.random(5),
+  return conf.order(member, side, conf.middle + away, LOTS,
     string.format("%s-%d-%d", mark, number, count))
 end
 

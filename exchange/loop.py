@@ -39,6 +39,8 @@ BATCH_ENTRIES_MAX = 512
 """How many stream entries one batch takes; one entry holds all that a process sent at once."""
 REQUEST_COMMANDS_MAX = 1_000
 VALKEY_TIMEOUT_S = 2.0
+COLLECTED_EVERY = 50_000
+"""New objects between two collections: next to nothing here is ever part of a cycle."""
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 
@@ -92,6 +94,7 @@ class Loop:
         self._take_over()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(COLLECTED_EVERY)
         while not self._stopping.is_set():
             try:
                 self.step()

@@ -9,7 +9,9 @@ Batches end where they ended, so that every topic counts its messages on as it d
 wants to tell the news of batches again is shown each, as the machine stood after it.
 """
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from exchange import commands, events, journal, machine, store
@@ -71,17 +73,30 @@ def rebuild(
         if state.digest() != stored.state_digest or state.sequence != stored.sequence:
             raise Diverged(stored.sequence, "the snapshot is not the state it names")
     batches = count = 0
-    for batch in store.tail(connection, group, after=started_from, up_to=up_to):
-        chain = verify(state, batch, chain, tell if batch.sequence > tell_after else None)
-        batches += 1
-        count += batch.sequence - batch.first_sequence + 1
-        if progress is not None:
-            progress(batch.sequence)
+    with _without_collector():
+        for batch in store.tail(connection, group, after=started_from, up_to=up_to):
+            chain = verify(state, batch, chain, tell if batch.sequence > tell_after else None)
+            batches += 1
+            count += batch.sequence - batch.first_sequence + 1
+            if progress is not None:
+                progress(batch.sequence)
     if state.sequence != up_to:
         raise Diverged(state.sequence, f"the journal ends before {up_to}")
     return Recovered(
         machine=state, hash=chain, batches=batches, commands=count, started_from=started_from
     )
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the garbage collector out of the block: a replay makes millions of objects, no cycle."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def verify(
