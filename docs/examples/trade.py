@@ -48,15 +48,15 @@ def main(demo: dict[str, Any]) -> None:
             said = outcome.code if isinstance(outcome, errors.ApiError) else outcome.status
             print(f"  {said}")
 
-        # The same lots in three hours, at an average price, at once or not at all.
-        starts_at = max(one.starts_at for one in hours[:-3])
+        # The same lots in the last three hours, at an average price, at once or not at all.
+        last = [one for one in hours if one.grade == hour.grade][-3:]
         strip = client.place_strip(
             NewStrip(
                 grade=hour.grade,
                 side="buy",
-                starts_at=starts_at,
-                ends_at=hours[-1].ends_at,
-                price=hour.band[1],
+                starts_at=last[0].starts_at,
+                ends_at=last[-1].ends_at,
+                price=max(one.band[1] for one in last),
                 quantity=1,
             )
         )

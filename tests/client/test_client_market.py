@@ -302,3 +302,20 @@ def test_what_is_read_of_the_market_has_models(buyer: Client, seller: Client) ->
     assert list(buyer.index(GRADE)) == []
     assert [one.seller for one in buyer.pools()] == ["Seller"]
     assert len(list(buyer.api_keys())) == 1
+
+
+def test_a_provider_certifies_and_offers_capacity(seller: Client) -> None:
+    with pytest.raises(errors.Refused) as raised:
+        seller.register_cluster("hall two", GRADE, "H100", replicas=2)
+    assert raised.value.code == "unknown_model"
+    (hall_one,) = seller.clusters()
+    begun = seller.certify_cluster(hall_one.id, idempotency_key="once")
+    assert seller.certify_cluster(hall_one.id, idempotency_key="once") == begun
+    assert seller.certification(hall_one.id, begun.id).cluster == hall_one.id
+    offer = seller.offer(hall_one.id, HOUR, 5, "1.250")
+    assert [one.id for one in seller.listings()] == [offer.id]
+    assert seller.book(HOUR).asks == ((Decimal("1.250"), 5),)
+    assert seller.withdraw_offer(offer.id).state == "withdrawn"
+    (statement,) = seller.statements()
+    cash = next(part for part in statement.accounts if part.account == "cash")
+    assert (cash.opening, cash.closing) == (Decimal("0"), Decimal("1000"))

@@ -291,12 +291,12 @@ class Api:
     @endpoint
     def deposit(self, amount: Number, *, idempotency_key: str = "") -> Call[models.Movement]:
         """Deposit money."""
-        return _money("deposits", amount, idempotency_key)
+        return _once("deposits", _amount(amount), models.Movement, idempotency_key)
 
     @endpoint
     def withdraw(self, amount: Number, *, idempotency_key: str = "") -> Call[models.Movement]:
         """Withdraw money, up to what is withdrawable."""
-        return _money("withdrawals", amount, idempotency_key)
+        return _once("withdrawals", _amount(amount), models.Movement, idempotency_key)
 
     @listing
     def api_keys(self) -> Call[models.Page[models.ApiKey]]:
@@ -328,6 +328,85 @@ class Api:
     def revoke_api_key(self, key_id: str) -> Call[models.Revoked]:
         """Revoke a key."""
         return _same("DELETE", f"api-keys/{_part(key_id)}", models.Revoked)
+
+    @listing
+    def statements(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Call[models.Page[models.Statement]]:
+        """List a statement for each day on which money moved, or the one of a period."""
+        return _get("statements", models.Page[models.Statement], since=since, until=until)
+
+    # Capacity
+
+    @listing
+    def clusters(self) -> Call[models.Page[models.Cluster]]:
+        """List own clusters."""
+        return _get("clusters", models.Page[models.Cluster])
+
+    @endpoint
+    def register_cluster(
+        self,
+        name: str,
+        grade: str,
+        accelerator: str,
+        *,
+        tensor_parallel: int = 1,
+        replicas: int = 1,
+        endpoint: str | None = None,
+        idempotency_key: str = "",
+    ) -> Call[models.Cluster]:
+        """Register a cluster; without an `endpoint` it is modelled."""
+        body: dict[str, Any] = {
+            "name": name,
+            "grade": grade,
+            "accelerator": accelerator,
+            "tensor_parallel": tensor_parallel,
+            "replicas": replicas,
+        } | ({} if endpoint is None else {"endpoint": endpoint})
+        return _once("clusters", body, models.Cluster, idempotency_key)
+
+    @endpoint
+    def certify_cluster(
+        self, cluster_id: str, *, idempotency_key: str = ""
+    ) -> Call[models.Certification]:
+        """Begin to certify a cluster; `certification` says how far it is."""
+        path = f"clusters/{_part(cluster_id)}/certify"
+        return _once(path, None, models.Certification, idempotency_key)
+
+    @endpoint
+    def certification(self, cluster_id: str, certification_id: str) -> Call[models.Certification]:
+        """Return how far a certification is."""
+        path = f"clusters/{_part(cluster_id)}/certifications/{_part(certification_id)}"
+        return _get(path, models.Certification)
+
+    @listing
+    def listings(self) -> Call[models.Page[models.Offer]]:
+        """List own offers of capacity, the newest first."""
+        return _get("listings", models.Page[models.Offer])
+
+    @endpoint
+    def offer(
+        self,
+        cluster_id: str,
+        instrument: str,
+        quantity: int,
+        price: Number,
+        *,
+        idempotency_key: str = "",
+    ) -> Call[models.Offer]:
+        """Offer lots of a certified cluster in an instrument."""
+        body = {
+            "cluster": cluster_id,
+            "instrument": instrument,
+            "price": terms.price_text(price),
+            "quantity": quantity,
+        }
+        return _once("listings", body, models.Offer, idempotency_key)
+
+    @endpoint
+    def withdraw_offer(self, listing_id: str) -> Call[models.Offer]:
+        """Withdraw an offer: what is not sold yet is canceled."""
+        return _same("DELETE", f"listings/{_part(listing_id)}", models.Offer)
 
     # A demo
 
@@ -387,6 +466,10 @@ def _get(path: str, result: Any, **query: str | int | datetime | None) -> Call[A
     return Call(method="GET", path=path, result=result, repeat=Repeat.READ, query=_query(query))
 
 
+def _amount(amount: Number) -> dict[str, Any]:
+    return {"amount": terms.fixed(amount, terms.MONEY_DECIMALS)}
+
+
 def _keyed(path: str, body: dict[str, Any], result: Any, key: str) -> Call[Any]:
     """Return a call that the exchange knows again by the `client_order_id` in its body."""
     return Call(
@@ -399,14 +482,14 @@ def _keyed(path: str, body: dict[str, Any], result: Any, key: str) -> Call[Any]:
     )
 
 
-def _money(path: str, amount: Number, key: str) -> Call[models.Movement]:
-    body = {"amount": terms.fixed(amount, terms.MONEY_DECIMALS)}
+def _once(path: str, body: dict[str, Any] | None, result: Any, key: str) -> Call[Any]:
+    """Return a call that the exchange knows again by its `Idempotency-Key`."""
     return Call(
         method="POST",
         path=path,
-        result=models.Movement,
+        result=result,
         repeat=Repeat.KEYED,
-        body=msgspec.json.encode(body),
+        body=None if body is None else msgspec.json.encode(body),
         id=key or terms.new_id(),
         is_idempotency_header=True,
     )

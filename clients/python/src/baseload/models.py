@@ -490,3 +490,87 @@ class DemoOrganization(Model, frozen=True, kw_only=True):
     name: str
     role: str
     key: str
+
+
+class StatementLine(Model, frozen=True, kw_only=True):
+    """One transfer, signed as the account sees it."""
+
+    sequence: int
+    at: datetime
+    amount: Decimal
+    cause: str
+
+
+class StatementGroup(Model, frozen=True, kw_only=True):
+    """The transfers of one reason about one instrument."""
+
+    instrument: str | None = None
+    code: str
+    total: Decimal
+    lines: tuple[StatementLine, ...]
+
+
+class StatementPart(Model, frozen=True, kw_only=True):
+    """One account: what it opened with, what moved it, what it closed with."""
+
+    account: str
+    opening: Decimal
+    closing: Decimal
+    groups: tuple[StatementGroup, ...]
+
+
+class Statement(Model, frozen=True, kw_only=True):
+    """What moved an organization's money in `[since, until)`."""
+
+    id: str
+    since: datetime
+    until: datetime
+    accounts: tuple[StatementPart, ...]
+
+
+# Capacity
+
+
+class Cluster(Model, frozen=True, kw_only=True):
+    """A cluster that serves one grade; `pool` is the name that is public."""
+
+    id: str
+    name: str
+    grade: str
+    pool: str
+    accelerator: str
+    tensor_parallel: int
+    replicas: int
+    is_modelled: bool
+    endpoint: str
+    state: str
+    certified_lots: int
+    certified_until: datetime | None = None
+    created_at: datetime
+
+
+class Certification(Model, frozen=True, kw_only=True):
+    """A search for the rate that a cluster may sell; `progress` is in percent."""
+
+    id: str
+    cluster: str
+    state: str
+    progress: int
+    lots: int | None = None
+    report: dict[str, Any] = {}
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class Offer(Model, frozen=True, kw_only=True):
+    """A listing: lots of a cluster that are offered, and the order that offers them."""
+
+    id: str
+    cluster: str
+    instrument: str
+    price: Decimal
+    quantity: int
+    filled_quantity: int
+    state: str
+    order_id: str | None = None
+    created_at: datetime
