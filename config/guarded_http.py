@@ -4,6 +4,9 @@ Uvicorn waits for a request's headers for ever and keeps as many as are sent. He
 headers are too large, or whose headers or body do not come within their time, is refused and its
 connection closed, before any application is asked; and one beyond the limit of connections is told
 when to come again. This holds for each of our servers.
+
+A request that comes in one piece, as most do, is never timed; and the head of an answer leaves with
+what follows it, so that a small answer costs one write.
 """
 
 import asyncio
@@ -19,6 +22,42 @@ BODY_WITHIN_S = 30.0
 RETRY_AFTER_S = 1
 
 
+class _Corked:
+    """A connection's transport, on which the head of an answer waits for the next write.
+
+    It waits no longer than the running turn of the loop: a stream's head does not wait for its
+    first chunk.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send what waits and this, unless this is a head."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/") and data.endswith(b"\r\n\r\n"):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Send what waits, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            self.write(b"")
+
+
 class GuardedHttp(HttpToolsProtocol):
     """One connection, with a bound on the size and on the time of what it asks."""
 
@@ -26,10 +65,11 @@ class GuardedHttp(HttpToolsProtocol):
     _header_bytes = 0
     _began_here = False
     _headers_are_complete = False
+    _is_complete = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(_Corked(transport, self.loop))  # type: ignore[arg-type]
         self._wait(HEADERS_WITHIN_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -40,15 +80,21 @@ class GuardedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to count and to time a request's headers."""
         super().on_message_begin()
+        self._stop_waiting()
         self._header_bytes = 0
         self._began_here = True
         self._headers_are_complete = False
-        self._wait(HEADERS_WITHIN_S)
+        self._is_complete = False
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived, and refuse headers that do not end."""
         self._began_here = False
+        were_complete = self._headers_are_complete
         super().data_received(data)
+        if not self._is_complete and (
+            self._waiting is None or were_complete != self._headers_are_complete
+        ):
+            self._wait(BODY_WITHIN_S if self._headers_are_complete else HEADERS_WITHIN_S)
         if self._headers_are_complete:
             return
         # What arrived may begin with the end of an earlier request: that part is not counted.
@@ -67,11 +113,11 @@ class GuardedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             # A refused request reaches no application; its body falls on this finished answer.
             self.app = _nothing
-        self._wait(BODY_WITHIN_S)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Stop timing: all of the request is here."""
+        self._is_complete = True
         self._stop_waiting()
         super().on_message_complete()
 

@@ -7,6 +7,7 @@ process answers, `/readyz` that it can do its work, and `/metrics` what it has c
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
+from prometheus_client import Counter, Histogram
 
 from marketplace import clock, errors, http
 from settlement import doorbell
@@ -26,10 +28,10 @@ Application = Callable[[http.Scope, http.Receive, http.Send], Awaitable[None]]
 READY_TIMEOUT_S = 2
 PART_STARTS_IN_S = 60
 
-REQUESTS = prometheus_client.Counter(
+REQUESTS = Counter(
     "baseload_http_requests", "Requests answered, by part and class of status.", ["part", "status"]
 )
-SECONDS = prometheus_client.Histogram(
+SECONDS = Histogram(
     "baseload_http_request_seconds",
     "Time from a request to the end of its answer, by part.",
     ["part"],
@@ -121,8 +123,15 @@ async def guarded(
         if not status:
             await refuse(counted, refusal)
     finally:
-        REQUESTS.labels(name, f"{(status or 500) // 100}xx").inc()
-        SECONDS.labels(name).observe((clock.monotonic_ns() - began) / 1e9)
+        requests, seconds = _counted(name, (status or 500) // 100)
+        requests.inc()
+        seconds.observe((clock.monotonic_ns() - began) / 1e9)
+
+
+@cache
+def _counted(name: str, status_class: int) -> tuple[Counter, Histogram]:
+    """Return where the answers of a part with this class of status are counted."""
+    return REQUESTS.labels(name, f"{status_class}xx"), SECONDS.labels(name)
 
 
 async def refuse(send: http.Send, refusal: errors.Refusal) -> None:
