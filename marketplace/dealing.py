@@ -79,11 +79,12 @@ class Desk:
 
         :raises Refusal: when the engine did not take the switch.
         """
-        staying = self._staying.setdefault(organization, set())
-        staying.add(connection)
+        way = await self.open()
+        self._staying.setdefault(organization, set()).add(connection)
         try:
-            reply = await (await self.open()).submit(self._renewal(organization))
-            if not any(isinstance(event, events.SwitchSet) for event in reply.events):
+            reply = await way.submit(self._renewal(organization))
+            taken = [event for event in reply.events if isinstance(event, events.SwitchSet)]
+            if not any(event.due_at for event in taken):
                 raise operations.refused("unknown_account")
         except errors.Refusal:
             self._forget(organization, connection)
@@ -96,8 +97,9 @@ class Desk:
 
         :raises Refusal: when the engine did not take the switch back.
         """
+        way = await self.open()
         if self._forget(organization, connection):
-            await (await self.open()).submit(self._renewal(organization, timeout=0))
+            await way.submit(self._renewal(organization, timeout=0))
 
     def leave(self, organization: int, connection: object) -> None:
         """Cancel all open orders of an organization: a connection that stayed has ended."""
