@@ -8,15 +8,18 @@ journaled.
 
 A standby waits for the group's lock. The holder of a lock may be stopped rather than dead; when its
 key has lapsed for `STALE_AFTER_S` while Valkey itself answers, the standby ends its session and
-takes over. Should the old engine wake, it finds the head moved and its session gone.
+takes over. Should the old engine wake, it finds the head moved and its session gone. An engine that
+still replays the journal has no key yet, for it serves nobody: it says by another that it works.
 """
 
+import contextlib
 import dataclasses
 import gc
 import json
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -148,7 +151,8 @@ class Loop:
             try:
                 # Asked first, so that waiting for Valkey raises no epochs and replays nothing.
                 self.client.ping()
-                self.engine.take_over()
+                with self._saying_that_it_recovers():
+                    self.engine.take_over()
                 self._beat()
                 self.client.publish(channels.epoch_channel(self.group), str(self.epoch))
             except valkey.ValkeyError:
@@ -156,6 +160,28 @@ class Loop:
                 self._stopping.wait(POLL_MS / 1000)
             else:
                 return
+
+    @contextlib.contextmanager
+    def _saying_that_it_recovers(self) -> Iterator[None]:
+        """Tell standbys to wait while this engine takes over, however long the journal is."""
+        is_over = threading.Event()
+        key, name = channels.recovery_key(self.group), str(os.getpid())
+
+        def say() -> None:
+            while not is_over.is_set():
+                with contextlib.suppress(valkey.ValkeyError):
+                    self.client.set(key, name, px=LIVENESS_MS)
+                is_over.wait(HEARTBEAT_NS / 1e9)
+
+        thread = threading.Thread(target=say, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            with contextlib.suppress(valkey.ValkeyError):
+                self.client.delete(key)
 
     def _wait_for_lock(self) -> bool:
         """Wait for the group's lock as a standby; return False when stopped first."""
@@ -174,7 +200,11 @@ class Loop:
     def _is_holder_heard(self) -> bool:
         """Whether the present engine shows life, or Valkey is away and nobody could hear it."""
         try:
-            return bool(self.client.exists(doorbell.engine_key(self.group)))
+            return bool(
+                self.client.exists(
+                    doorbell.engine_key(self.group), channels.recovery_key(self.group)
+                )
+            )
         except valkey.ValkeyError:
             return True
 

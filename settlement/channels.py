@@ -15,6 +15,11 @@ def status_key(group: str = GROUP) -> str:
     return f"status:{group}"
 
 
+def recovery_key(group: str = GROUP) -> str:
+    """Return the key, with a time to live, of an engine that is taking over: its process id."""
+    return f"recovery:{group}"
+
+
 def epoch_channel(group: str = GROUP) -> str:
     """Return the channel on which a new epoch is announced, in decimal."""
     return f"epoch:{group}"

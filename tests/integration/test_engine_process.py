@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 
-from exchange import client, models, operations
+from exchange import client, loop, models, operations
 from marketplace import clock as market_clock
 from marketplace import contract, errors
 from settlement import doorbell
@@ -192,6 +192,30 @@ def test_a_hot_standby_answers_within_three_seconds_of_a_kill(
 def _journal() -> list[tuple[int, int, bytes]]:
     rows = models.JournalBatch.objects.order_by("sequence")
     return [(row.sequence, row.epoch, bytes(row.hash)) for row in rows]
+
+
+def test_an_engine_that_takes_long_to_recover_is_left_to_it(
+    processes: Processes, valkey: valkey_client.Valkey, monkeypatch
+) -> None:
+    market = Market(valkey)
+    standby = Market(valkey)
+    valkey.delete(doorbell.engine_key())
+    heard: list[bool] = []
+    take_over = market.engine.take_over
+
+    def replay_a_long_journal() -> None:
+        for _ in range(4):
+            threading.Event().wait(loop.LIVENESS_MS / 2_000)
+            heard.append(standby.loop._is_holder_heard())
+        take_over()
+
+    assert not standby.loop._is_holder_heard()
+    monkeypatch.setattr(market.engine, "take_over", replay_a_long_journal)
+    market.take_over()
+    assert heard == [True] * 4
+    assert standby.loop._is_holder_heard()
+    market.close()
+    standby.close()
 
 
 @pytest.mark.parametrize("point", ["before_commit", "after_commit"])
