@@ -270,7 +270,7 @@ class Replica:
             if self._sequences.get(sequence.id) is not sequence or sequence._order != order:
                 heappop(self._waiting)
                 continue
-            room = self.cluster.kv_tokens - self.kv_used - len(self._decoding)
+            room = self.cluster.kv_tokens - self.kv_used - self.running
             if self.running >= self.cluster.sequences_max or sequence.target_tokens + 1 > room:
                 return None
             heappop(self._waiting)
@@ -311,8 +311,11 @@ class Replica:
         del self._decoding[sequence.id]
 
     def _preempt(self) -> None:
-        """Make room for one token of every decoding sequence, newest out first."""
-        while self._decoding and self.kv_used + len(self._decoding) > self.cluster.kv_tokens:
+        """Make room for one token of every sequence, newest of the decoding out first.
+
+        A prompt that is read gives its first token in the same iteration, so it counts as well.
+        """
+        while self._decoding and self.kv_used + self.running > self.cluster.kv_tokens:
             newest = next(reversed(self._decoding.values()))
             self._stop_decoding(newest)
             self.kv_used -= newest.kv_tokens

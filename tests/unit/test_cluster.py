@@ -129,6 +129,18 @@ def test_a_canceled_sequence_gives_its_room_back_and_its_token_is_not_made() -> 
     assert replica.cancel("a") == 0
 
 
+def test_prompts_read_in_one_iteration_leave_room_for_each_ones_first_token() -> None:
+    tight = small(chunk_tokens=512, sequences_max=6)
+    tight.__dict__["kv_tokens"] = 11
+    replica = Replica(tight)
+    for name in "ab":
+        replica.submit(Sequence(name, prompt_tokens=5, output_tokens=2))
+    while replica.busy:
+        replica.step()
+        replica.check()
+    assert replica.generated_total == 4
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     requests=st.lists(
