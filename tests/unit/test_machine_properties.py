@@ -49,3 +49,53 @@ def test_a_stop_order_that_triggers_at_once_near_the_end_is_a_market_order_like_
         place   F  sell  5 @ 94
         reject  F  volatility
     """)
+
+
+def test_a_fat_finger_is_refused_by_a_band_that_trades_do_not_move() -> None:
+    """FAULTS H83."""
+    play("""
+        place   A  sell  5 @ 114
+        place   B  buy   5 @ 114
+        fill    B A  5 @ 114
+        place   C  buy   1 @ 116
+        reject  C  outside_band
+        place   D  buy   1 @ 1000
+        reject  D  outside_band
+        place   E  sell  1 @ 84
+        reject  E  outside_band
+        place   F  buy   100001 @ 100
+        reject  F  quantity_limit
+    """)
+
+
+def test_nothing_is_held_for_orders_that_ended_whichever_way() -> None:
+    """FAULTS H86."""
+    floor = play("""
+        place   A  sell  5 @ 100
+        place   B  buy   9 @ 100 ioc
+        fill    B A  5 @ 100
+        closed  B  ioc_remainder
+        place   C  sell  5 @ 101
+        place   D  buy   9 @ 101 fok
+        closed  D  fill_or_kill
+        place   E  buy   9 @ 101 post
+        reject  E  post_only_would_trade
+        place   F  buy   9 @ 101 min 6
+        closed  F  min_quantity
+        place   G  sell  6 @ 105 reduce of B
+        reject  G  reduce_only
+        place   H  sell  5 @ 105 reduce of B
+        place   I  sell  1 @ 105 of B
+        closed  H  reduce_only
+        cancel  I
+        closed  I  requested
+        place   J  buy   9 market
+        fill    J C  5 @ 101
+        closed  J  protection_band
+        place   K  buy   9 stop 110
+        cancel  K
+        closed  K  requested
+    """)
+    for number, account in sorted(floor.machine.state.accounts.items()):
+        assert not account.orders
+        assert floor.view(number).order_margin == 0
