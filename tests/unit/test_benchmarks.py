@@ -28,7 +28,7 @@ def test_only_an_interpreter_that_is_new_enough_is_taken() -> None:
 
 def test_whoever_has_no_new_interpreter_is_told_what_is_missing(monkeypatch) -> None:
     monkeypatch.setattr(environment, "newest", lambda: None)
-    with pytest.raises(environment.Unavailable, match="needs Python 3.12 or newer"):
+    with pytest.raises(environment.Unavailable, match=r"needs Python 3\.12 or newer"):
         environment.prepare()
 
 
