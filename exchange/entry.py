@@ -69,10 +69,12 @@ class Entry:
         self.client: client.Client | None = None
         self.ring: keys.KeyRing | None = None
 
-    async def start(self, *, reply_timeout_s: float = client.REPLY_TIMEOUT_S) -> None:
-        """Connect to the engine and load the keys."""
+    async def start(self, *, reply_timeout_s: float | None = None) -> None:
+        """Connect to the engine and load the keys; replies have `client.REPLY_TIMEOUT_S`."""
         self.ring = await client.in_thread(keys.shared_ring)
-        self.client = client.Client(url=settings.VALKEY_URL, reply_timeout_s=reply_timeout_s)
+        self.client = client.Client(
+            url=settings.VALKEY_URL, reply_timeout_s=reply_timeout_s or client.REPLY_TIMEOUT_S
+        )
         await self.client.start()
 
     async def stop(self) -> None:

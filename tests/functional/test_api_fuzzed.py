@@ -2,10 +2,11 @@
 
 Every operation is called with what the document allows and with what it forbids, over HTTP, with
 an engine behind it; the operators' part comes last, because it halts what the others trade in.
-Every check is on. A rule of the market may refuse what is well formed (422), and a caller who is
-too many an operation (409 `certification_running`); nothing else may.
+Every check is on. What is well formed may be refused by a rule of the market (422), or because the
+same goes on already (409); nothing else may refuse it.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 import valkey as valkey_client
 
+from exchange import client, operations
 from marketplace import http, openapi
+from tests.market import GRADE, HOUR
 from tests.rest import Party
 from tests.served import Served, serving
 
@@ -32,6 +35,7 @@ def served(
     _ring: None, valkey: valkey_client.Valkey, transactional_db: None, clock, settings, monkeypatch
 ) -> Iterator[Served]:
     settings.CLUSTER_ORIGIN = settings.GATEWAY_ORIGIN = "http://127.0.0.1:9"  # nobody is there
+    monkeypatch.setattr(client, "REPLY_TIMEOUT_S", 60.0)  # how quick we are is not the question
     for name in ("READS", "WRITES"):
         monkeypatch.setattr(http, name, http.RateLimiter(per_second=1_000_000))
     with serving(valkey) as market:
@@ -75,7 +79,16 @@ def test_no_answer_disagrees_with_the_document(served: Served, tmp_path: Path) -
         "provider": world.party("Cirrus", "PROVIDER", cash=1_000_000_000),
         "operator": world.party("Market operations", "OPERATOR"),
     }
-    world.cluster(parties["provider"])
+    cluster = world.cluster(parties["provider"])
+    order = operations.place(
+        organization=parties["buyer"].id,
+        instrument=HOUR,
+        side=1,
+        price_ticks=1_200,
+        lots=100,
+        client_order_id="known",
+    )
+    known = {"order_id": order.id, "cluster_id": str(cluster.pk), "symbol": HOUR, "grade": GRADE}
     config = configured(tmp_path, parties)
     for part in (["--exclude-tag", "operator"], ["--include-tag", "operator"]):
         found = subprocess.run(
@@ -88,12 +101,18 @@ def test_no_answer_disagrees_with_the_document(served: Served, tmp_path: Path) -
                 f"--max-examples={EXAMPLES}",
                 "--seed=1",
                 "--no-color",
+                "--request-timeout=60",
                 *part,
             ],
             capture_output=True,
             text=True,
             timeout=SECONDS_MAX,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": HOOKS},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "SCHEMATHESIS_HOOKS": HOOKS,
+                "KNOWN_OBJECTS": json.dumps(known),
+            },
         )
         assert found.returncode == 0, found.stdout + found.stderr
