@@ -79,8 +79,8 @@ class Machine:
         state.events = out
         kind = type(command)
         if state.calendar and state.calendar[0][0] <= at:
-            if kind is commands.Quarantine and command.entry is not None:  # type: ignore[union-attr]
-                calendar.drop(state, command.entry)  # type: ignore[union-attr]
+            if isinstance(command, commands.Quarantine) and command.entry is not None:
+                calendar.drop(state, command.entry)
             calendar.advance(state, at)
         state.at = at
         if kind is commands.PlaceOrder:

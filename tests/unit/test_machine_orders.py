@@ -11,17 +11,23 @@ from tests import oracle
 from tests.floor import RICH, Floor, instant, symbol
 
 
-def test_every_reason_to_refuse_an_order_comes_in_the_order_of_precedence() -> None:
-    """One order that breaks every rule is mended rule by rule, and each time the next answers.
-
-    Only an amendment or a cancel can be refused because its order is frozen.
-    """
+def _traded_once() -> Floor:
+    """A market at 11:00 whose last trade was at the reference, with a bid well below it."""
     floor = Floor("11:00")
     floor.account(2, certified=1_000_000, cash=10**15)
     floor.sell(2, 1, 1_250)
     floor.account(3)
     floor.buy(3, 1, 1_250)
     floor.buy(2, 500, 1_160)
+    return floor
+
+
+def test_every_reason_to_refuse_an_order_comes_in_the_order_of_precedence() -> None:
+    """One order that breaks every rule is mended rule by rule, and each time the next answers.
+
+    Only an amendment or a cancel can be refused because its order is frozen.
+    """
+    floor = _traded_once()
     seen = []
     order = {
         "account": 1,
