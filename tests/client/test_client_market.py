@@ -1,7 +1,10 @@
 """The client against a market: the API's own server, an engine, and a socket between them."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -319,3 +322,63 @@ def test_a_provider_certifies_and_offers_capacity(seller: Client) -> None:
     (statement,) = seller.statements()
     cash = next(part for part in statement.accounts if part.account == "cash")
     assert (cash.opening, cash.closing) == (Decimal("0"), Decimal("1000"))
+
+
+class Cutter:
+    """A line to the exchange that breaks just when the answer comes, so many times."""
+
+    def __init__(self, origin: str, cuts: int) -> None:
+        host, port = origin.removeprefix("http://").split(":")
+        self._exchange = host, int(port)
+        self.cuts = cuts
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.origin = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                caller, _ = self._listener.accept()
+                exchange = socket.create_connection(self._exchange)
+                for one, other in ((caller, exchange), (exchange, caller)):
+                    is_answer = one is exchange
+                    threading.Thread(
+                        target=self._pass_on, args=(one, other, is_answer), daemon=True
+                    ).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                if is_answer and self.cuts:
+                    self.cuts -= 1
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_what_the_exchange_did_before_the_line_broke_is_done_once(served: Served) -> None:
+    party = served.world.party("Buyer", cash=CASH)
+    line = Cutter(served.origin, cuts=0)
+    with Client(line.origin, key=party.api.key) as client:
+        line.cuts = 2
+        order = client.place_order(buy("1.200", 5))
+        line.cuts = 1
+        money = client.deposit(7)
+        line.cuts = 1
+        assert client.amend_order(order.id, quantity=3).quantity == 3
+        line.cuts = 1
+        assert client.cancel_order(order.id).status == "canceled"
+        line.cuts = 2
+        batch = client.batch([buy("1.200", 1), buy("1.200", 2)])
+        assert line.cuts == 0
+        orders = [(one.quantity, one.status) for one in client.orders()]
+        assert orders == [(2, "open"), (1, "open"), (3, "canceled")]
+        assert len(batch) == 2
+        assert money.state == "posted"
+        assert client.account().cash == 1_007
+    line.close()
