@@ -165,7 +165,7 @@ class Api:
 
     @listing
     def orders_by_client_id(self, client_order_id: str) -> Call[models.Page[models.Order]]:
-        """Return the order with a client order id, or nothing: it was never placed."""
+        """List the order with a client order id, if it is there; repeating the order always tells."""
         return _get("orders", models.Page[models.Order], client_order_id=client_order_id)
 
     @endpoint
