@@ -165,7 +165,7 @@ class Api:
 
     @listing
     def orders_by_client_id(self, client_order_id: str) -> Call[models.Page[models.Order]]:
-        """List the order with a client order id, if it is there; repeating the order always tells."""
+        """List the order with a client order id, if there is one; repeating it always tells."""
         return _get("orders", models.Page[models.Order], client_order_id=client_order_id)
 
     @endpoint
