@@ -5,7 +5,7 @@ PostgreSQL's fsync on; the peer has no accounts and no authentication, and its o
 fsync on. Both servers run side by side in one run, and `wrk` visits them in turns with 1, 8 and 64
 connections; published are the medians of the rounds, and at half of its rate with 64 connections
 each side's p99. Every order is new and about half of them trade. Where the time of the engine goes
-is its own account of it (`exchange.engine.Spent`), over all of the run.
+is its own account of it (`exchange.passing.Spent`), over all of the run.
 """
 
 import json

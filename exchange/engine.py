@@ -30,7 +30,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -43,6 +43,7 @@ from exchange import (
     feed,
     journal,
     machine,
+    passing,
     quarantine,
     recovery,
     rows,
@@ -74,42 +75,6 @@ the outcome of a commit is unknown. Everything else that goes wrong in a batch i
 of the machine or of the database's law, the same on every attempt."""
 
 
-_WITH_IDS = (commands.PlaceOrder, commands.PlaceStrip)
-"""What has a client order id; one namespace for both."""
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A command, and who waits for its reply; nobody does where `reply_to` is empty."""
-
-    command: commands.Asked
-    reply_to: str = ""
-    correlation: int = 0
-
-
-@dataclass(slots=True)
-class Work:
-    """A command that gets a place in the journal, and what became of it."""
-
-    incoming: Incoming
-    command: commands.Command
-    retries: list[Incoming] = field(default_factory=list)
-    item: commands.Sequenced | None = None
-    happened: list[events.Event] = field(default_factory=list)
-    result: str = envelope.APPLIED
-    answers: "list[Answer]" = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A reply that is ready, once the batch is durable."""
-
-    incoming: Incoming
-    result: str
-    sequence: int = 0
-    happened: list[events.Event] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class Unreleased:
     """What is told of a durable batch, and which instructions ended in it, and how."""
@@ -117,25 +82,6 @@ class Unreleased:
     sequence: int
     items: list[feed.Item]
     ended: list[tuple[str, bytes]]
-
-
-@dataclass(slots=True)
-class Spent:
-    """What an engine's time went into since it began, in nanoseconds, and over how much work.
-
-    `recall_ns` looks up ids that came before, `apply_ns` judges and matches, `encode_ns` makes the
-    journal's bytes, the rows and the news, `commit_ns` waits for the database, `release_ns` sends
-    replies and news.
-    """
-
-    commands: int = 0
-    batches: int = 0
-    decode_ns: int = 0
-    recall_ns: int = 0
-    apply_ns: int = 0
-    encode_ns: int = 0
-    commit_ns: int = 0
-    release_ns: int = 0
 
 
 class Engine:
@@ -164,7 +110,7 @@ class Engine:
         self._marked_sequence = 0
         self._failpoint = os.environ.get("BASELOAD_FAILPOINT", "")
         self._failed_batches = 0
-        self.spent = Spent()
+        self.spent = passing.Spent()
 
     # Taking over
 
@@ -255,24 +201,24 @@ class Engine:
 
         :raises Fenced: when another engine has taken over.
         """
-        answers = self.run_batch([Incoming(command) for command in wanted])
+        answers = self.run_batch([passing.Incoming(command) for command in wanted])
         by_command = {id(answer.incoming.command): answer.happened for answer in answers}
         return [by_command[id(command)] for command in wanted]
 
-    def take_instructions(self) -> list[Incoming]:
+    def take_instructions(self) -> list[passing.Incoming]:
         """Return the instructions that wait, as commands, in order of arrival."""
         with self.connection.cursor() as cursor:
             pending = projection.pending_instructions(cursor)
-        return [Incoming(commands.Instruct(id=name, body=body)) for name, body in pending]
+        return [passing.Incoming(commands.Instruct(id=name, body=body)) for name, body in pending]
 
-    def run_batch(self, incoming: Sequence[Incoming]) -> list[Answer]:
+    def run_batch(self, incoming: Sequence[passing.Incoming]) -> list[passing.Answer]:
         """Carry out, store and release one batch; return what was answered, in no fixed order.
 
         :raises Fenced: when another engine has taken over.
         :raises psycopg.Error: when the commit failed or is unknown; the caller ends.
         """
         if self.is_skewed:
-            answers = [Answer(each, envelope.CLOCK_SKEW) for each in incoming]
+            answers = [passing.Answer(each, envelope.CLOCK_SKEW) for each in incoming]
             self._publish(answers)
             return answers
         began_ns = clock.monotonic_ns()
@@ -319,29 +265,29 @@ class Engine:
         return not self.is_skewed
 
     def _recall(
-        self, incoming: Sequence[Incoming]
-    ) -> tuple[list[Work], list[Answer], list[Incoming]]:
+        self, incoming: Sequence[passing.Incoming]
+    ) -> tuple[list[passing.Work], list[passing.Answer], list[passing.Incoming]]:
         """Part what is new from what came before, in this batch or ever, and from questions."""
         known = store.remembered(
             self.connection,
             [
                 (each.command.account, each.command.client_order_id)
                 for each in incoming
-                if isinstance(each.command, _WITH_IDS)
+                if isinstance(each.command, passing.WITH_IDS)
             ],
         )
-        works: list[Work] = []
-        answers: list[Answer] = []
-        questions: list[Incoming] = []
-        replays: list[tuple[Incoming, store.Remembered]] = []
-        first: dict[tuple[int, str], Work] = {}
+        works: list[passing.Work] = []
+        answers: list[passing.Answer] = []
+        questions: list[passing.Incoming] = []
+        replays: list[tuple[passing.Incoming, store.Remembered]] = []
+        first: dict[tuple[int, str], passing.Work] = {}
         for each in incoming:
             command = each.command
-            if not isinstance(command, _WITH_IDS):
+            if not isinstance(command, passing.WITH_IDS):
                 if isinstance(command, commands.PreviewOrder):
                     questions.append(each)
                 else:
-                    works.append(Work(each, command))
+                    works.append(passing.Work(each, command))
                 continue
             key = command.account, command.client_order_id
             before = known.get(key)
@@ -349,23 +295,25 @@ class Engine:
                 if before.fingerprint == command.fingerprint:
                     replays.append((each, before))
                 else:
-                    answers.append(Answer(each, envelope.KEY_REUSE))
+                    answers.append(passing.Answer(each, envelope.KEY_REUSE))
             elif key in first:
                 first[key].retries.append(each)
             else:
-                first[key] = Work(each, command)
+                first[key] = passing.Work(each, command)
                 works.append(first[key])
         if replays:
             answers += self._replayed(replays)
         return works, answers, questions
 
-    def _replayed(self, replays: list[tuple[Incoming, store.Remembered]]) -> list[Answer]:
+    def _replayed(
+        self, replays: list[tuple[passing.Incoming, store.Remembered]]
+    ) -> list[passing.Answer]:
         """Return the first answers of orders that were entered before, out of the journal."""
         stored = store.events_of(
             self.connection, self.group, [before.placed_sequence for _, before in replays]
         )
         return [
-            Answer(
+            passing.Answer(
                 each,
                 envelope.REPLAYED,
                 before.placed_sequence,
@@ -378,17 +326,17 @@ class Engine:
             for each, before in replays
         ]
 
-    def _previewed(self, each: Incoming) -> Answer:
+    def _previewed(self, each: passing.Incoming) -> passing.Answer:
         """Return what an order would do where the machine stands, the batch it came in done."""
         assert isinstance(each.command, commands.PreviewOrder), "a question"
         try:
             found = self.machine.preview(each.command.order)
         except Exception:
             logger.critical("a preview broke an invariant", exc_info=True)
-            return Answer(each, envelope.INTERNAL_ERROR)
-        return Answer(each, envelope.APPLIED, self.head.sequence, [found])
+            return passing.Answer(each, envelope.INTERNAL_ERROR)
+        return passing.Answer(each, envelope.APPLIED, self.head.sequence, [found])
 
-    def _apply(self, works: Sequence[Work]) -> None:
+    def _apply(self, works: Sequence[passing.Work]) -> None:
         """Give every command its place and let the machine carry it out."""
         state = self.machine
         at = max(state.at, clock.now_micros())
@@ -398,7 +346,7 @@ class Engine:
             work.item = commands.Sequenced(sequence, at, work.command)
             work.happened = state.apply(work.command, sequence, at)
 
-    def _store(self, works: Sequence[Work]) -> Unreleased | None:
+    def _store(self, works: Sequence[passing.Work]) -> Unreleased | None:
         """Write the batch and all that follows from it, in one transaction; return its news."""
         if not works:
             return None
@@ -426,7 +374,7 @@ class Engine:
             news = self._compose(facts, touched, self.machine)
             rows.write_deltas(writer, news.deltas, batch.at)
             for work in works:
-                work.answers = _answers(work)
+                work.answers = passing.answers_of(work)
             sent_ns = clock.monotonic_ns()
         waited_ns = clock.monotonic_ns() - sent_ns
         self.spent.commit_ns += waited_ns
@@ -442,7 +390,7 @@ class Engine:
     def _project(
         self,
         writer: rowset.Writer,
-        works: Sequence[Work],
+        works: Sequence[passing.Work],
         happened: list[events.Event],
         facts: events.Facts,
         touched: views.Touched,
@@ -478,14 +426,17 @@ class Engine:
             allocations=facts.get(events.Allocated, ()),
         )
         projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
-        projection.write_outcomes(writer, _outcomes(works, facts))
+        projection.write_outcomes(writer, passing.outcomes(works, facts))
         return cash_sequence
 
     # After the commit
 
     def _release(
-        self, works: Sequence[Work], ready: Sequence[Answer], news: Unreleased | None
-    ) -> list[Answer]:
+        self,
+        works: Sequence[passing.Work],
+        ready: Sequence[passing.Answer],
+        news: Unreleased | None,
+    ) -> list[passing.Answer]:
         """Send replies and news of a batch that is durable; return the answers of its commands."""
         answers = [answer for work in works for answer in work.answers]
         if news is not None:
@@ -503,7 +454,7 @@ class Engine:
             logger.critical("the news of %d is lost", state.sequence, exc_info=True)
             return feed.NOTHING
 
-    def _publish(self, answers: Sequence[Answer]) -> None:
+    def _publish(self, answers: Sequence[passing.Answer]) -> None:
         """Publish replies by process, and what is unreleased: a message for each batch.
 
         A Valkey that is away costs nobody anything: callers look their outcome up, and the news is
@@ -550,17 +501,17 @@ class Engine:
 
     # Poison
 
-    def _isolate(self, works: Sequence[Work], error: Exception) -> list[Answer]:
+    def _isolate(self, works: Sequence[passing.Work], error: Exception) -> list[passing.Answer]:
         """Do a batch again one by one, each in its own transaction, and set the culprits aside."""
         logger.critical("a batch broke an invariant: %s", error, exc_info=error)
         self._rebuild()
-        answers: list[Answer] = []
+        answers: list[passing.Answer] = []
         for work in works:
             news = self._try_alone(work)
             answers += self._release([work], [], news)
         return answers
 
-    def _try_alone(self, work: Work) -> Unreleased | None:
+    def _try_alone(self, work: passing.Work) -> Unreleased | None:
         """Carry out one command, setting aside what of the calendar breaks before it, or itself."""
         for _ in range(quarantine.ENTRIES_MAX):
             try:
@@ -576,11 +527,11 @@ class Engine:
                     aside = quarantine.of_command(self.machine, work.command, culprit)
                     return self._set_aside(aside, work)
                 aside = quarantine.of_entry(self.machine, entry, culprit)
-                broken = Work(Incoming(aside), aside)
+                broken = passing.Work(passing.Incoming(aside), aside)
                 self._release([broken], [], self._set_aside(aside, broken))
         raise AssertionError("an entry of the calendar is set aside once")
 
-    def _set_aside(self, aside: commands.Quarantine, work: Work) -> Unreleased | None:
+    def _set_aside(self, aside: commands.Quarantine, work: passing.Work) -> Unreleased | None:
         """Journal what is set aside in the place of what broke."""
         sequence, at = self.head.sequence + 1, max(self.machine.at, clock.now_micros())
         logger.critical("quarantined at %d: %s", sequence, aside.assertion)
@@ -588,7 +539,7 @@ class Engine:
         work.happened = self.machine.apply(aside, sequence, at)
         return self._store([work])
 
-    def _fail_at(self, point: str, incoming: Iterable[Incoming]) -> None:
+    def _fail_at(self, point: str, incoming: Iterable[passing.Incoming]) -> None:
         """Die here when a test of recovery asks for it, on the n-th batch that holds an order.
 
         `BASELOAD_FAILPOINT` is `before_commit`, `after_commit` or `mid_release` (the replies are
@@ -607,48 +558,6 @@ def _after(entry: str) -> str:
     """Return the id right after a stream entry's: what trimming keeps from."""
     milliseconds, _, sequence = entry.partition("-")
     return f"{milliseconds}-{int(sequence or 0) + 1}"
-
-
-def _answers(work: Work) -> list[Answer]:
-    """Return the answer of a command, and of every retry of it in the same batch."""
-    assert work.item is not None, "a stored command has its place"
-    command = work.command
-    own = (
-        envelope.caused_by(command, work.item.sequence, work.happened)
-        if work.result == envelope.APPLIED
-        else []
-    )
-    answers = [Answer(work.incoming, work.result, work.item.sequence, own)]
-    for retry in work.retries:
-        assert isinstance(command, _WITH_IDS), "only orders and strips are retried"
-        assert isinstance(retry.command, _WITH_IDS), "only orders and strips are retried"
-        same = retry.command.fingerprint == command.fingerprint
-        if work.result != envelope.APPLIED:
-            answers.append(Answer(retry, work.result, work.item.sequence))
-        elif same:
-            answers.append(Answer(retry, envelope.REPLAYED, work.item.sequence, own))
-        else:
-            answers.append(Answer(retry, envelope.KEY_REUSE))
-    return answers
-
-
-def _outcomes(works: Sequence[Work], facts: events.Facts) -> list[tuple[Any, str, str]]:
-    """Return what became of the batch's instructions, those set aside among them."""
-    found: list[tuple[Any, str, str]] = [
-        (event, "APPLIED", "") for event in facts.get(events.InstructionApplied, ())
-    ]
-    found += [
-        (event, "REFUSED", event.reason) for event in facts.get(events.InstructionRefused, ())
-    ]
-    for work in works:
-        command = work.command
-        if work.result == envelope.INTERNAL_ERROR and isinstance(command, commands.Instruct):
-            assert work.item is not None, "a stored command has its place"
-            outcome = events.InstructionRefused(
-                command.id, envelope.INTERNAL_ERROR, work.item.sequence, work.item.at
-            )
-            found.append((outcome, "REFUSED", envelope.INTERNAL_ERROR))
-    return found
 
 
 def _ends_of(facts: events.Facts) -> list[tuple[str, bytes]]:

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import valkey
 
-from exchange import commands, engine, envelope, store
+from exchange import commands, engine, envelope, passing, store
 from exchange.machine import Machine
 from marketplace import clock
 from settlement import channels, doorbell
@@ -133,7 +133,7 @@ class Loop:
             if not self.engine.is_skewed:
                 incoming = self.engine.take_instructions() + incoming
         if not incoming and self._is_due():
-            incoming = [engine.Incoming(commands.Tick())]
+            incoming = [passing.Incoming(commands.Tick())]
         if not incoming:
             if not is_busy:
                 self.engine.mark_released()
@@ -219,7 +219,7 @@ class Loop:
             wait_ms = min(wait_ms, (due - clock.now_micros()) // 1_000 + 1)
         return max(1, wait_ms)
 
-    def _read(self, wait_ms: int) -> tuple[list[engine.Incoming], bool]:
+    def _read(self, wait_ms: int) -> tuple[list[passing.Incoming], bool]:
         """Return the commands that arrived, and whether a bell rang; waits when `wait_ms` > 0."""
         name = doorbell.stream_key(self.epoch, self.group)
         try:
@@ -237,7 +237,7 @@ class Loop:
             self._stopping.wait(wait_ms / 1000)
             return [], False
         read_ns = clock.monotonic_ns()
-        incoming: list[engine.Incoming] = []
+        incoming: list[passing.Incoming] = []
         is_rung = False
         entries: list[Entry] = found[0][1] if found else []
         for entry, fields in entries:
@@ -297,7 +297,7 @@ class Loop:
             raise StreamLost(f"{name} went back to {text}")
 
 
-def _commands(data: bytes) -> list[engine.Incoming]:
+def _commands(data: bytes) -> list[passing.Incoming]:
     """Return the commands of an entry; one that cannot be read has nobody to answer."""
     try:
         request = envelope.decode_request(data)
@@ -305,7 +305,7 @@ def _commands(data: bytes) -> list[engine.Incoming]:
         logger.error("an entry of the stream cannot be read")
         return []
     return [
-        engine.Incoming(command, request.reply_to, correlation)
+        passing.Incoming(command, request.reply_to, correlation)
         for correlation, command in request.items[:REQUEST_COMMANDS_MAX]
         if isinstance(command, envelope.FAST)
     ]

@@ -9,7 +9,17 @@ import valkey as valkey_client
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection
 
-from exchange import engine, envelope, events, loop, models, queries, recovery, store, tasks
+from exchange import (
+    envelope,
+    events,
+    loop,
+    models,
+    passing,
+    queries,
+    recovery,
+    store,
+    tasks,
+)
 from exchange.machine import Machine
 from marketplace.models import Instrument
 from settlement import channels, instructions, ledger
@@ -129,7 +139,7 @@ def test_a_client_order_id_is_remembered_for_ever_and_across_a_restart(market: M
     successor.take_over()
     (again,) = successor.execute(sell(SELLER, 1_250, 100, "s1"))
     assert again == first
-    (answer,) = successor.engine.run_batch([engine.Incoming(sell(SELLER, 1_250, 99, "s1"))])
+    (answer,) = successor.engine.run_batch([passing.Incoming(sell(SELLER, 1_250, 99, "s1"))])
     assert answer.result == envelope.KEY_REUSE
     assert models.Order.objects.count() == 2
     assert successor.engine.head.sequence == market.engine.head.sequence
@@ -139,9 +149,9 @@ def test_a_client_order_id_is_remembered_for_ever_and_across_a_restart(market: M
 def test_one_id_twice_in_a_batch_is_one_order(market: Market) -> None:
     answers = market.engine.run_batch(
         [
-            engine.Incoming(sell(SELLER, 1_250, 5, "s1"), "", 1),
-            engine.Incoming(sell(SELLER, 1_250, 5, "s1"), "", 2),
-            engine.Incoming(sell(SELLER, 1_250, 6, "s1"), "", 3),
+            passing.Incoming(sell(SELLER, 1_250, 5, "s1"), "", 1),
+            passing.Incoming(sell(SELLER, 1_250, 5, "s1"), "", 2),
+            passing.Incoming(sell(SELLER, 1_250, 6, "s1"), "", 3),
         ]
     )
     assert [(answer.incoming.correlation, answer.result) for answer in answers] == [
@@ -191,10 +201,10 @@ def test_a_batch_that_broke_an_assertion_is_done_one_by_one_and_the_culprit_set_
     poisoned.take_over()
     answers = poisoned.engine.run_batch(
         [
-            engine.Incoming(sell(SELLER, 1_250, 5, "good"), "", 1),
-            engine.Incoming(sell(SELLER, 1_251, 5, "bad"), "", 2),
-            engine.Incoming(buy(BUYER, 1_240, 5, "after", instrument=EVENING), "", 3),
-            engine.Incoming(buy(BUYER, 1_240, 5, "halted"), "", 4),
+            passing.Incoming(sell(SELLER, 1_250, 5, "good"), "", 1),
+            passing.Incoming(sell(SELLER, 1_251, 5, "bad"), "", 2),
+            passing.Incoming(buy(BUYER, 1_240, 5, "after", instrument=EVENING), "", 3),
+            passing.Incoming(buy(BUYER, 1_240, 5, "halted"), "", 4),
         ]
     )
     assert [answer.result for answer in answers] == [
@@ -227,7 +237,7 @@ def test_an_entry_of_the_calendar_that_breaks_is_set_aside_and_halts_its_instrum
     monkeypatch.setattr(delivery, "end_trading", broken)
     clock.set("2026-12-01T14:56:00Z")  # past the gate of HOUR and of the one after it
     answers = market.engine.run_batch(
-        [engine.Incoming(buy(BUYER, 1_250, 5, "late", instrument=EVENING), "", 1)]
+        [passing.Incoming(buy(BUYER, 1_250, 5, "late", instrument=EVENING), "", 1)]
     )
 
     assert [answer.result for answer in answers] == [envelope.APPLIED]
@@ -277,7 +287,7 @@ def test_clocks_that_are_apart_stop_the_engine_until_they_agree(
     monkeypatch.setattr(store, "database_clock", lambda c: true(c) + 2_000_000)
     assert not market.engine.check_clock()
     before = market.engine.head.sequence
-    (answer,) = market.engine.run_batch([engine.Incoming(sell(SELLER, 1_250, 5, "s1"))])
+    (answer,) = market.engine.run_batch([passing.Incoming(sell(SELLER, 1_250, 5, "s1"))])
     assert answer.result == envelope.CLOCK_SKEW
     settlement.instruct(id="d", command=instructions.Deposit(account=BUYER, amount_micros=5))
     market.work()
