@@ -45,7 +45,7 @@ def advance(state: State, at: int) -> None:
     while calendar and calendar[0][0] <= at:
         due_at, kind, number = state.performing = heappop(calendar)
         state.at = due_at
-        _perform(state, due_at, Entry(kind), number)
+        _perform(state, due_at, Entry(kind), number, at)
         books.flush(state)
     state.performing = None
 
@@ -63,8 +63,8 @@ def drop(state: State, entry: tuple[int, int, int]) -> None:
 _RECURS_AFTER = {Entry.EXPIRE_DAY: DAY, Entry.MARK: HOUR, Entry.NEW_DAY: DAY, Entry.LIST: DAY}
 
 
-def _perform(state: State, at: int, kind: Entry, number: int) -> None:
-    """Perform one entry and enter its next occurrence."""
+def _perform(state: State, at: int, kind: Entry, number: int, now: int) -> None:
+    """Perform one entry and enter its next occurrence; `now` is when it was found due."""
     match kind:
         case Entry.TRADING_ENDS:
             delivery.end_trading(state, state.by_id[number])
@@ -88,7 +88,7 @@ def _perform(state: State, at: int, kind: Entry, number: int) -> None:
         case Entry.EXPIRE:
             orders.expire(state, number)
         case Entry.SWITCH:
-            switches.fire(state, state.accounts[number])
+            switches.fire(state, state.accounts[number], now)
         case Entry.WATCH_MID:
             state.by_id[number].mid_since = at
             books.advance_mid(state.by_id[number], at)

@@ -4,6 +4,10 @@ An account has one of its own, without a name, and one for each connection that 
 the first that is due withdraws every order of the account and is unset. Orders that are frozen in a
 call stay (RULEBOOK 2.2), and a killed account has none to withdraw, but its switches work on.
 
+A connection's switch tells a web process that has died from one that lives. Where the machine
+itself heard nothing when it was due, because no engine ran or a demo's clock has leapt, it says
+nothing of the process, and is given its time once more. An account's own is its owner's word.
+
 A switch is renewed all the time and hardly ever fires, so the calendar holds at most one entry for
 each account. A later due is noted in the account alone: the entry looks again when it comes. An
 earlier one takes the entry's place.
@@ -22,6 +26,10 @@ TIMEOUT_MIN = MICROS_PER_SECOND
 TIMEOUT_MAX = DAY
 SWITCHES_MAX = 1_000
 """Switches of one account."""
+LATE = MICROS_PER_SECOND
+"""How late after its instant a switch is looked at while the machine runs."""
+HEARD_AGAIN_WITHIN = 10 * MICROS_PER_SECOND
+"""How long the machine listens for a connection that it could not hear."""
 
 
 def renew(state: State, command: commands.CancelAllAfter) -> None:
@@ -61,9 +69,14 @@ def _watch(state: State, account: Account, due_at: int) -> None:
     state.schedule(due_at, Entry.SWITCH, account.id)
 
 
-def fire(state: State, account: Account) -> None:
-    """Withdraw an account's orders where a switch is due, and come back for the next."""
+def fire(state: State, account: Account, now: int) -> None:
+    """Withdraw an account's orders where a switch is due, and come back for the next.
+
+    `now` is the instant of the command that found it due.
+    """
     account.switch_due = 0
+    if now - state.at > LATE:
+        _listen_again(state, account, now + HEARD_AGAIN_WITHIN)
     due = sorted(name for name, due_at in account.switches.items() if due_at <= state.at)
     for name in due:
         del account.switches[name]
@@ -73,3 +86,11 @@ def fire(state: State, account: Account) -> None:
         withdrawals.withdraw_free(state, account, reason)
     if account.switches:
         _watch(state, account, min(account.switches.values()))
+
+
+def _listen_again(state: State, account: Account, due_at: int) -> None:
+    """Put off the switches of connections that are due, which nobody could have renewed."""
+    for name in sorted(account.switches):
+        if name and account.switches[name] <= state.at:
+            account.switches[name] = due_at
+            state.events.append(events.SwitchSet(account.id, name, due_at, state.at))

@@ -98,13 +98,43 @@ def test_switches_of_several_names_fire_apart_and_a_connection_s_says_so(floor: 
     assert [reason for _, _, reason in floor.closed()] == ["cancel_all_after"]
 
 
-def test_what_was_missed_while_nobody_ticked_fires_in_order(floor: Floor) -> None:
-    floor.switch(1, 10 * SECOND, "b")
-    floor.switch(1, 20 * SECOND, "a")
+def test_a_time_that_was_up_while_nobody_ticked_is_up_at_its_instant(floor: Floor) -> None:
+    floor.switch(1, 10 * SECOND)
+    floor.switch(2, 5 * SECOND)
     floor.to("13:30")
-    unset = [(event.name, event.at) for event in floor.of(events.SwitchSet)]
-    assert unset == [("b", instant("13:10:10")), ("a", instant("13:10:20"))]
+    unset = [(event.account, event.at) for event in floor.of(events.SwitchSet)]
+    assert unset == [(2, instant("13:10:05")), (1, instant("13:10:10"))]
+    assert len(floor.closed()) == 3
+
+
+def test_a_connection_that_could_not_be_heard_is_given_its_time_once_more(floor: Floor) -> None:
+    floor.switch(1, 10 * SECOND, "a")
+    floor.to("13:30")
+    again = instant("13:30:10")
+    assert floor.last == [events.SwitchSet(1, "a", again, instant("13:10:10"))]
+    assert entries(floor) == [(again, 1)]
+    floor.to("13:30:05")
+    floor.switch(1, 10 * SECOND, "a")
+    floor.to("13:30:10")
+    assert floor.closed() == [], "it lives"
+    floor.to("13:30:15")
+    assert [reason for _, _, reason in floor.closed()] == ["disconnected"] * 2, "it is dead"
+    assert entries(floor) == []
+
+
+def test_a_connection_s_switch_fires_where_its_time_is_up_while_the_machine_runs(floor) -> None:
+    floor.switch(1, 10 * SECOND, "a")
+    floor.at += 11 * SECOND
+    floor.apply(commands.Tick())
     assert len(floor.closed()) == 2
+
+
+def test_an_account_s_own_switch_fires_beside_a_connection_that_could_not_be_heard(floor) -> None:
+    floor.switch(1, 10 * SECOND)
+    floor.switch(1, 10 * SECOND, "a")
+    floor.to("13:30")
+    assert [reason for _, _, reason in floor.closed()] == ["cancel_all_after"] * 2
+    assert floor.machine.state.accounts[1].switches == {"a": instant("13:30:10")}
 
 
 @pytest.mark.parametrize("timeout", [1, SECOND - 1, 86_400 * SECOND + 1, -1])
