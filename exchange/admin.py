@@ -88,3 +88,24 @@ class JournalBatchAdmin(backoffice.ByTwoKeys):
     short_hash = backoffice.digest("hash", "hash")
     short_previous = backoffice.digest("previous_hash", "previous hash")
     exclude = ("hash", "previous_hash")
+
+
+@admin.register(models.Auction)
+class AuctionAdmin(backoffice.ReadOnly):
+    """The call of each book that runs, or the last one, and the last that made a price."""
+
+    list_display = ("symbol", "kind", "frozen_at", "ends_at", "shown_price", "last_lots", "last_at")
+    list_filter = ("kind",)
+    search_fields = ("symbol",)
+    ordering = ("-ends_at", "symbol")
+    shown_price = backoffice.price("last_price_ticks", "last price")
+
+
+@admin.register(models.BookDeltaShown)
+class BookDeltaAdmin(backoffice.ByTwoKeys):
+    """What batches did to books, as it was published."""
+
+    keys = (("symbol", str), ("sequence", int))
+    list_display = ("id", "symbol", "previous_sequence", "sequence", "at")
+    search_fields = ("=symbol",)
+    ordering = ("-symbol", "-sequence")

@@ -233,3 +233,19 @@ class JournalBatchShown(models.Model):
         db_table = "exchange_journalbatch_shown"
         verbose_name = "journal batch"
         verbose_name_plural = "journal batches"
+
+
+class BookDeltaShown(models.Model):
+    """The changes of books under one key, for the admin; a view."""
+
+    id = models.CharField(max_length=80, primary_key=True)
+    symbol = models.CharField(max_length=40)
+    sequence = models.BigIntegerField()
+    previous_sequence = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "exchange_bookdelta_shown"
+        verbose_name = "book delta"
+        verbose_name_plural = "book deltas"

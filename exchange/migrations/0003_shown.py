@@ -19,6 +19,30 @@ class Migration(migrations.Migration):
             """,
             "DROP VIEW exchange_journalbatch_shown",
         ),
+        migrations.RunSQL(
+            """
+            CREATE VIEW exchange_bookdelta_shown WITH (security_invoker = true) AS
+            SELECT "symbol" || ':' || sequence AS id, "symbol", "sequence", "previous_sequence", "at"
+            FROM exchange_bookdelta
+            """,
+            "DROP VIEW exchange_bookdelta_shown",
+        ),
+        migrations.CreateModel(
+            name="BookDeltaShown",
+            fields=[
+                ("id", models.CharField(max_length=80, primary_key=True, serialize=False)),
+                ("symbol", models.CharField(max_length=40)),
+                ("sequence", models.BigIntegerField()),
+                ("previous_sequence", models.BigIntegerField()),
+                ("at", models.DateTimeField()),
+            ],
+            options={
+                "verbose_name": "book delta",
+                "verbose_name_plural": "book deltas",
+                "db_table": "exchange_bookdelta_shown",
+                "managed": False,
+            },
+        ),
         migrations.CreateModel(
             name="JournalBatchShown",
             fields=[
