@@ -9,7 +9,9 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +163,13 @@ def converse(exchange: Exchange, connection: socket.socket) -> None:
             with connection:
                 connection.recv(1)  # until the client gives up and closes
             return
+        if deed.says == "drops":
+            connection.sendall(b"HTTP/1.1 201 Created\r\ncontent-length: 500\r\n\r\n")
+            with suppress(OSError):
+                for _ in range(500):
+                    connection.sendall(b" ")
+                    time.sleep(0.05)
+            return
         if deed.says == "half":
             connection.sendall(b"HTTP/1.1 201 Created\r\ncontent-length: 500\r\n\r\n{")
             return
@@ -210,6 +219,7 @@ MISHAPS = {
     "reset before it acted": Deed(acts=False, says="reset"),
     "reset after it acted": Deed(acts=True, says="reset"),
     "half an answer": Deed(acts=True, says="half"),
+    "an answer in drops": Deed(acts=True, says="drops"),
     "silence before it acted": Deed(acts=False, says="silence"),
     "silence after it acted": Deed(acts=True, says="silence"),
     "503": Deed(acts=False, says=problem(503, "engine_unavailable")),

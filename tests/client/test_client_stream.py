@@ -14,7 +14,17 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from baseload import AsyncClient, Book, Message, NewOrder, OutcomeUnknown, Stream, errors, models
+from baseload import (
+    AsyncClient,
+    Book,
+    Message,
+    NewOrder,
+    OutcomeUnknown,
+    Signer,
+    Stream,
+    errors,
+    models,
+)
 from baseload.stream import stream_url, watch
 from tests.market import HOUR
 from tests.served import Served
@@ -268,3 +278,24 @@ def test_a_script_is_told_what_was_refused_and_that_nobody_is_there(served: Serv
         next(watch(served.origin, [("book", "NOTHING")]))
     with pytest.raises(errors.StreamClosed, match="cannot be reached"):
         next(watch("http://127.0.0.1:9", [("ticker", None)]))
+
+
+def test_a_bound_key_signs_the_handshake_reads_and_does_not_trade(served: Served) -> None:
+    party = served.world.party("Buyer", cash=CASH)
+    signer = Signer(bytes(range(32)))
+
+    async def work() -> None:
+        async with AsyncClient(served.origin, key=party.api.key) as client:
+            made = await client.create_api_key(["read", "trade"], public_key=signer.public_key)
+        assert made.key is not None
+        async with Stream(served.origin, key=made.key, signer=signer) as stream:
+            await stream.subscribe("account")
+            begun = await first(stream, lambda one: one.channel == "account")
+            assert begun.value().cash == 1_000
+            with pytest.raises(errors.Forbidden):
+                await stream.place_order(buy("1.200", 5))
+        with pytest.raises(errors.InvalidSignature):
+            async with Stream(served.origin, key=made.key):
+                raise AssertionError("nobody gets here")
+
+    run(work)

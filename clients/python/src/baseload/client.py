@@ -6,6 +6,7 @@ between threads, `AsyncClient` between the tasks of one loop.
 """
 
 import asyncio
+import contextlib
 import time
 from types import TracebackType
 from typing import Self, TypeVar
@@ -65,9 +66,14 @@ class _Requests:
             was_sent=not isinstance(error, _NEVER_SENT),
         )
 
+    def too_late(self, attempt: Attempt) -> Failure:
+        """Return what it means that the whole answer was not there in time."""
+        late = errors.TimedOut(f"{self.url}: no answer in {attempt.timeout_s:g} s")
+        return Failure(error=late, was_sent=True)
 
-def _reply(response: httpx2.Response) -> Reply:
-    return Reply(status=response.status_code, headers=response.headers, body=response.content)
+
+def _reply(response: httpx2.Response, body: bytes) -> Reply:
+    return Reply(status=response.status_code, headers=response.headers, body=body)
 
 
 class Client(Api, SyncCaller):
@@ -125,8 +131,17 @@ class Client(Api, SyncCaller):
             return result
 
     def _attempt(self, attempt: Attempt) -> Heard:
+        """Send once; an answer that comes in drops has no more time than another."""
+        deadline = time.monotonic() + attempt.timeout_s
+        parts = []
         try:
-            return _reply(self._http.send(self.requests.request(attempt)))
+            response = self._http.send(self.requests.request(attempt), stream=True)
+            with contextlib.closing(response):
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    if time.monotonic() > deadline:
+                        return self.requests.too_late(attempt)
+                return _reply(response, b"".join(parts))
         except httpx2.RequestError as error:
             return self.requests.failure(error)
 
@@ -184,9 +199,9 @@ class AsyncClient(Api, AsyncCaller):
     async def _attempt(self, attempt: Attempt) -> Heard:
         try:
             async with asyncio.timeout(attempt.timeout_s):
-                return _reply(await self._http.send(self.requests.request(attempt)))
+                response = await self._http.send(self.requests.request(attempt))
+                return _reply(response, response.content)
         except TimeoutError:
-            late = errors.TimedOut(f"{self.requests.url}: no answer in {attempt.timeout_s:g} s")
-            return Failure(error=late, was_sent=True)
+            return self.requests.too_late(attempt)
         except httpx2.RequestError as error:
             return self.requests.failure(error)
