@@ -6,7 +6,10 @@ Ten points of what `make bench B=kill` does two hundred times, on the run's own 
 import json
 import os
 import statistics
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -26,6 +29,9 @@ from tests.market import GRADE, Market
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 POINTS = 10
+QUOTES = 40
+STUFFED = 250
+STUFFED_MIN = 20
 ORGANIZATIONS = (201, 202, 203, 204)
 CASH = 10**12
 LOTS = 100_000
@@ -103,6 +109,59 @@ def campaign(
             trader.stop()
         deployment.stop()
         print(deployment.log.read_text()[-3_000:])
+
+
+def _bid(trader: recorded.Trader, name: str) -> dict:
+    """Return a bid that does not rest."""
+    return {
+        "instrument": trader.instruments[0],
+        "side": "buy",
+        "type": "limit",
+        "price": "1.200",
+        "quantity": 1,
+        "time_in_force": "ioc",
+        "client_order_id": name,
+    }
+
+
+def _quote(trader: recorded.Trader, name: str) -> tuple[int, float]:
+    """Place a bid; return the status and how long its answer took."""
+    began = time.perf_counter()
+    reply = trader.door.send("POST", "orders", _bid(trader, name))
+    return reply.status, time.perf_counter() - began
+
+
+def test_a_key_that_stuffs_quotes_is_refused_and_no_other(campaign: kill.Campaign) -> None:
+    """FAULTS H82; how much slower the others are is printed, for it is the machine's load too."""
+    stuffing, *others = campaign.traders
+
+    def quote_calmly(trader: recorded.Trader, when: str) -> list[tuple[int, float]]:
+        return [_quote(trader, f"{when}-{trader.number}-{turn}") for turn in range(QUOTES)]
+
+    def stuff(is_over: threading.Event) -> list[int]:
+        statuses: list[int] = []
+        while not is_over.is_set() or len(statuses) < STUFFED_MIN:
+            bids = [_bid(stuffing, f"{len(statuses)}-{number}") for number in range(STUFFED)]
+            operations = [{"op": "place", **bid} for bid in bids]
+            statuses.append(
+                stuffing.door.send("POST", "orders/batch", {"operations": operations}).status
+            )
+        return statuses
+
+    def p99(quotes: list[list[tuple[int, float]]]) -> float:
+        return statistics.quantiles([took for each in quotes for _, took in each], n=100)[-1]
+
+    is_over = threading.Event()
+    with ThreadPoolExecutor(len(campaign.traders)) as threads:
+        alone = list(threads.map(lambda trader: quote_calmly(trader, "alone"), others))
+        stuffed = threads.submit(stuff, is_over)
+        beside = list(threads.map(lambda trader: quote_calmly(trader, "beside"), others))
+        is_over.set()
+        statuses = stuffed.result()
+    assert {status for each in (*alone, *beside) for status, _ in each} == {201}
+    assert set(statuses) == {200, 429}
+    assert statuses.index(429) > 1, "the burst is the key's own"
+    print(f"p99 of the others: {p99(alone):.4f} s alone, {p99(beside):.4f} s beside the stuffing")
 
 
 def test_nothing_is_lost_or_doubled_when_the_engine_is_killed_at_ten_random_points(
