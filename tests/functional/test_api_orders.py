@@ -1,6 +1,7 @@
 """Reading orders of every kind over REST, and what auctions and their trades look like."""
 
-from exchange import commands, operations
+from exchange import commands, models, operations
+from marketplace import audit
 from tests.market import HOUR, buy, sell
 from tests.rest import Api, World
 
@@ -117,3 +118,33 @@ def test_an_auction_is_shown_while_it_runs_and_its_price_afterwards(world: World
         (fill,) = party.api.get("fills").json["results"]
         assert (fill["liquidity"], fill["fee"]) == ("auction", "0.000075")
     assert Api().get("instruments/NONE/auction").status == 404
+
+
+def test_the_audit_adds_up_every_kind_of_order(world: World, clock) -> None:
+    buyer = world.party("Northwind", cash=1_000_000_000)
+    seller = world.party("Cirrus", "PROVIDER", cash=1_000_000_000)
+    world.cluster(seller)
+    iceberg = operations.place_command(
+        organization=seller.id,
+        instrument=HOUR,
+        side=-1,
+        price_ticks=1_250,
+        lots=20,
+        client_order_id="s14",
+        terms=commands.Terms(display_lots=4),
+    )
+    later = "LLAMA70B.H.20261201T15Z"
+    world.market.execute(
+        iceberg,
+        sell(seller.id, 1_260, 3, "s15", instrument=later),
+        strip(buyer.id, "r1"),
+        stop(buyer.id, "t1", stop_price=1_250),
+        buy(buyer.id, 1_250, 7, "b1"),
+    )
+    ((_, placed),) = models.Order.objects.filter(client_order_id="s14").values_list(
+        "hidden_lots", "id"
+    )
+    world.market.execute(commands.AmendOrder(seller.id, placed, lots=16))
+    row = models.Order.objects.get(id=placed)
+    assert (row.lots, row.filled_lots, row.status) == (16, 15, "PARTIALLY_FILLED")
+    assert [str(finding) for finding in audit.run() if finding.violations] == []
