@@ -80,7 +80,7 @@ class Unreleased:
     """What is told of a durable batch, and which instructions ended in it, and how."""
 
     sequence: int
-    items: list[feed.Item]
+    news: feed.News
     ended: list[tuple[str, bytes]]
 
 
@@ -180,8 +180,8 @@ class Engine:
         state: machine.Machine,
     ) -> None:
         """Keep the news of a batch that may not have been released, composed as it was then."""
-        items = self._compose(facts, touched, state).items
-        self._unreleased.append(Unreleased(batch.sequence, items, _ends_of(facts)))
+        news = self._compose(facts, touched, state)
+        self._unreleased.append(Unreleased(batch.sequence, news, _ends_of(facts)))
 
     def mark_released(self) -> None:
         """Note in the database what is released, when it is idle; a batch's head does it otherwise.
@@ -385,7 +385,7 @@ class Engine:
         self.head = dataclasses.replace(
             self.head, sequence=batch.sequence, hash=batch.hash, at=batch.at
         )
-        return Unreleased(batch.sequence, news.items, _ends_of(facts))
+        return Unreleased(batch.sequence, news, _ends_of(facts))
 
     def _project(
         self,
@@ -479,11 +479,11 @@ class Engine:
         if self._failpoint.startswith("mid_release"):
             pipe.execute()
             self._fail_at("mid_release", (answer.incoming for answer in answers))
-        for news in self._unreleased:
-            for name, outcome in news.ended:
+        for told in self._unreleased:
+            for name, outcome in told.ended:
                 pipe.publish(channels.instruction_channel(name), outcome)
-            if news.items:
-                release = envelope.Release(news.sequence, news.items)
+            if told.news is not feed.NOTHING:
+                release = envelope.Release(told.sequence, told.news.items, told.news.private)
                 pipe.publish(channels.feed_channel(self.group), envelope.encode_release(release))
         # What the journal holds, or a reply refused, is not read again: drop it from the stream.
         pipe.xtrim(

@@ -52,10 +52,14 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True):
-    """News of one batch: (topic, JSON) in order; topics are named by `exchange.feed`."""
+    """News of one batch: (topic, JSON) in order; topics are named by `exchange.feed`.
+
+    `private` is what the news of organizations is made of, for whoever has one that listens.
+    """
 
     sequence: int
     items: list[tuple[str, bytes]]
+    private: bytes = b""
 
 
 def encode_request(request: Request) -> bytes:

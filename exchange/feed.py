@@ -12,12 +12,14 @@ A delta is composed before the batch is committed, because its bytes are stored 
 missed one asks for it again and gets the very same. On every other topic `sequence` counts the
 messages there have been (`exchange.machine.news`), and `previous_sequence` is one less.
 
+Private messages travel as what they are made of, and become text where somebody listens.
+
 A message is a function of the batch's events and of the machine after it, and of nothing else: the
 same journal gives the same bytes. So after a recovery what may not have been released is composed
 and released again, batch by batch, and a reader drops what it has.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,15 +100,26 @@ Delta = tuple[str, int, int, bytes]
 """Symbol, sequence before and after, and the message, of a book's change."""
 
 
+class Private(msgspec.Struct, frozen=True, array_like=True):
+    """What the private messages of a batch are made of."""
+
+    trades: Sequence[events.Traded]
+    orders: Sequence[views.OrderView]
+    accounts: Sequence[views.AccountView]
+    strips: Sequence[events.StripPlaced] = ()
+    strips_closed: Sequence[events.OrderClosed] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class News:
     """All that is told of a batch; its deltas are items too, and are kept."""
 
     items: list[Item]
     deltas: list[Delta]
+    private: bytes
 
 
-NOTHING = News([], [])
+NOTHING = News([], [], b"")
 
 
 def compose(facts: events.Facts, touched: views.Touched, machine: Machine) -> News:
@@ -127,8 +140,23 @@ def compose(facts: events.Facts, touched: views.Touched, machine: Machine) -> Ne
     for call in touched.auctions:
         auction = wire.auction_out(call)
         items.append(_message("auction", call.symbol, sequences[call.symbol], auction, call.symbol))
-    items += _private(facts, touched)
-    return News(items, deltas)
+    strips = facts.get(events.StripPlaced, ())
+    private = Private(
+        facts.get(events.Traded, ()),
+        touched.orders,
+        touched.accounts,
+        strips,
+        facts.get(events.OrderClosed, ()) if strips else (),
+    )
+    return News(items, deltas, _packer.encode(private))
+
+
+def private_items(private: bytes) -> list[Item]:
+    """Return the messages that only the organizations themselves may see, of one batch.
+
+    They are made where somebody listens: few do at any moment, and the engine is everybody's.
+    """
+    return list(_private(_unpacker.decode(private))) if private else []
 
 
 def _deltas(changes: Iterable[events.BookChanged], machine: Machine) -> list[Delta]:
@@ -185,18 +213,24 @@ def _ticker(view: views.InstrumentView) -> Item:
     return _message("ticker", view.symbol, view.ticker_sequence, ticker, view.symbol)
 
 
-def _private(facts: events.Facts, touched: views.Touched) -> Iterable[Item]:
+def _private(made_of: Private) -> Iterable[Item]:
     """Yield what only the organization itself may see."""
-    orders: dict[int, list[wire.OrderState]] = {}
+    orders: dict[int, list[Any]] = {}
     names: dict[int, str] = {}
-    for view in touched.orders:
+    for placed in made_of.strips:
+        own: list[events.Event] = [*made_of.trades, *made_of.strips_closed]
+        strip = msgspec.to_builtins(wire.strip_out(placed, own))
+        del strip["fills"]
+        orders.setdefault(placed.request.account, []).append(strip)
+        names[placed.order] = placed.request.client_order_id
+    for view in made_of.orders:
         orders.setdefault(view.account, []).append(wire.order_state(view))
         names[view.order] = view.request.client_order_id
     fills: dict[int, list[wire.OwnFill]] = {}
-    for trade in facts.get(events.Traded, ()):
+    for trade in made_of.trades:
         for organization, fill in _own_fills(trade, names):
             fills.setdefault(organization, []).append(fill)
-    for account in touched.accounts:
+    for account in made_of.accounts:
         name = str(account.account)
         if account.account in orders:
             states = orders.pop(account.account)
@@ -267,3 +301,5 @@ def delta_out(row: Any) -> DeltaOut:
 
 _encoder = msgspec.json.Encoder()
 _deltas_out = msgspec.json.Decoder(DeltaOut)
+_packer = msgspec.msgpack.Encoder()
+_unpacker: msgspec.msgpack.Decoder[Private] = msgspec.msgpack.Decoder(Private)

@@ -21,7 +21,7 @@ import valkey.asyncio
 from django.conf import settings
 from valkey.exceptions import ValkeyError
 
-from exchange import envelope
+from exchange import envelope, feed
 from marketplace import candles, errors, http, topics
 from settlement import channels
 
@@ -96,6 +96,7 @@ class _Folded:
     candle: candles.Candle | None
 
 
+_PRIVATE: Final = ("orders:", "fills:", "account:")
 _UNREAD: Final = _Polled()
 _place = msgspec.json.Decoder(_Place)
 
@@ -282,7 +283,13 @@ class Hub:
 
     def _spread(self, data: bytes) -> None:
         """Hand the items of one batch to whoever subscribed to them."""
-        for topic, message in envelope.decode_release(data).items:
+        if not self._by_topic:
+            return
+        release = envelope.decode_release(data)
+        items = release.items
+        if any(topic.startswith(_PRIVATE) for topic in self._by_topic):
+            items += feed.private_items(release.private)
+        for topic, message in items:
             place = None
             for name in (topic, topic.partition(":")[0] + ":" + topics.ALL):
                 standing = self._by_topic.get(name)

@@ -21,6 +21,8 @@ def number(state: State, facts: events.Facts) -> list[Account]:
     accounts = set(state.touched_accounts)
     accounts.update([position.account for position in state.touched_positions])
     owners = {order.account.id: order.account for order in state.touched_orders.values()}
+    for strip in facts.get(events.StripPlaced, ()):
+        owners[strip.request.account] = state.accounts[strip.request.account]
     for owner in owners.values():
         owner.news.orders += 1
     accounts.update(owners.values())

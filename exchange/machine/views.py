@@ -14,7 +14,7 @@ from exchange.reasons import OrderStatus
 from settlement import margin
 
 
-class AccountView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class AccountView(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Cash of an account and what is asked of it.
 
     `available` is cash less everything reserved; it can be negative after a mark moved against the
@@ -52,7 +52,7 @@ class PositionView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     order_margin: int
 
 
-class OrderView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class OrderView(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """An order as it is, or as it ended; `value_ticks` sums lots x price over its fills.
 
     Price, lots and stop price are as amended; everything else of its terms is the request's.

@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection
 from exchange import (
     envelope,
     events,
+    feed,
     loop,
     models,
     passing,
@@ -336,7 +337,8 @@ def test_what_was_committed_and_not_released_is_released_by_the_next_engine(
     successor = Market(valkey)
     successor.take_over()
     release = envelope.decode_release(heard.get_message(timeout=1)["data"])
-    topics = {topic: json.loads(payload) for topic, payload in release.items}
+    items = release.items + feed.private_items(release.private)
+    topics = {topic: json.loads(payload) for topic, payload in items}
     book = queries.book(symbol=HOUR)
     delta = topics[f"book:{HOUR}"]
     assert delta["sequence"] == book.sequence

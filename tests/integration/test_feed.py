@@ -11,7 +11,7 @@ import valkey as valkey_client
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
-from exchange import deltas, envelope, models, recovery, tasks
+from exchange import deltas, envelope, feed, models, recovery, tasks
 from marketplace import clock as market_clock
 from marketplace import errors
 from marketplace.models import Instrument
@@ -64,7 +64,7 @@ def chains(releases: list[envelope.Release]) -> dict[str, list[tuple[int, int]]]
     """By topic (previous sequence, sequence) of its messages."""
     found = defaultdict(list)
     for release in releases:
-        for topic, body in release.items:
+        for topic, body in release.items + feed.private_items(release.private):
             message = json.loads(body)
             found[topic].append((message["previous_sequence"], message["sequence"]))
     return found
