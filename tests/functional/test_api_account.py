@@ -118,9 +118,9 @@ def test_of_many_withdrawals_of_everything_one_succeeds(world: World, buyer: Par
 
     with world.running():
         buyer.api.post("deposits", {"amount": "10"})
-        with ThreadPoolExecutor(8) as pool:
-            statuses = sorted(pool.map(withdraw, range(16)))
-    assert statuses == [201] + [422] * 15
+        with ThreadPoolExecutor(32) as pool:
+            statuses = sorted(pool.map(withdraw, range(32)))
+    assert statuses == [201] + [422] * 31
     assert buyer.api.get("account").json["cash"] == "0.000000"
 
 
