@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from exchange import commands
 from marketplace import candles
 from tests.market import GRADE, HOUR, buy, sell
 from tests.rest import Api, World
@@ -154,3 +155,31 @@ def test_a_range_that_cannot_be_given_is_a_problem(world: World, call) -> None:
         assert problem["code"] == code, (symbol, first, last)
     assert caller.ask({"op": "range", "instrument": HOUR, "from": 1})["code"] == "malformed"
     assert caller.ask({"op": "range", "instrument": HOUR, "from": 1, "to": 1})["type"] == "delta"
+
+
+def test_a_strip_is_told_to_its_owner_with_its_fills(world: World, call, anyone: Api) -> None:
+    buyer = world.party("Buyer", cash=1_000_000_000)
+    seller = world.party("Seller", "PROVIDER", cash=1_000_000_000)
+    world.cluster(seller)
+    caller = call()
+    caller.auth(buyer.api.key)
+    for channel in ("orders", "fills", "account"):
+        caller.subscribe(channel)
+        caller.first(channel)
+    from_at = 1_796_133_600_000_000
+    world.market.execute(
+        sell(seller.id, 1_250, 3, "s1"),
+        sell(seller.id, 1_260, 3, "s2", instrument=f"{GRADE}.H.20261201T15Z"),
+        commands.PlaceStrip(
+            buyer.id, GRADE, 1, from_at, from_at + 7_200_000_000, 1_300, 3, 100, "t", b"f" * 32
+        ),
+    )
+    told = caller.first("orders")["data"]
+    assert [(one["type"], one["status"], one["client_order_id"]) for one in told] == [
+        ("strip", "filled", "t")
+    ]
+    fills = caller.first("fills")["data"]
+    shown = buyer.api.get("fills").json["results"]
+    assert fills == shown[::-1]
+    assert [one["client_order_id"] for one in fills] == ["t", "t"]
+    assert caller.first("account")["previous_sequence"] is not None
