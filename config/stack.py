@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-START_SECONDS_MAX = 180.0
+START_SECONDS_MAX = 300.0
 STOP_SECONDS_MAX = 30.0
 
 
