@@ -6,9 +6,10 @@ instant as its time, before the command that found them due; the order at one in
 the calendar catches up in order.
 
 Marks (RULEBOOK 3.4): at every full hour each book is marked, with the price of an auction where one
-ended since the last mark. Buyers have paid in full and
-sellers are covered, so a mark moves no cash yet: it moves what shorts and orders reserve, and the
-last variation, at gate closure, pays the whole difference at once.
+ended since the last mark. The middle of a book counts only while it trades: in a call it may be
+crossed, and nobody is bound yet. Buyers have paid in full and sellers are covered, so a mark moves
+no cash yet: it moves what shorts and orders reserve, and the last variation, at gate closure, pays
+the whole difference at once.
 """
 
 from heapq import heapify, heappop, heappush
@@ -198,7 +199,7 @@ def _mark_price(instrument: Instrument, at: int) -> tuple[int, str]:
     if lots:
         return index.half_up(value, lots), "trades"
     bid, ask = instrument.book.best()
-    if bid and ask and books.is_tight(bid, ask):
+    if instrument.is_open and bid and ask and books.is_tight(bid, ask):
         return index.half_up(bid + ask, 2), "mid"
     return instrument.mark, "mark"
 

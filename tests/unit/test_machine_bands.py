@@ -4,7 +4,7 @@ import pytest
 
 from exchange import commands, events
 from settlement import instructions
-from tests.floor import Floor, instant
+from tests.floor import Floor, instant, symbol
 from tests.sessions import MINUTE, TODAY, levels, market, restored, states, trades
 
 
@@ -229,3 +229,24 @@ def test_the_mid_counts_only_while_the_book_trades_continuously() -> None:
     floor.to("19:20")
     floor.instruct(instructions.Halt(instrument=TODAY))
     assert instrument.mid_time == 15 * MINUTE
+
+
+def test_a_book_that_gathers_orders_or_is_halted_is_not_marked_at_its_middle() -> None:
+    floor = Floor("10:30")
+    floor.account(1, certified=100)
+    floor.account(2)
+    halted, gathering = symbol("20"), symbol("+1 10")
+    for instrument, bid, ask in ((halted, 1_300, 1_302), (gathering, 1_430, 1_420)):
+        floor.buy(2, 5, bid, instrument=instrument)
+        floor.sell(1, 5, ask, instrument=instrument)
+    floor.instruct(instructions.Halt(instrument=halted))
+
+    def marks() -> dict[str, tuple[int, str]]:
+        marked = floor.of(events.Marked)
+        return {e.instrument: (e.price, e.method) for e in marked if e.method != "index"}
+
+    floor.to("11:00")
+    assert marks() == {}
+    floor.instruct(instructions.Resume(instrument=halted))
+    floor.to("12:00")
+    assert marks() == {halted: (1_301, "mid"), gathering: (1_420, "auction")}
