@@ -170,14 +170,15 @@ class Book:
         return (self.bids if key > 0 else self.asks).lots_at(key)
 
     def rest(self, order: Order) -> None:
-        """Put an order behind all others of its price."""
+        """Put an order behind all others of its price.
+
+        What is in no book has no neighbors, so there are none to be taken from it.
+        """
         side = order.side
         ladder = self.bids if side > 0 else self.asks
         key = side * order.price
         level = ladder.levels.get(key)
-        order.after = None
         if level is None:
-            order.before = None
             order.level = ladder.levels[key] = Level(key, order)
             keys = ladder.keys
             if not keys or keys[-1] < key:

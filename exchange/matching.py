@@ -14,6 +14,8 @@ mode asks, where nothing trades yet. The loop touches the price list only when a
 allocates nothing but the fills it returns.
 """
 
+from collections.abc import Sequence
+
 from exchange import commands
 from exchange.book import Book, Level, Order
 
@@ -23,13 +25,17 @@ Fill = tuple[Order, int]
 One of the arriving order's own group has traded nothing: with zero lots it gave way and has left
 the book with all it had, with lots below zero it has lost that many and rests on.
 """
+Fills = Sequence[Fill]
 
 CANCEL_NEWEST = commands.CANCEL_NEWEST
+
+_UNTOUCHED: tuple[Fills, bool] = ((), False)
+"""What most orders do when they arrive, which rest where nothing meets them: made once."""
 
 
 def match(
     book: Book, order: Order, limit: int = 0, prevention: str = CANCEL_NEWEST
-) -> tuple[list[Fill], bool]:
+) -> tuple[Fills, bool]:
     """Trade an arriving order as far as `limit` allows; 0 is the order's own price.
 
     Return the fills in the order they happened and whether the order stopped at one of its own
@@ -40,13 +46,13 @@ def match(
     ladder = book.asks if side > 0 else book.bids
     keys = ladder.keys
     worst = -side * (limit or order.price)
-    fills: list[Fill] = []
     if not keys or keys[-1] < worst:
-        return fills, False
+        return _UNTOUCHED
     remaining = order.remaining
     group = order.group
     levels = ladder.levels
     index = book.orders
+    fills: list[Fill] = []
     stopped = False
     while keys and keys[-1] >= worst:
         level = levels[keys[-1]]
@@ -55,42 +61,34 @@ def match(
         while maker is not None:
             lots = maker.remaining
             if maker.group == group:
-                yields, stopped = _verdict(prevention, maker.left, remaining)
-                if yields:
-                    fills.append((maker, 0))
-                    gone += lots
-                    if prevention == commands.DECREMENT and not stopped:
-                        remaining -= maker.left
-                        order.lots -= maker.left
-                    del index[maker.id]
-                    after = maker.after
-                    maker.level = maker.after = None
-                    maker = after
-                elif prevention == commands.DECREMENT:
-                    fills.append((maker, -remaining))
-                    gone += maker.shrink(remaining)
-                if stopped:
+                order.remaining = remaining
+                lost, stopped = _meet_own(order, maker, prevention, fills)
+                remaining = order.remaining
+                gone += lost
+                if lost < lots:
                     break
-                continue
-            if lots > remaining:
+            elif lots > remaining:
                 maker.remaining = lots - remaining
                 fills.append((maker, remaining))
                 gone += remaining
                 remaining = 0
                 break
-            fills.append((maker, lots))
-            gone += lots
-            remaining -= lots
-            if maker.hidden:
-                gone -= maker.show(maker.hidden)
-                maker = level.send_back(maker)
             else:
+                fills.append((maker, lots))
+                gone += lots
+                remaining -= lots
+                if maker.hidden:
+                    gone -= maker.show(maker.hidden)
+                    maker = level.send_back(maker)
+                    if remaining:
+                        continue
+                    break
                 maker.remaining = 0
-                del index[maker.id]
-                after = maker.after
-                maker.level = maker.after = None
-                maker = after
-            if not remaining:
+            del index[maker.id]
+            after = maker.after
+            maker.level = maker.after = None
+            maker = after
+            if stopped or not remaining:
                 break
         if maker is None:
             del levels[keys.pop()]
@@ -103,6 +101,27 @@ def match(
         break
     order.remaining = remaining
     return fills, stopped
+
+
+def _meet_own(order: Order, maker: Order, prevention: str, fills: list[Fill]) -> tuple[int, bool]:
+    """Let an arriving order and one of its group give way to each other as the mode says.
+
+    Return how many lots the one at rest loses of those on show, all of them when it has to leave,
+    and whether the arriving order stops; one of the two always happens.
+    """
+    remaining = order.remaining
+    left = maker.left
+    yields, stopped = _verdict(prevention, left, remaining)
+    if yields:
+        fills.append((maker, 0))
+        if prevention == commands.DECREMENT and not stopped:
+            order.remaining = remaining - left
+            order.lots -= left
+        return maker.remaining, stopped
+    if prevention == commands.DECREMENT:
+        fills.append((maker, -remaining))
+        return maker.shrink(remaining), stopped
+    return 0, stopped
 
 
 def _verdict(prevention: str, own: int, remaining: int) -> tuple[bool, bool]:
@@ -167,7 +186,7 @@ def _reach_level(level: Level, lots: int, group: int, prevention: str) -> tuple[
     return taken + met, lots - met
 
 
-def give_way(book: Book, order: Order, prevention: str = CANCEL_NEWEST) -> tuple[list[Fill], bool]:
+def give_way(book: Book, order: Order, prevention: str = CANCEL_NEWEST) -> tuple[Fills, bool]:
     """Apply an arriving order's mode to its group's orders at crossing prices; nothing trades.
 
     Return what happened as `match` does, and whether the order stopped.
@@ -199,7 +218,7 @@ def give_way(book: Book, order: Order, prevention: str = CANCEL_NEWEST) -> tuple
     return changes, False
 
 
-def submit(book: Book, order: Order) -> list[Fill]:
+def submit(book: Book, order: Order) -> Fills:
     """Match an order and rest what is left of it: the book on its own, without a machine."""
     fills, stopped = match(book, order)
     if order.remaining and not stopped:

@@ -20,7 +20,7 @@ _FILLED = str(OrderStatus.FILLED)
 _CANCELED = str(OrderStatus.CANCELED)
 
 
-def enter(state: State, instrument: Instrument, order: Order) -> list[matching.Fill]:
+def enter(state: State, instrument: Instrument, order: Order) -> matching.Fills:
     """Match an order, rest what may rest, close what may not; return what it did on its way."""
     request = order.request
     position = order.position
@@ -56,9 +56,7 @@ def enter(state: State, instrument: Instrument, order: Order) -> list[matching.F
     return fills
 
 
-def _meet(
-    state: State, instrument: Instrument, order: Order
-) -> tuple[list[matching.Fill], bool, bool]:
+def _meet(state: State, instrument: Instrument, order: Order) -> tuple[matching.Fills, bool, bool]:
     """Match an order of any terms, wherever the bands are, and book what it did.
 
     Return that, whether it stopped at one of its group, and whether what is left may rest.

@@ -121,7 +121,7 @@ def is_late(instrument: Instrument, at: int) -> bool:
 
 def make_way(
     state: State, instrument: Instrument, order: Order, prevention: str
-) -> tuple[list[matching.Fill], bool]:
+) -> tuple[matching.Fills, bool]:
     """Apply an order's mode to those of its group that it crosses on entry into a call.
 
     Return what `matching.give_way` does. In the freeze the arriving order gives way whatever its
@@ -164,7 +164,7 @@ def leaves_band(
 
 def match(
     instrument: Instrument, order: Order, prevention: str
-) -> tuple[list[matching.Fill], bool, bool]:
+) -> tuple[matching.Fills, bool, bool]:
     """Trade an arriving order inside the dynamic band.
 
     Return what `matching.match` does, and whether the band has stopped the order: then a call is to

@@ -35,7 +35,7 @@ def waits(instrument: Instrument, request: commands.PlaceOrder) -> bool:
     )
 
 
-def start(state: State, instrument: Instrument, order: Order) -> list[matching.Fill]:
+def start(state: State, instrument: Instrument, order: Order) -> matching.Fills:
     """Let an order wait for its stop price, or enter if that was reached; return what it did."""
     if is_reached(instrument, order.side, order.stop_price):
         return trigger(state, instrument, order)
@@ -56,7 +56,7 @@ def wait(state: State, instrument: Instrument, order: Order) -> None:
         withdrawals.withdraw_not_reducing(state, position)
 
 
-def trigger(state: State, instrument: Instrument, order: Order) -> list[matching.Fill]:
+def trigger(state: State, instrument: Instrument, order: Order) -> matching.Fills:
     """Make an order that does not wait any more one like others; return what it did."""
     order.status = OrderStatus.OPEN
     order.sequence = state.sequence
@@ -68,7 +68,7 @@ def trigger(state: State, instrument: Instrument, order: Order) -> list[matching
     return entering.enter(state, instrument, order)
 
 
-def follow(state: State, instrument: Instrument, fills: list[matching.Fill], last: int) -> None:
+def follow(state: State, instrument: Instrument, fills: matching.Fills, last: int) -> None:
     """Trigger what the trades of an arriving order have reached, and what that reaches in turn.
 
     `last` is the last price before that order came.
@@ -84,7 +84,7 @@ def follow_last(state: State, instrument: Instrument) -> None:
         _work_off(state, instrument, instrument.stops.take(last), last)
 
 
-def _reached_by(instrument: Instrument, fills: list[matching.Fill]) -> list[Order]:
+def _reached_by(instrument: Instrument, fills: matching.Fills) -> list[Order]:
     """Take out what trades have reached; their prices go one way, so two of them say it all."""
     prices = [maker.price for maker, lots in fills if lots > 0]
     if not prices:

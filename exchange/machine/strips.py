@@ -269,7 +269,7 @@ def _trade(
     taker = Order(number, command.side, command.price, 0, account.group, 0)
     taker.account = account
     taker.value_ticks = taker.fee_points = taker.fee = 0
-    done: list[tuple[Instrument, list[matching.Fill], int]] = []
+    done: list[tuple[Instrument, matching.Fills, int]] = []
     for leg in plan.legs:
         instrument = leg.instrument
         taker.remaining = plan.lots

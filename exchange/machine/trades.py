@@ -20,7 +20,7 @@ _FILLED = str(OrderStatus.FILLED)
 _UNTRIGGERED = OrderStatus.UNTRIGGERED
 
 
-def book(state: State, instrument: Instrument, taker: Order, fills: list[matching.Fill]) -> None:
+def book(state: State, instrument: Instrument, taker: Order, fills: matching.Fills) -> None:
     """Book everything that an arriving order did on its way, in the order it happened.
 
     The taker's own reserve is brought up to date by whoever rests or closes it, once.
