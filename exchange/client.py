@@ -78,12 +78,6 @@ class ClockSkew(errors.Unavailable):
     code = "clock_skew"
 
 
-class DatabaseAway(errors.Unavailable):
-    """The database cannot be read, so that what became of a command is not known here."""
-
-    code = "database_unavailable"
-
-
 class InternalError(errors.Refusal):
     """The command broke an invariant and was set aside; it changed nothing."""
 
@@ -396,14 +390,18 @@ class SyncClient:
 async def in_thread(read: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """Return what a query returns, without holding up the loop, and hand its connection back.
 
-    :raises DatabaseAway: when the database does not answer.
+    It is asked for after a command was sent on: without the database its outcome is not known here.
+
+    :raises OutcomeUnknown: when the database does not answer.
     """
 
     def run() -> T:
         try:
             return read(*arguments, **named)
         except (OperationalError, InterfaceError) as error:
-            raise DatabaseAway("the database does not answer", retry_after_s=1) from error
+            raise errors.OutcomeUnknown(
+                "the database does not answer; ask again with the same id", retry_after_s=1
+            ) from error
         finally:
             connection.close()
 

@@ -21,7 +21,6 @@ ENGINE_CODES: tuple[str, ...] = (
     "engine_overloaded",
     "never_placed",
     "clock_skew",
-    "database_unavailable",
     "outcome_unknown",
 )
 GRADE = r"^(?:[A-Z][A-Z0-9]{1,15})?$"
@@ -173,7 +172,7 @@ class EnterBatch(_Entered):
     """
 
     method = "POST"
-    codes = ("engine_unavailable", "database_unavailable")
+    codes = ("engine_unavailable", "outcome_unknown")
     Input = intake.BatchIn
 
     class Output(Answer):

@@ -103,7 +103,6 @@ CODES: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "The key used up its requests; reads and writes count apart."),
     "internal_error": (500, "A defect on our side; `request_id` finds it in our logs."),
     "unavailable": (503, "A part is down; nothing was done and nothing will be done later."),
-    "database_unavailable": (503, "The database cannot be reached; nothing was placed."),
     "too_many_connections": (503, "The server has as many connections as it may have."),
     "keys_unavailable": (503, "Keys cannot be checked now."),
     "engine_unavailable": (503, "The engine is down; the order was not placed and will not be."),

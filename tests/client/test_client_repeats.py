@@ -223,7 +223,6 @@ MISHAPS = {
     "silence before it acted": Deed(acts=False, says="silence"),
     "silence after it acted": Deed(acts=True, says="silence"),
     "503": Deed(acts=False, says=problem(503, "engine_unavailable")),
-    "503 in doubt": Deed(acts=True, says=problem(503, "database_unavailable")),
     "429": Deed(acts=False, says=problem(429, "rate_limited")),
     "504 after it acted": Deed(acts=True, says=problem(504, "outcome_unknown")),
     "504 before it acted": Deed(acts=False, says=problem(504, "outcome_unknown")),

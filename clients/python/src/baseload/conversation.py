@@ -28,8 +28,6 @@ T = TypeVar("T")
 DEFINITE_STATUSES: Final = frozenset({400, 404, 409, 413, 422})
 """Refusals of the request itself: its outcome, also when an earlier attempt was lost."""
 BUSY_STATUSES: Final = frozenset({429, 503})
-DOUBTFUL_CODES: Final = frozenset({"database_unavailable"})
-"""What says 503 without knowing that nothing was done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +182,7 @@ def _judge(call: Call[Any], heard: Reply | Failure) -> _Judged:
     is_busy = problem.status in BUSY_STATUSES
     return _Judged(
         error=errors.api_error(problem, retry_after_s=retry_after_s or None),
-        may_have_happened=problem.status >= 500 and (not is_busy or problem.code in DOUBTFUL_CODES),
+        may_have_happened=problem.status >= 500 and not is_busy,
         is_worth_repeating=is_busy or problem.status >= 500,
         retry_after_s=retry_after_s,
     )
