@@ -83,7 +83,7 @@ def publish(world: World, sequence: int) -> None:
         "instrument": HOUR,
         "sequence": sequence,
         "previous_sequence": sequence - 1,
-        "data": {"filling": "x" * 300},
+        "data": {"filling": "x" * 1_500},
     }
     items = [(f"ticker:{HOUR}", json.dumps(message).encode())]
     release = envelope.encode_release(envelope.Release(sequence, items))
