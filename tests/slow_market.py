@@ -8,9 +8,7 @@ It knows neither money nor coverage: who trades in it has plenty.
 
 import copy
 from collections import defaultdict
-from dataclasses import dataclass
 
-from exchange import commands
 from exchange.commands import (
     CANCEL_BOTH,
     CANCEL_NEWEST,
@@ -24,6 +22,7 @@ from exchange.commands import (
     STOP,
     STOP_LIMIT,
 )
+from tests.slow_order import SlowOrder
 
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE
@@ -35,37 +34,6 @@ ANY_PRICE = range(1, 2**40)
 Fact = tuple
 """("fill", taker, maker, lots, price), ("closed", order, reason), ("triggered", order),
 ("amended", order), ("call", kind, frozen_at, ends_at) or ("uncrossed", price, lots)."""
-
-
-@dataclass(eq=False)
-class SlowOrder:
-    """An order; `shown` is the part of what is left that others can see."""
-
-    id: int
-    account: int
-    group: int
-    side: int
-    price: int
-    lots: int
-    time_in_force: str
-    type: str = LIMIT
-    stop: int = 0
-    display: int = 0
-    minimum: int = 0
-    expires_at: int = 0
-    post_only: bool = False
-    reduce_only: bool = False
-    mode: str = CANCEL_NEWEST
-    filled: int = 0
-    shown: int = 0
-
-    @property
-    def left(self) -> int:
-        return self.lots - self.filled
-
-    def show(self) -> None:
-        """Show as much as the order shows at a time."""
-        self.shown = min(self.display or self.left, self.left)
 
 
 class SlowMarket:
@@ -586,32 +554,6 @@ class SlowMarket:
             key=lambda order: -order.price * side,
         )
         return [(order.id, order.price, order.shown, order.left) for order in orders]
-
-
-def order_of(number: int, group: int, command: commands.PlaceOrder) -> SlowOrder:
-    """Return the order that a command asks for."""
-    terms = command.terms or commands.Terms()
-    return SlowOrder(
-        id=number,
-        account=command.account,
-        group=group,
-        side=command.side,
-        price=command.price,
-        lots=command.lots,
-        time_in_force=(
-            IOC
-            if terms.type == MARKET and command.time_in_force == commands.GTC
-            else command.time_in_force
-        ),
-        type=terms.type,
-        stop=terms.stop_price,
-        display=terms.display_lots,
-        minimum=terms.min_lots,
-        expires_at=terms.expires_at,
-        post_only=terms.post_only,
-        reduce_only=terms.reduce_only,
-        mode=terms.prevention,
-    )
 
 
 _TRADING_ENDS, _UNCROSS, _EXPIRE_DAY, _EXPIRE, _SWITCH = range(5)

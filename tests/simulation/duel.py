@@ -17,7 +17,8 @@ from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import instructions
 from tests import floor
-from tests.slow_market import CALL, MINUTE, SlowMarket, order_of
+from tests.slow_market import CALL, MINUTE, SlowMarket
+from tests.slow_order import order_of
 
 CERTIFIED = 100_000
 ACCOUNTS = range(1, 7)
