@@ -12,10 +12,9 @@ from django import forms
 from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError
 
-from marketplace import errors, text, wire
+from marketplace import contract, errors, text, wire
 from marketplace.models import User
 
-LOTS_MAX = 100_000
 REPLICAS_MAX = 64
 TENSOR_PARALLEL = (1, 2, 4, 8)
 CLASSES = ("P0", "P1", "P2", "P3")
@@ -61,7 +60,7 @@ class LotsField(forms.CharField):
         typed = super().clean(value)
         if not typed:
             return None
-        return refused(lambda: wire.parse_whole(typed, "lots", low=1, high=LOTS_MAX))
+        return refused(lambda: wire.parse_whole(typed, "lots", low=1, high=contract.LOTS_MAX))
 
 
 class MoneyField(forms.CharField):

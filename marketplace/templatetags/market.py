@@ -139,6 +139,7 @@ STATE_TAGS = {
     "RUNNING": "wait",
     "PARTIALLY_FILLED": "wait",
     "SCHEDULED": "wait",
+    "CALL": "wait",
 }
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from marketplace import contract, errors, forms, wire
+from marketplace import contract, errors, wire
 
 SELLER_MARGIN_PERCENT = 5
 LOTS_SUGGESTED = "10"
@@ -31,7 +31,7 @@ def preview(ticket: dict[str, Any], *, taker_fee_bp: int) -> dict[str, Any]:
     }
     try:
         price_ticks = wire.parse_price(str(ticket.get("price", "")))
-        lots = wire.parse_whole(str(ticket.get("lots", "")), "lots", low=1, high=forms.LOTS_MAX)
+        lots = wire.parse_whole(str(ticket.get("lots", "")), "lots", low=1, high=contract.LOTS_MAX)
     except errors.Refusal:
         return shown
     notional = contract.notional_micros(price_ticks=price_ticks, lots=lots)

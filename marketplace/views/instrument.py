@@ -46,9 +46,9 @@ class Row:
         return self.state in (models.Instrument.State.CALL, models.Instrument.State.CONTINUOUS)
 
     @property
-    def is_in_call(self) -> bool:
-        """Whether an auction gathers orders."""
-        return self.state == models.Instrument.State.CALL
+    def is_live(self) -> bool:
+        """Whether it may still trade: it is open, halted, or about to be opened."""
+        return self.state not in (models.Instrument.State.CLOSED, models.Instrument.State.SETTLED)
 
 
 def row_of(quoted: exchange_queries.Quoted) -> Row:
@@ -134,6 +134,7 @@ def render(
                 "price": trade.price_ticks,
                 "lots": trade.lots,
                 "side": exchange_wire.side_text(trade.taker_side),
+                "is_auction": trade.is_auction,
             }
             for trade in exchange_queries.trades(symbol=symbol, limit=TAPE_SHOWN)
         ],
@@ -240,4 +241,6 @@ def _spread(row: Row) -> str:
     if row.bid is None or row.ask is None:
         return "One side only"
     gap = row.ask - row.bid
+    if gap <= 0:
+        return f"Crossed by {wire.price_text(-gap)} until the auction"
     return f"Spread {wire.price_text(gap)}, {200 * gap / (row.ask + row.bid):.1f} %"

@@ -12,7 +12,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from exchange import operations as exchange
-from marketplace import stream
+from marketplace import models, stream
+from settlement import instructions
 from tests.browser.conftest import resize
 from tests.market import HOUR
 from tests.served import Served
@@ -77,7 +78,7 @@ def test_a_person_signs_up_deposits_trades_and_cancels(
     until(browser, lambda: shows(browser, "#bids", "1.240"))
     until(browser, lambda: shows(browser, "#orders tbody", "1.240"))
     until(browser, lambda: shows(browser, '[data-account="available"]', "997.018048"))
-    find(browser, "#orders tbody button").click()
+    find(browser, "#orders [data-cancel] button").click()
     until(browser, lambda: not find(browser, "#orders").is_displayed())
     until(browser, lambda: not shows(browser, "#bids", "1.240"))
     until(browser, lambda: shows(browser, '[data-account="available"]', "1,000.00"))
@@ -127,19 +128,128 @@ def test_everything_is_reached_by_keyboard_alone(browser: webdriver.Chrome, serv
     press(browser, Keys.ENTER)
     tab_to(browser, lambda one: one.get_attribute("name") == "side")
     press(browser, Keys.TAB)
+    assert focused(browser).get_attribute("id") == "type"
+    press(browser, Keys.TAB)
     assert focused(browser).get_attribute("id") == "lots"
     type_over(browser, "7")
     press(browser, Keys.TAB)
+    assert focused(browser).get_attribute("id") == "price"
     type_over(browser, "1.230")
     tab_to(browser, lambda one: one.text == "Buy")
     assert outline(browser) != "none"
     press(browser, Keys.ENTER)
     until(browser, lambda: shows(browser, "#outcome", "Order open: buy 7 lots at 1.230."))
     until(browser, lambda: shows(browser, "#orders tbody", "1.230"))
+    tab_to(browser, lambda one: one.tag_name == "summary" and one.text == "Amend")
+    press(browser, Keys.ENTER)
+    press(browser, Keys.TAB)
+    assert focused(browser).get_attribute("name") == "lots"
+    type_over(browser, "5")
+    press(browser, Keys.ENTER)
+    until(browser, lambda: find(browser, '#orders [data-field="quantity"]').text == "5")
     tab_to(browser, lambda one: one.text == "Cancel")
     assert "buy order of 7 lots" in (focused(browser).get_attribute("aria-label") or "")
     press(browser, Keys.ENTER)
     until(browser, lambda: not find(browser, "#orders").is_displayed())
+
+
+def test_every_type_of_order_is_placed_by_keyboard_alone(
+    browser: webdriver.Chrome, served: Served
+) -> None:
+    seller = served.world.party("Seller", "PROVIDER", cash=1_000_000_000)
+    served.world.cluster(seller)
+    sign_up(browser, served)
+    deposit(browser, served)
+    for number, (keys, fields, said) in enumerate(TYPED):
+        place(seller.id, -1, 1_250, 1, f"s{number}")  # there is something to meet, and a last price
+        browser.get(f"{served.origin}/markets/{HOUR}")
+        tab_to(browser, lambda one: one.get_attribute("id") == "type")
+        focused(browser).send_keys(keys)
+        for name, text in fields.items():
+            tab_to(browser, lambda one, name=name: one.get_attribute("name") == name)
+            type_over(browser, text)
+        tab_to(browser, lambda one: one.text == "Buy")
+        press(browser, Keys.ENTER)
+        until(browser, lambda said=said: shows(browser, "#outcome", said))
+
+
+TYPED = [
+    ("M", {"lots": "1"}, "Bought 1 lots at 1.250000."),
+    ("L", {"lots": "1", "price": "1.250"}, "Bought 1 lots at 1.250000."),
+    (
+        "Stop",
+        {"lots": "2", "stop_price": "1.290"},
+        "Order untriggered: buy 2 lots, once 1.290 is reached.",
+    ),
+    (
+        Keys.END,
+        {"lots": "3", "price": "1.300", "stop_price": "1.295"},
+        "Order untriggered: buy 3 lots at 1.300, once 1.295 is reached.",
+    ),
+]
+"""Keys that choose a type, what is typed, and what the page says then."""
+
+
+def test_a_halt_takes_the_ticket_away_and_the_call_brings_it_back(
+    browser: webdriver.Chrome, served: Served
+) -> None:
+    sign_up(browser, served)
+    deposit(browser, served)
+    browser.get(f"{served.origin}/markets/{HOUR}")
+    lots = find(browser, "#lots")
+    lots.clear()
+    lots.send_keys("33")
+    market = served.world.market
+
+    market.instruct("halt", instructions.Halt(instrument=HOUR, reason="a look"))
+    until(browser, lambda: shows(browser, "#takes-none", "This hour is halted"))
+    assert not find(browser, "#ticket").is_displayed()
+    assert find(browser, '.facts [data-field="state"]').text == "halted"
+
+    market.instruct("resume", instructions.Resume(instrument=HOUR))
+    until(browser, lambda: find(browser, "#ticket").is_displayed())
+    assert find(browser, "#lots").get_attribute("value") == "33"
+    assert find(browser, '.facts [data-field="state"]').text == "call"
+    until(browser, lambda: find(browser, '[data-auction="kind"]').text == "reopening")
+
+
+def test_a_refused_amendment_is_said_beside_the_orders(
+    browser: webdriver.Chrome, served: Served
+) -> None:
+    sign_up(browser, served)
+    deposit(browser, served)
+    browser.get(f"{served.origin}/markets/{HOUR}")
+    find(browser, "#ticket button.primary").click()
+    until(browser, lambda: shows(browser, "#orders tbody", "open"))
+
+    find(browser, "#orders details.amend summary").click()
+    field = find(browser, "#orders [name=lots]")
+    field.clear()
+    field.send_keys("90000")
+    field.send_keys(Keys.ENTER)
+
+    refusal = until(browser, lambda: find(browser, "#orders-refusal").text)
+    assert refusal == "The order was refused: position limit."
+    browser.get_log("browser")  # the browser notes the answer of 422 itself
+
+
+def test_the_portfolio_follows_fills_and_money(browser: webdriver.Chrome, served: Served) -> None:
+    world = served.world
+    seller = world.party("Seller", "PROVIDER", cash=1_000_000_000)
+    world.cluster(seller)
+    sign_up(browser, served)
+    deposit(browser, served)
+    buyer = models.Organization.objects.get(name="Acme").pk
+    browser.get(f"{served.origin}/portfolio")
+    until(browser, lambda: shows(browser, "#no-orders", "No open orders."))
+    assert shows(browser, "#fills", "No fills yet.")
+
+    place(seller.id, -1, 1_260, 30, "s1")
+    place(buyer, 1, 1_260, 12, "b1")
+
+    until(browser, lambda: shows(browser, "#fills tbody", "1.260"))
+    until(browser, lambda: shows(browser, "#positions tbody", "+12"))
+    until(browser, lambda: shows(browser, "#ledger tbody", "trading fee"))
 
 
 def test_no_page_is_wider_than_a_phone_or_complains(

@@ -66,6 +66,7 @@ function mount(host, build, data) {
 
 const price = (u, value) => (value == null ? "–" : value.toFixed(3));
 const INCREMENTS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100];
+const WHOLE_INCREMENTS = [1, 2, 5].flatMap((one) => [0, 1, 2, 3, 4, 5, 6, 7, 8].map((zeros) => one * 10 ** zeros)).sort((a, b) => a - b);
 const priceTicks = (u, values) => values.map((value) => value.toFixed(3));
 
 function drawCandles(u) {
@@ -158,8 +159,8 @@ export function lines(host, columns, series, { unit = "", time = true, digits = 
       axis(time ? { values: timeTexts } : { values: priceTicks, incrs: INCREMENTS }),
       axis({
         size: 60,
-        incrs: digits === 3 ? INCREMENTS : undefined,
-        values: (u, values) => values.map((v) => `${v.toFixed(digits === 3 ? 3 : 0)}${unit}`),
+        incrs: digits === 0 ? WHOLE_INCREMENTS : INCREMENTS,
+        values: (u, values) => values.map((v) => `${digits === 0 ? v.toLocaleString("en-US") : v.toFixed(digits)}${unit}`),
       }),
     ],
     series: [
@@ -180,18 +181,20 @@ export function lines(host, columns, series, { unit = "", time = true, digits = 
   return mount(host, build, columns);
 }
 
-// Cumulative depth: bids rise to the left of the spread, asks to the right.
+// Cumulative depth: bids rise to the left of the best, asks to the right. In an auction they overlap.
 export function depthData(bids, asks) {
-  const walk = (levels) => {
-    let total = 0;
-    return levels.map(([text, lots]) => [Number(text), (total += lots)]);
+  const side = (levels, isReached) => {
+    const prices = levels.map(([text]) => Number(text));
+    const [low, high] = [Math.min(...prices), Math.max(...prices)];
+    return (x) => {
+      if (!(low <= x && x <= high)) return null;
+      return levels.reduce((total, [, lots], i) => total + (isReached(prices[i], x) ? lots : 0), 0);
+    };
   };
-  const left = walk(bids).reverse();
-  const right = walk(asks);
-  const x = [...left, ...right].map(([value]) => value);
-  const bid = [...left.map(([, lots]) => lots), ...right.map(() => null)];
-  const ask = [...left.map(() => null), ...right.map(([, lots]) => lots)];
-  return [x, bid, ask];
+  const x = [...new Set([...bids, ...asks].map(([text]) => Number(text)))].sort((a, b) => a - b);
+  const bid = side(bids, (price, at) => price >= at);
+  const ask = side(asks, (price, at) => price <= at);
+  return [x, x.map(bid), x.map(ask)];
 }
 
 export function depth(host, bids, asks) {
@@ -199,7 +202,7 @@ export function depth(host, bids, asks) {
     { label: "Bid lots", color: "buy", fill: "buy-wash", step: -1, digits: 0 },
     { label: "Ask lots", color: "sell", fill: "sell-wash", step: 1, digits: 0 },
   ];
-  const update = lines(host, depthData(bids, asks), series, { time: false });
+  const update = lines(host, depthData(bids, asks), series, { time: false, digits: 0, fromZero: true });
   return (nextBids, nextAsks) => update(depthData(nextBids, nextAsks));
 }
 

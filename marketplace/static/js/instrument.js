@@ -22,7 +22,23 @@ const announce = (text) => (announcer.textContent = text);
 const takeOrder = watch({ symbol, announce });
 const ticket = start({ onOrder: takeOrder });
 watchAccount();
-subscribe("ticker", symbol, ({ data }) => apply(root.querySelector(".facts"), data));
+subscribe("ticker", symbol, ({ data }) => {
+  apply(root.querySelector(".facts"), data);
+  showState(data.state);
+  ticket?.setBand(data.band);
+});
+
+// A halt takes the ticket away and a resume brings it back, with what was typed.
+function showState(state) {
+  const closed = document.getElementById("takes-none");
+  if (!closed) return;
+  const isOpen = state === "call" || state === "continuous";
+  if (closed.hidden === isOpen) return;
+  document.getElementById("takes-none-state").textContent = state;
+  closed.hidden = isOpen;
+  document.getElementById("ticket").hidden = !isOpen;
+  announce(`Trading is ${isOpen ? "open" : state}.`);
+}
 
 // Auction
 
@@ -96,7 +112,9 @@ function drawBook() {
     document.getElementById("asks").replaceChildren(...rows(topAsks, "sell").reverse());
   }
   const spread = document.getElementById("spread");
-  if (bids.length && asks.length) {
+  if (bids.length && asks.length && bids[0][2] >= asks[0][2]) {
+    spread.textContent = `Crossed by ${(bids[0][2] - asks[0][2]).toFixed(3)} until the auction`;
+  } else if (bids.length && asks.length) {
     const gap = asks[0][2] - bids[0][2];
     spread.textContent = `Spread ${gap.toFixed(3)}, ${((200 * gap) / (asks[0][2] + bids[0][2])).toFixed(1)} %`;
   } else {
@@ -160,7 +178,7 @@ function drawChart() {
 function takeTrade(trade) {
   const tape = document.getElementById("tape");
   tape.querySelector(".none")?.remove();
-  const side = trade.taker_side ?? trade.side;
+  const { side } = trade;
   tape.prepend(
     element(
       "tr",
@@ -168,7 +186,7 @@ function takeTrade(trade) {
       element("td", {}, timeElement(trade.at)),
       element("td", { class: "num" }, trade.price),
       element("td", { class: "num" }, trade.quantity.toLocaleString("en-US")),
-      element("td", { class: side }, side),
+      trade.is_auction ? element("td", { class: "muted" }, "auction") : element("td", { class: side }, side),
     ),
   );
   while (tape.rows.length > TAPE_ROWS_MAX) tape.lastElementChild.remove();

@@ -42,7 +42,7 @@ export function watch({ symbol, announce }) {
       element("input", { type: "hidden", name: "next", value: location.pathname }),
       element(
         "button",
-        { class: "quiet", "aria-label": `Cancel ${order.side} order of ${order.quantity} lots at ${order.price}` },
+        { class: "quiet", "aria-label": `Cancel ${order.side} order of ${order.quantity} lots at ${order.price ?? "market"}` },
         "Cancel",
       ),
     );
@@ -109,6 +109,10 @@ export function watch({ symbol, announce }) {
     const tag = row.querySelector("[data-field=status] .tag");
     tag.textContent = order.status.replace("_", " ");
     tag.className = `tag ${order.status === "open" ? "live" : "wait"}`;
+    if (!row.querySelector("details").open) {
+      row.querySelector("[name=lots]").value = order.quantity;
+      if (order.price) row.querySelector("[name=price]").value = order.price;
+    }
     showEmpty();
   };
 
@@ -117,15 +121,18 @@ export function watch({ symbol, announce }) {
     if (!form.matches("[data-cancel], [data-amend]")) return;
     event.preventDefault();
     const button = form.querySelector("button");
+    const refusal = document.getElementById("orders-refusal");
+    refusal.textContent = "";
     button.disabled = true;
     try {
       take((await post(form)).order);
-      form.closest("details")?.removeAttribute("open");
-      button.disabled = false;
+      const amending = form.closest("details");
+      if (amending?.contains(document.activeElement)) amending.querySelector("summary").focus();
+      amending?.removeAttribute("open");
     } catch (failure) {
+      refusal.textContent = failure.message;
+    } finally {
       button.disabled = false;
-      announce?.(failure.message);
-      button.title = failure.message;
     }
   });
 

@@ -2,10 +2,11 @@
 
 import { subscribe } from "./feed.js";
 
-const STATE_CLASSES = { continuous: "live", halted: "bad", scheduled: "wait" };
+const STATE_CLASSES = { continuous: "live", call: "wait", halted: "bad", scheduled: "wait" };
 
 function text(field, value) {
   if (value === null || value === undefined) return "–";
+  if (Array.isArray(value)) return value.join(" to ");
   return typeof value === "number" ? value.toLocaleString("en-US") : String(value);
 }
 

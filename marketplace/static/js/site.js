@@ -41,7 +41,7 @@ export function timeElement(iso, seconds = true) {
   return made;
 }
 
-function addLocal(node) {
+export function addLocal(node) {
   const moment = new Date(node.dateTime);
   if (Number.isNaN(moment.valueOf())) return;
   const utc = moment.toISOString().slice(0, 19).replace("T", " ");

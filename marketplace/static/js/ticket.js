@@ -51,7 +51,7 @@ export function start({ onOrder }) {
     arrange();
     const ticks = worstTicks(form.elements.side.value === "buy");
     const lotsText = form.elements.lots.value.trim();
-    const lots = /^\d{1,6}$/.test(lotsText) ? BigInt(lotsText) : null;
+    const lots = /^\d{1,7}$/.test(lotsText) ? BigInt(lotsText) : null;
     const isBuy = form.elements.side.value === "buy";
     button.textContent = isBuy ? "Buy" : "Sell";
     shown("margin-label").textContent = isBuy ? "Paid up front, with fee" : "Margin, 5 %, with fee";
@@ -105,6 +105,11 @@ export function start({ onOrder }) {
   });
   preview();
   return {
+    setBand([low, high]) {
+      form.dataset.low = ticksOf(low);
+      form.dataset.high = ticksOf(high);
+      preview();
+    },
     setPrice(text) {
       if (form.elements.price.disabled) return;
       form.elements.price.value = text;
