@@ -84,7 +84,7 @@ class Head(msgspec.Struct):
     """What is read of a message first, whatever else is in it."""
 
     op: object = None
-    id: Id = None
+    id: object = None
 
 
 class Operation(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True):
@@ -289,10 +289,13 @@ class Connection(Subscriber):
         head = Head()
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             head = _head.decode(body)
+        op = head.op if isinstance(head.op, str) else ""
+        is_id = isinstance(head.id, str | int) and not isinstance(head.id, bool)
+        request_id: Any = head.id if is_id else None
         try:
-            if head.op not in _DEALS:
+            if op not in _DEALS:
                 self._count()
-            await self._guarded(self._perform(head, body), head.id, is_order=head.op in _DEALS)
+            await self._guarded(self._perform(op, body), request_id, is_order=op in _DEALS)
         except _Closed:
             return
 
@@ -343,9 +346,9 @@ class Connection(Subscriber):
 
     # Operations
 
-    async def _perform(self, head: Head, body: bytes) -> None:
+    async def _perform(self, op: str, body: bytes) -> None:
         """:raises Refusal: when it cannot be done; then nothing was."""
-        found = _OPERATIONS.get(head.op) if isinstance(head.op, str) else None
+        found = _OPERATIONS.get(op)
         if found is None:
             http.decode(body, _anything)
             raise UnsupportedOperation(
@@ -377,6 +380,8 @@ class Connection(Subscriber):
         channel, name, interval = self._topic(message)
         key = channel.name, name, interval
         if key in self._subscriptions:
+            if message.id is not None:
+                self._answer(message, "subscribed")
             return
         if len(self._subscriptions) >= SUBSCRIPTIONS_MAX:
             raise TooManySubscriptions(f"a connection has at most {SUBSCRIPTIONS_MAX}")

@@ -129,6 +129,11 @@ def test_what_makes_no_sense_is_a_problem_and_the_connection_goes_on(world: Worl
         ('{"op": "ping", "op": "ping"}', "malformed"),
         ({"op": "ping", "extra": 1}, "malformed"),
         ({"op": "dance"}, "unsupported_operation"),
+        ({"op": ["place"]}, "unsupported_operation"),
+        ({"op": {"place": 1}}, "unsupported_operation"),
+        ([], "unsupported_operation"),
+        ({"op": "ping", "id": {"a": 1}}, "malformed"),
+        ({"op": "ping", "id": True}, "malformed"),
         ({"op": "subscribe", "channel": "gossip"}, "unknown_channel"),
         ({"op": "subscribe", "channel": "book"}, "malformed"),
         ({"op": "subscribe", "channel": "book", "instrument": "NOTHING"}, "not_found"),
@@ -139,6 +144,21 @@ def test_what_makes_no_sense_is_a_problem_and_the_connection_goes_on(world: Worl
         assert caller.problem()["code"] == code, message
     caller.send({"op": "ping", "id": 7})
     assert caller.await_message(lambda one: one["type"] == "pong")["id"] == 7
+
+
+def test_who_subscribes_twice_is_answered_twice_and_told_everything_once(
+    world: World, call
+) -> None:
+    buyer = world.party("Buyer", cash=1_000_000_000)
+    with world.running():
+        caller = call()
+        for number, kinds in ((1, ["snapshot", "subscribed"]), (2, ["subscribed"])):
+            caller.send({"op": "subscribe", "channel": "book", "instrument": HOUR, "id": number})
+            assert [caller.first("book")["type"] for _ in kinds] == kinds
+        place(buyer, 1, 1_240, 5, "o0")
+        assert caller.first("book")["data"]["bids"] == [["1.240", 5]]
+        place(buyer, 1, 1_241, 5, "o1")
+        assert caller.first("book")["data"]["bids"] == [["1.241", 5]]
 
 
 def test_after_unsubscribing_nothing_more_is_said(world: World, call) -> None:
