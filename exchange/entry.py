@@ -316,14 +316,15 @@ class _Exchange:
                 raise http.malformed(name, "unknown_field", "unknown parameter")
         if len(given) != len(pairs):
             raise http.malformed("", "duplicate_key", "a parameter appears twice")
-        instrument, grade = given.get("instrument", ""), given.get("grade", "")
-        if instrument and contract.parse_symbol(instrument) is None:
+        # A filter that is there and empty is a caller's mistake, and must not cancel everything.
+        instrument, grade = given.get("instrument"), given.get("grade")
+        if instrument is not None and contract.parse_symbol(instrument) is None:
             raise http.malformed("instrument", "invalid_value", "no such form of symbol")
-        if grade and not contract.is_grade(grade):
+        if grade is not None and not contract.is_grade(grade):
             raise http.malformed("grade", "invalid_value", "no such form of grade")
         if given.get("side", "") not in SIDES:
             raise http.malformed("side", "invalid_value", "side is buy or sell")
-        return instrument, grade, SIDES[given.get("side", "")]
+        return instrument or "", grade or "", SIDES[given.get("side", "")]
 
     def _require_body(self) -> None:
         """:raises Malformed: when the body is not declared as JSON, or there is a query too."""

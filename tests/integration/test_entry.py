@@ -200,14 +200,19 @@ def test_a_mass_cancel_takes_what_matches(market: Market, key) -> None:
                 {**LIMIT, "price": price, "client_order_id": name},
             )
         none = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="side=sell")
-        wrong = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="sides=buy")
+        wrong = [
+            await call(app, "DELETE", "/api/v1/orders", key.buyer, query=query)
+            for query in ("sides=buy", "instrument=", "grade=", "grade=&side=buy")
+        ]
         every = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="grade=LLAMA70B")
         return none, wrong, every
 
     with market.running():
         none, wrong, every = talk(conversation)
     assert (none[0], none[2]) == (200, {"results": []})
-    assert (wrong[0], wrong[2]["errors"][0]["field"]) == (400, "sides")
+    fields = ["sides", "instrument", "grade", "grade"]
+    assert [answer[2]["errors"][0]["field"] for answer in wrong] == fields
+    assert {answer[0] for answer in wrong} == {400}
     assert [order["client_order_id"] for order in every[2]["results"]] == ["a", "b", "c"]
     assert {order["status"] for order in every[2]["results"]} == {"canceled"}
 
