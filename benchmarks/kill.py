@@ -19,28 +19,21 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import valkey
 
+from benchmarks import engines
 from benchmarks.recorded import Record, Trader
 from benchmarks.report import Result, percentile
 from config import servers
-from config.stack import free_ports
-from settlement import channels
 
-BASE_DIR = Path(__file__).resolve().parent.parent
 POINTS = int(os.environ.get("BENCH_POINTS", "200"))
 SECONDS_MAX = float(os.environ.get("BENCH_SECONDS", "inf"))
 """After so long no further point begins, and the result says how many there were."""
@@ -49,7 +42,6 @@ TRADERS = 6
 STANDBYS = 2
 LOAD_S_MAX = 0.9
 """How long the engine works at most before it is killed."""
-READY_TIMEOUT_S = 60.0
 TAKEOVER_TIMEOUT_S = 30.0
 DYING_TIMEOUT_S = 20.0
 TAKEOVER_S = 3.0
@@ -66,102 +58,10 @@ class OutcomeBroken(AssertionError):
     """What a trader was told is not what is stored."""
 
 
-@dataclass
-class Deployment:
-    """Engines and a web server as processes, on servers that somebody else started."""
-
-    environment: dict[str, str]
-    database_url: str
-    valkey_url: str
-    log: Path
-    engines: list[tuple[subprocess.Popen[bytes], str]] = field(default_factory=list)
-    """Every engine that runs, and where it fails."""
-    web: subprocess.Popen[bytes] | None = None
-    origin: str = ""
-
-    def start_engine(self, failpoint: str = "") -> subprocess.Popen[bytes]:
-        """Start an engine; it waits as a standby where there is one."""
-        process = self._start(["manage.py", "engine"], BASELOAD_FAILPOINT=failpoint)
-        self.engines.append((process, failpoint))
-        return process
-
-    def start_web(self) -> None:
-        """Start the web server and wait until it is ready."""
-        (port,) = free_ports(1)
-        self.web = self._start(["-m", "config.serve", "web"], WEB_PORT=str(port))
-        self.origin = f"http://127.0.0.1:{port}"
-        _until(self._is_ready, READY_TIMEOUT_S, "the web server is ready")
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.origin}/readyz", timeout=2) as response:
-                return bool(json.loads(response.read()).get("engine", True))
-        except (OSError, ValueError):
-            return False
-
-    def _start(self, arguments: list[str], **extra: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=BASE_DIR,
-                env=self.environment | extra,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a management command to its end."""
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=BASE_DIR,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def serving(self) -> tuple[subprocess.Popen[bytes], str] | None:
-        """Return the engine that says it serves, and where it fails."""
-        with valkey.Valkey.from_url(self.valkey_url) as client:
-            status: Any = client.get(channels.status_key())
-        pid = json.loads(status)["pid"] if status else 0
-        return next((each for each in self.engines if each[0].pid == pid), None)
-
-    def await_engine(self) -> tuple[subprocess.Popen[bytes], str]:
-        """Wait until an engine that lives serves."""
-        found: list[tuple[subprocess.Popen[bytes], str]] = []
-
-        def is_serving() -> bool:
-            one = self.serving()
-            if one is not None and one[0].poll() is None:
-                found.append(one)
-            return bool(found)
-
-        _until(is_serving, READY_TIMEOUT_S, "an engine serves")
-        return found[0]
-
-    def stop(self) -> None:
-        """End every process."""
-        for process in [each for each, _ in self.engines] + ([self.web] if self.web else []):
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-
-
-def _until(is_true: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {timeout_s} s: {what}")
-        time.sleep(0.01)
-
-
 class Campaign:
     """Kills under load, one after another."""
 
-    def __init__(self, deployment: Deployment, traders: list[Trader], *, seed: int) -> None:
+    def __init__(self, deployment: engines.Deployment, traders: list[Trader], *, seed: int) -> None:
         self.deployment = deployment
         self.traders = traders
         self.chance = random.Random(seed)
@@ -172,7 +72,8 @@ class Campaign:
 
     def begin(self) -> None:
         """Start the engines and the traders."""
-        self.deployment.start_engine()
+        if not self.deployment.engines:
+            self.deployment.start_engine()
         self.deployment.await_engine()
         for _ in range(STANDBYS):
             self._start_standby()
@@ -188,6 +89,7 @@ class Campaign:
 
     def point(self) -> None:
         """Kill the engine once under load, have it replaced, and check every outcome."""
+        engines.until(self.deployment.is_backed, engines.READY_TIMEOUT_S, "a standby waits")
         process, failpoint = self.deployment.await_engine()
         for trader in self.traders:
             trader.resume()
@@ -198,14 +100,15 @@ class Campaign:
             process.kill()
             process.wait()
         killed_at = time.monotonic_ns()
+        self._replace_dead()
         self.takeovers_s.append(self._await_takeover(killed_at))
         for trader in self.traders:
             trader.pause()
         self._replace_dead()
         self.check()
 
-    def _replace_dead(self) -> None:
-        """Count the engines that died, and start a standby for each."""
+    def _replace_dead(self) -> int:
+        """Count the engines that died, and start a standby for each; return how many they were."""
         dead = [each for each in self.deployment.engines if each[0].poll() is not None]
         for each in dead:
             process, failpoint = each
@@ -215,20 +118,26 @@ class Campaign:
             self.kinds[kind] = self.kinds.get(kind, 0) + 1
             self.deployment.engines.remove(each)
             self._start_standby()
+        return len(dead)
 
     def _await_takeover(self, killed_at: int) -> float:
         """Return the seconds from the kill to the first order sent later and acknowledged."""
         first: list[int] = []
 
         def is_served() -> bool:
+            nonlocal killed_at
             self._refuse_failures()
+            if self._replace_dead():
+                # The successor died too, before it answered: it is that one's turn to be replaced.
+                killed_at = time.monotonic_ns()
+                return False
             for trader in self.traders:
                 first.extend(
                     answered for sent, answered in trader.acknowledged[:] if sent > killed_at
                 )
             return bool(first)
 
-        _until(is_served, TAKEOVER_TIMEOUT_S, "an order is acknowledged after the takeover")
+        engines.until(is_served, TAKEOVER_TIMEOUT_S, "an order is acknowledged after the takeover")
         for trader in self.traders:
             trader.acknowledged.clear()
         return (min(first) - killed_at) / 1e9
@@ -275,9 +184,8 @@ class Campaign:
             raise OutcomeBroken(f"{record.name} cannot be resolved: {reply.status} {reply.body}")
         trader.note(record, reply.status, reply.body, reply)
         self.resolved["placed" if row is not None else "never_placed"] += 1
-        is_replay = reply.headers.get("idempotency-replayed") == "true"
-        if is_replay != (row is not None):
-            raise OutcomeBroken(f"{record.name} was there: {row is not None}, said: {is_replay}")
+        if row is not None and reply.status == HTTPStatus.CREATED:
+            _expect(record, "id", reply.body["id"], row["id"])
 
     def repeat_some(self, count: int) -> None:
         """Ask again for orders that were answered: the answer is the first one."""
@@ -469,11 +377,12 @@ def _run(var: Path) -> Result:
         "VALKEY_URL": addresses.valkey_url,
         "CELERY_BROKER_URL": addresses.broker_url,
     }
-    deployment = Deployment(
+    deployment = engines.Deployment(
         environment=environment,
         database_url=addresses.database_url,
         valkey_url=addresses.valkey_url,
         log=var / "kill.log",
+        forks=True,
     )
     try:
         return _kill(deployment, var)
@@ -484,14 +393,32 @@ def _run(var: Path) -> Result:
         deployment.stop()
 
 
-def _kill(deployment: Deployment, var: Path) -> Result:
-    for command in (("migrate", "--verbosity", "0"), ("seed",)):
-        done = deployment.manage(*command)
-        if done.returncode:
-            raise RuntimeError(f"manage.py {command[0]}: {done.stderr[-2000:]}")
+def _open_market(log: str, count: int, keys: str) -> None:
+    from benchmarks import forked
+
+    forked.open_market(log, count, keys)
+
+
+def _write_snapshot(log: str) -> None:
+    from benchmarks import forked
+
+    forked.write_snapshot(log)
+
+
+def _kill(deployment: engines.Deployment, var: Path) -> Result:
+    done = deployment.manage("migrate", "--verbosity", "0")
+    if done.returncode:
+        raise RuntimeError(f"manage.py migrate: {done.stderr[-2000:]}")
     deployment.environment |= {"DATABASE_ROLE": "baseload_app"}
-    organizations = json.loads((var / "seed.json").read_text())["organizations"]
-    keys = [one["key"] for one in organizations if one["role"] in ("buyer", "provider")]
+    os.environ |= deployment.environment
+    engines.FORKS.set_forkserver_preload(["benchmarks.forked"])
+    log = str(deployment.log)
+    deployment.start_engine()
+    deployment.await_engine()
+    opened = engines.Forked(_open_market, log, TRADERS, str(var / "keys.json"))
+    if opened.wait(engines.READY_TIMEOUT_S):
+        raise RuntimeError("the market does not open")
+    keys = json.loads((var / "keys.json").read_text())
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     hours = [now + timedelta(hours=ahead) for ahead in (2, 3)]
     symbols = [f"LLAMA70B.H.{hour:%Y%m%dT%H}Z" for hour in hours]
@@ -505,10 +432,9 @@ def _kill(deployment: Deployment, var: Path) -> Result:
             run="kill",
             hours=(hours[0], hours[-1] + timedelta(hours=1)),
         )
-        for number, key in enumerate(keys[:TRADERS])
+        for number, key in enumerate(keys)
     ]
     campaign = Campaign(deployment, traders, seed=SEED)
-    _snapshot(deployment)
     campaign.begin()
     began = time.monotonic()
     for number in range(1, POINTS + 1):
@@ -516,7 +442,7 @@ def _kill(deployment: Deployment, var: Path) -> Result:
             break
         campaign.point()
         if number % SNAPSHOT_EVERY == 0:
-            _snapshot(deployment)
+            engines.Forked(_write_snapshot, str(deployment.log)).wait(engines.READY_TIMEOUT_S)
         if number % PROGRESS_EVERY == 0:
             print(
                 f"kill: {number} of {POINTS} after {time.monotonic() - began:.0f} s,"
@@ -531,9 +457,3 @@ def _kill(deployment: Deployment, var: Path) -> Result:
         ratio=1.0,
         load={"traders": len(traders), "seed": SEED, "seconds": round(time.monotonic() - began)},
     )
-
-
-def _snapshot(deployment: Deployment) -> None:
-    """Write a snapshot, as the worker of a deployment would."""
-    code = "from exchange import tasks; tasks.write_snapshot(after_commands=1)"
-    deployment.manage("shell", "--verbosity", "0", "--command", code)

@@ -19,7 +19,7 @@ import valkey as valkey_client
 from django.conf import settings
 from django.db import connection
 
-from benchmarks import kill, recorded
+from benchmarks import engines, kill, recorded
 from marketplace import clock as market_clock
 from marketplace import contract, keys
 from marketplace.models import ApiKey, Organization
@@ -79,7 +79,7 @@ def campaign(
     market.close()
     parts = urlsplit(os.environ["DATABASE_URL"])
     database = urlunsplit(parts._replace(path="/" + connection.settings_dict["NAME"]))
-    deployment = kill.Deployment(
+    deployment = engines.Deployment(
         environment=dict(os.environ) | {"DATABASE_URL": database, "DATABASE_ROLE": "baseload_app"},
         database_url=database,
         valkey_url=settings.VALKEY_URL,
