@@ -259,7 +259,8 @@ class ShowAuction(Endpoint):
 class ShowCurve(Endpoint):
     """The forward curve of a grade: what each hour that still trades costs now.
 
-    `source` says what the price is: the mid of the book, the last trade, the mark or the reference.
+    `source` says what the price is: the mid of a book that trades, the last trade, the mark or the
+    reference.
     """
 
     tag = "market"
@@ -303,7 +304,8 @@ class ShowCurve(Endpoint):
             price, source = traded.mark_price_ticks, "mark"
         if traded.last_price_ticks is not None:
             price, source = traded.last_price_ticks, "last"
-        if row.best_bid is not None and row.best_ask is not None:
+        trades = _state(traded.state, traded.trading_ends_at) == "continuous"
+        if trades and row.best_bid is not None and row.best_ask is not None:
             price, source = (row.best_bid + row.best_ask) // 2, "mid"
         return self.Point(
             instrument=traded.symbol,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from exchange import operations as exchange
 from marketplace import clock as market_clock
 from marketplace import demonstration, models, wire
 from settlement.models import ClockJump
@@ -150,3 +151,39 @@ def test_a_fault_is_for_the_clusters_owner_and_for_operators(world: World, opera
         body = {"cluster": str(cluster.pk), "available": share}
         reply = owner.api.post("demo/faults", body, key="-")
         assert (reply.status, reply.blamed[0][0]) == (400, "available")
+
+
+def test_a_book_that_gathers_orders_has_no_middle_on_the_curve(
+    world: World, operator: Party
+) -> None:
+    buyer = world.party("Buyer", cash=1_000_000_000)
+    seller = world.party("Seller", "PROVIDER", cash=1_000_000_000)
+    world.cluster(seller)
+
+    def point() -> tuple[str, str]:
+        points = operator.api.get(f"curve/{GRADE}").json["points"]
+        return next((p["price"], p["source"]) for p in points if p["instrument"] == HOUR)
+
+    with world.running():
+        for party, side, price in ((buyer, 1, 1_240), (seller, -1, 1_246)):
+            exchange.place(
+                organization=party.id,
+                instrument=HOUR,
+                side=side,
+                price_ticks=price,
+                lots=5,
+                client_order_id="one",
+            )
+        assert point() == ("1.243", "mid")
+        operator.api.post(f"instruments/{HOUR}/halt", {"reason": "news"}, key="-")
+        assert point() == ("1.250", "mark")
+        operator.api.post(f"instruments/{HOUR}/resume", {"reason": "done"}, key="-")
+        exchange.place(
+            organization=buyer.id,
+            instrument=HOUR,
+            side=1,
+            price_ticks=1_300,
+            lots=5,
+            client_order_id="two",
+        )
+        assert point() == ("1.250", "mark"), "crossed, and nobody is bound yet"
