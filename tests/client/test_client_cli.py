@@ -114,10 +114,29 @@ def test_refusals_and_wrong_use_have_exit_codes(run: Callable[..., Ran]) -> None
         ["--demo", "/nowhere.json", "account"],
     ):
         assert run(*wrong).status == 2, wrong
-    with pytest.raises(SystemExit) as raised:
-        run("dance")
-    assert raised.value.code == 2
+    for misspelt in (
+        ["dance"],
+        ["trades", HOUR, "--limit", "-5"],
+        ["book", HOUR, "--depth", "0"],
+        ["--timeout", "0", "account"],
+        ["strip", "buy", GRADE, "2026-12-01", "2026-12-02T00Z", "1", "1.250"],
+    ):
+        with pytest.raises(SystemExit) as raised:
+            run(*misspelt)
+        assert raised.value.code == 2, misspelt
     assert run("--url", "http://127.0.0.1:9", "--timeout", "0.2", "status").status == 3
+
+
+def test_signing_without_its_package_says_what_to_install(
+    run: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("-----BEGIN PRIVATE KEY-----")
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
+
+    refused = run("--signing-key", str(key), "account")
+    assert refused.status == 2
+    assert "pip install 'clients/python[signing]'" in refused.err
 
 
 def test_a_demos_file_says_where_and_as_whom(

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-from baseload import commands, errors, terms
+from baseload import __version__, commands, errors, terms
 from baseload.client import Client
 from baseload.conversation import Policy
 from baseload.output import Output
@@ -29,6 +29,7 @@ from baseload.signing import Signer
 URL_DEFAULT = "http://127.0.0.1:8000"
 ATTEMPTS_MAX = 5
 """A person at a shell would rather be told than wait."""
+SECONDS_MAX = 3_600
 DONE, REFUSED, USAGE, NO_ANSWER, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except errors.BaseloadError as error:
         output.note(f"baseload: {error}")
         return NO_ANSWER
-    except (WrongUse, ValueError, OSError) as error:
+    except (WrongUse, ValueError, OSError, ImportError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read has read enough; nothing is to be flushed to nobody at the exit.
             with contextlib.suppress(OSError):
@@ -106,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
         parents=[_common(None)],
         epilog="Exit status: 0 done, 1 refused, 2 wrong use, 3 no answer, 4 outcome unknown.",
     )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     made = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     groups = _Commands(made, common)
     _market(groups)
@@ -152,7 +154,7 @@ def _common(default: object) -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=10.0 if is_top else default,
         help="seconds to wait for one answer (10)",
     )
@@ -166,14 +168,14 @@ def _market(groups: _Commands) -> None:
     markets.add_argument("--state", default="live", help="a state, or live, or all (live)")
     book = groups.add("book", commands.book, "show a book")
     book.add_argument("instrument")
-    book.add_argument("--depth", type=int, default=10)
+    book.add_argument("--depth", type=count, default=10)
     trades = groups.add("trades", commands.trades, "show the tape of an instrument")
     trades.add_argument("instrument")
-    trades.add_argument("--limit", type=int, default=20)
+    trades.add_argument("--limit", type=count, default=20)
     candles = groups.add("candles", commands.candles, "show candles")
     candles.add_argument("instrument")
     candles.add_argument("--interval", choices=get_args(terms.Interval), default="1h")
-    candles.add_argument("--limit", type=int, default=24)
+    candles.add_argument("--limit", type=count, default=24)
     auction = groups.add("auction", commands.auction, "show the auction of an instrument")
     auction.add_argument("instrument")
     watch = groups.add("watch", commands.watch, "follow the market live until Ctrl-C")
@@ -184,8 +186,8 @@ def _market(groups: _Commands) -> None:
         choices=[*commands.PUBLIC_CHANNELS, *commands.PRIVATE_CHANNELS],
         help="may be repeated (book and trades of an instrument, else ticker)",
     )
-    watch.add_argument("--depth", type=int, default=5, help="levels of a book that are shown")
-    watch.add_argument("--count", type=int, help="end after so many messages")
+    watch.add_argument("--depth", type=count, default=5, help="levels of a book that are shown")
+    watch.add_argument("--count", type=count, help="end after so many messages")
 
 
 def _orders(groups: _Commands) -> None:
@@ -199,8 +201,8 @@ def _orders(groups: _Commands) -> None:
     )
     order.add_argument("--type", choices=get_args(terms.OrderType), help="limit with a price")
     order.add_argument("--stop-price")
-    order.add_argument("--display-quantity", type=int, metavar="LOTS", help="of an iceberg")
-    order.add_argument("--min-quantity", type=int, metavar="LOTS")
+    order.add_argument("--display-quantity", type=count, metavar="LOTS", help="of an iceberg")
+    order.add_argument("--min-quantity", type=count, metavar="LOTS")
     order.add_argument(
         "--time-in-force", "--tif", choices=get_args(terms.TimeInForce), default="gtc"
     )
@@ -218,7 +220,7 @@ def _orders(groups: _Commands) -> None:
     orders.add_argument("--instrument", default="")
     orders.add_argument("--side", choices=["buy", "sell"], default="")
     orders.add_argument("--status", default="live", help="a status, or live, or all (live)")
-    orders.add_argument("--limit", type=int, default=100)
+    orders.add_argument("--limit", type=count, default=100)
     cancel = groups.add("cancel", commands.cancel, "cancel orders")
     cancel.add_argument("order", nargs="*", help="ids; - reads them from standard input")
     cancel.add_argument("--all", action="store_true", help="all that match the filters")
@@ -228,14 +230,14 @@ def _orders(groups: _Commands) -> None:
     amend = groups.add("amend", commands.amend, "change an order")
     amend.add_argument("order")
     amend.add_argument("--price")
-    amend.add_argument("--quantity", type=int, help="the new total, what is filled included")
+    amend.add_argument("--quantity", type=count, help="the new total, what is filled included")
     amend.add_argument("--stop-price")
     strip = groups.add("strip", commands.strip, "buy or sell the same lots in a range of hours")
     strip.add_argument("side", choices=["buy", "sell"])
     strip.add_argument("grade")
     strip.add_argument("starts_at", type=moment, metavar="FROM", help="2026-12-05T14Z")
     strip.add_argument("ends_at", type=moment, metavar="TO")
-    strip.add_argument("quantity", type=int, metavar="LOTS")
+    strip.add_argument("quantity", type=count, metavar="LOTS")
     strip.add_argument("price", metavar="PRICE", help="the limit on the average price")
     strip.add_argument("--min-share", type=int, default=100, help="least part of it, percent (100)")
     strip.add_argument("--alternative", action="append", default=[], metavar="GRADE")
@@ -249,9 +251,9 @@ def _account(groups: _Commands) -> None:
     groups.add("positions", commands.positions, "list positions")
     fills = groups.add("fills", commands.fills, "list own fills")
     fills.add_argument("--instrument", default="")
-    fills.add_argument("--limit", type=int, default=100)
+    fills.add_argument("--limit", type=count, default=100)
     entitlements = groups.add("entitlements", commands.entitlements, "list rights to capacity")
-    entitlements.add_argument("--limit", type=int, default=100)
+    entitlements.add_argument("--limit", type=count, default=100)
     export = groups.add("export", commands.export, "write a whole history, one JSON object a line")
     export.add_argument("what", choices=list(commands.EXPORTS))
     export.add_argument("--instrument", default="", help="needed for trades")
@@ -268,8 +270,32 @@ def moment(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: 2026-12-05T14:00Z") from None
     if found.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text} needs its zone: {text}Z")
+        raise argparse.ArgumentTypeError(f"{text!r} needs its zone: 2026-12-05T14:00Z")
     return found.astimezone(UTC)
+
+
+def count(text: str) -> int:
+    """Return a whole number, 1 or more.
+
+    :raises ArgumentTypeError: when it is none.
+    """
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a duration in seconds, above zero.
+
+    :raises ArgumentTypeError: when it is none.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time from 0 to {SECONDS_MAX} seconds")
+    return found
 
 
 if __name__ == "__main__":

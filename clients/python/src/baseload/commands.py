@@ -68,7 +68,11 @@ def candles(client: Client, options: argparse.Namespace, output: Output) -> None
 
 def auction(client: Client, options: argparse.Namespace, output: Output) -> None:
     """Show an auction."""
-    output.fields(client.auction(options.instrument))
+    found = client.auction(options.instrument)
+    output.fields(found)
+    if found.last_auction is not None and not output.is_json:
+        last = found.last_auction
+        output.line(f"last: {last.quantity} @ {last.price:f} at {text(last.at)}")
 
 
 def status(client: Client, options: argparse.Namespace, output: Output) -> int | None:
@@ -124,7 +128,12 @@ def _show(message: stream.Message, output: Output) -> None:
     for one in found if isinstance(found, tuple | list) else [found]:
         if isinstance(one, models.Order):
             said = order_line(one)
-        elif isinstance(one, models.Trade | models.OwnFill):
+        elif isinstance(one, models.OwnFill):
+            said = (
+                f"{text(one.at)}  {one.side} {one.quantity} {one.instrument} @ {one.price:f}  "
+                f"{one.liquidity}, fee {one.fee:f}"
+            )
+        elif isinstance(one, models.Trade):
             said = f"{text(one.at)}  {one.side} {one.quantity} @ {one.price:f}"
         elif isinstance(one, dict):
             said = _pairs(one)

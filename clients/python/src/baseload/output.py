@@ -109,6 +109,8 @@ def text(value: Any) -> str:
             return value.strftime(precise)
         case Decimal():
             return f"{value:f}"
+        case dict():
+            return "{" + ", ".join(f"{name} {text(one)}" for name, one in value.items()) + "}"
         case tuple() | list():
             return " .. ".join(text(one) for one in value)
         case _:
@@ -144,6 +146,8 @@ def book_lines(
 def order_line(order: models.Order) -> str:
     """Return an order in one line."""
     price = "at market" if order.price is None else f"@ {order.price:f}"
+    if order.stop_price is not None:
+        price += f", stop {order.stop_price:f}"
     filled = f"{order.filled_quantity} of {order.quantity} filled"
     average = "" if order.average_price is None else f" at {order.average_price:f}"
     reason = "" if order.reason is None else f" ({order.reason})"

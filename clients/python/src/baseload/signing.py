@@ -27,9 +27,14 @@ class Signer:
         """Load the key.
 
         :raises ValueError: when it is no Ed25519 private key.
+        :raises ImportError: when the extra `signing` was not installed.
         """
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
+        try:
+            from cryptography.hazmat.primitives import serialization
+            from cryptography.hazmat.primitives.asymmetric import ed25519
+        except ImportError as error:
+            said = "signing needs cryptography: pip install 'clients/python[signing]'"
+            raise ImportError(said) from error
 
         data = private_key.encode() if isinstance(private_key, str) else private_key
         if data.lstrip().startswith(b"-----"):

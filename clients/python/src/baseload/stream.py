@@ -59,7 +59,7 @@ MODELS: Final[dict[str, Any]] = {
 }
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a channel. `data` is as it was sent; `value()` is it as models."""
 
     type: str = ""
