@@ -69,7 +69,10 @@ def _open(market: Market, organization: int) -> str:
 
 @pytest.fixture
 def campaign(
-    valkey: valkey_client.Valkey, transactional_db: None, tmp_path: Path
+    valkey: valkey_client.Valkey,
+    transactional_db: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[kill.Campaign]:
     market = Market(valkey)
     market.take_over()
@@ -79,11 +82,16 @@ def campaign(
     market.close()
     parts = urlsplit(os.environ["DATABASE_URL"])
     database = urlunsplit(parts._replace(path="/" + connection.settings_dict["NAME"]))
+    # What engines are forked from inherits this when the first one starts.
+    monkeypatch.setenv("DATABASE_URL", database)
+    monkeypatch.setenv("DATABASE_ROLE", "baseload_app")
+    engines.FORKS.set_forkserver_preload(["benchmarks.forked"])
     deployment = engines.Deployment(
-        environment=dict(os.environ) | {"DATABASE_URL": database, "DATABASE_ROLE": "baseload_app"},
+        environment=dict(os.environ),
         database_url=database,
         valkey_url=settings.VALKEY_URL,
         log=tmp_path / "processes.log",
+        forks=True,
     )
     starts_at = contract.hour_start(market_clock.now_micros()) + 2 * contract.HOUR
     symbols = [contract.hour_contract(GRADE, starts_at + k * contract.HOUR).symbol for k in (0, 1)]
@@ -175,5 +183,4 @@ def test_nothing_is_lost_or_doubled_when_the_engine_is_killed_at_ten_random_poin
     assert sum(found["kills"].values()) >= POINTS
     assert not [answer for answer in found["answers"] if " 40" in answer], "nothing is malformed"
     assert found["orders"] > 10 * POINTS
-    # Ten new processes start meanwhile; what a standby takes by itself is measured elsewhere.
-    assert statistics.quantiles(campaign.takeovers_s)[0] <= kill.TAKEOVER_S
+    assert statistics.median(campaign.takeovers_s) <= kill.TAKEOVER_S
