@@ -50,17 +50,19 @@ def main(demo: dict[str, Any]) -> None:
 
         # The same lots in the last three hours, at an average price, at once or not at all.
         last = [one for one in hours if one.grade == hour.grade][-3:]
-        strip = client.place_strip(
-            NewStrip(
-                grade=hour.grade,
-                side="buy",
-                starts_at=last[0].starts_at,
-                ends_at=last[-1].ends_at,
-                price=max(one.band[1] for one in last),
-                quantity=1,
-            )
+        wanted = NewStrip(
+            grade=hour.grade,
+            side="buy",
+            starts_at=last[0].starts_at,
+            ends_at=last[-1].ends_at,
+            price=max(one.band[1] for one in last),
+            quantity=1,
         )
-        print(f"strip {strip.instrument}: {strip.status}, {len(strip.fills)} fills")
+        try:
+            strip = client.place_strip(wanted)
+            print(f"strip {strip.instrument}: {strip.status}, {len(strip.fills)} fills")
+        except errors.Refused as refusal:  # a rule says no: an hour that is in an auction, for one
+            print(f"strip refused: {refusal.code}")
 
         # If this program dies, its orders leave with it.
         client.cancel_all_after(30_000)

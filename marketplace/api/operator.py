@@ -71,7 +71,7 @@ class HaltInstrument(_OnInstrument):
 
 
 class ResumeInstrument(_OnInstrument):
-    """Let an instrument trade again."""
+    """Let an instrument trade again, after a re-opening auction of five minutes."""
 
     halted = False
 
@@ -104,7 +104,7 @@ class HaltGrade(_OnGrade):
 
 
 class ResumeGrade(_OnGrade):
-    """Let the instruments of a grade trade again."""
+    """Let the instruments of a grade trade again, after re-opening auctions."""
 
     halted = False
 
@@ -135,7 +135,7 @@ class HaltMarket(_OnMarket):
 
 
 class ResumeMarket(_OnMarket):
-    """Let everything trade again that no halt of its own or of its grade stops."""
+    """Let all trade again that no halt of its own or its grade stops, after re-opening auctions."""
 
     halted = False
 
