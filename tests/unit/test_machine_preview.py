@@ -185,3 +185,19 @@ def test_a_preview_is_what_placing_gives(steps, start, cash) -> None:
         view = floor.machine.order_view(number)
         assert (found.status, found.reason) == (view.status, view.reason)
         assert (found.lots, found.fee) == (view.filled, view.fee)
+
+
+def test_a_preview_that_withdraws_an_order_leaves_those_beside_it_alone() -> None:
+    floor = Floor("13:10")
+    for account in (1, 2, 3, 4):
+        floor.account(account, certified=100)
+    floor.buy(2, 10, 1_250)
+    floor.sell(1, 10, 1_250)
+    first = floor.buy(2, 5, 1_240)
+    reducing = floor.place(1, 1, 10, 1_240, terms=Terms(reduce_only=True))
+    last = floor.buy(3, 5, 1_240)
+    # Beside so much more of its side the order could not only reduce, and would leave.
+    assert floor.preview(1, 1, 5, 1_239).status == "open"
+    assert floor.machine.book_levels(symbol("20"), 5) == ([(1_240, 20)], [])
+    floor.sell(4, 20, 1_240)
+    assert [event.maker_order for event in floor.of(events.Traded)] == [first, reducing, last]
