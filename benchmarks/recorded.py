@@ -329,6 +329,7 @@ class Trader(threading.Thread):
             record.doubts.append(wanted)
         elif status == HTTPStatus.OK:
             record.terms, record.doubts = wanted, []
+        if not is_unknown:
             self._forget_if_ended(record, body)
 
     def _note_cancel(
@@ -340,10 +341,12 @@ class Trader(threading.Thread):
             record.is_cancel_in_doubt = True
         elif status == HTTPStatus.OK:
             record.is_canceled = body["status"] == "canceled"
+        if not is_unknown:
             self._forget_if_ended(record, body)
 
     def _forget_if_ended(self, record: Record, body: dict[str, Any]) -> None:
-        if body["status"] not in LIVE and record in self.live:
+        has_ended = body.get("code") == "order_closed" or body["status"] not in LIVE
+        if has_ended and record in self.live:
             self.live.remove(record)
 
     def _count(self, what: str, status: int, code: str = "") -> None:
