@@ -136,16 +136,16 @@ class Place(intake.OrderIn, tag="place", tag_field="op", kw_only=True):
 
 
 class Amend(intake.AmendIn, tag="amend", tag_field="op", kw_only=True):
-    """Amend the order with this id."""
+    """Amend an order."""
 
-    order: str
+    order: str | None = None
     id: Id = None
 
 
 class Cancel(Operation, tag="cancel", kw_only=True):
-    """Cancel the order with this id."""
+    """Cancel an order."""
 
-    order: str
+    order: str | None = None
 
 
 _head = msgspec.json.Decoder(Head)
@@ -433,7 +433,7 @@ class Connection(Subscriber):
         way = await _desk.open()
 
         async def work() -> None:
-            order = await dealing.amend(way, key.organization, message.order, message)
+            order = await dealing.amend(way, key.organization, _order_of(message), message)
             self._answer(message, "amended", order)
 
         self._deal(work(), message.id)
@@ -443,7 +443,7 @@ class Connection(Subscriber):
         way = await _desk.open()
 
         async def work() -> None:
-            order = await dealing.cancel(way, key.organization, message.order)
+            order = await dealing.cancel(way, key.organization, _order_of(message))
             self._answer(message, "canceled", order)
 
         self._deal(work(), message.id)
@@ -563,6 +563,18 @@ _OPERATIONS: Final[dict[str, tuple[msgspec.json.Decoder[Any], _Handler]]] = {
     "ping": (msgspec.json.Decoder(Ping), Connection._ping),
 }
 _DEALS: Final = frozenset({"place", "amend", "cancel"})
+
+
+def _order_of(message: Amend | Cancel) -> str:
+    """Return the order that a message is about: `order`, or without it the message's own id.
+
+    :raises Malformed: when it has neither.
+    """
+    if message.order is not None:
+        return message.order
+    if message.id is None:
+        raise http.malformed("order", "missing_field", "which order is meant?")
+    return str(message.id)
 
 
 def is_own_origin(scope: http.Scope) -> bool:

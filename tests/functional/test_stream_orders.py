@@ -63,6 +63,19 @@ def test_an_order_is_placed_amended_and_canceled(world: World, call, buyer) -> N
         assert caller.ask({"op": "cancel", "order": "999"})["code"] == "unknown_order"
 
 
+def test_the_id_of_a_message_names_the_order_where_nothing_else_does(
+    world: World, call, buyer
+) -> None:
+    with world.running():
+        caller = call()
+        caller.auth(buyer.api.key)
+        number = caller.ask(order("o1"))["data"]["id"]
+        amended = caller.ask({"op": "amend", "id": number, "quantity": 3})
+        assert (amended["id"], amended["data"]["quantity"]) == (number, 3)
+        canceled = caller.ask({"op": "cancel", "id": number})
+        assert (canceled["id"], canceled["data"]["status"]) == (number, "canceled")
+
+
 def test_a_client_order_id_stands_for_one_order_at_every_door(world: World, call, buyer) -> None:
     with world.running():
         caller = call()
