@@ -88,7 +88,8 @@ def cancel_all_after(floor: Floor) -> int:
 def disconnected(floor: Floor) -> int:
     order = floor.buy(2, 1, 1_200)
     floor.switch(2, SECOND, "connection")
-    floor.to("13:11")
+    floor.at += SECOND
+    floor.apply(commands.Tick())
     return order
 
 
