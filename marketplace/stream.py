@@ -568,13 +568,14 @@ _DEALS: Final = frozenset({"place", "amend", "cancel"})
 def _order_of(message: Amend | Cancel) -> str:
     """Return the order that a message is about: `order`, or without it the message's own id.
 
+    A number only counts requests: an order's id is text.
+
     :raises Malformed: when it has neither.
     """
-    if message.order is not None:
-        return message.order
-    if message.id is None:
+    found = message.id if message.order is None else message.order
+    if not isinstance(found, str):
         raise http.malformed("order", "missing_field", "which order is meant?")
-    return str(message.id)
+    return found
 
 
 def is_own_origin(scope: http.Scope) -> bool:
