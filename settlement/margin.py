@@ -74,17 +74,22 @@ def required(
     buy_fees: int,
     sell_fees: int,
 ) -> int:
-    """Return `requirement` of loose arguments: called at every fill, so nothing is packed."""
-    fees = buy_fees + sell_fees
-    cost = 60 * cost_ticks
-    most = fees
-    other = cost + 60 * buy_ticks + buy_fees
+    """Return `requirement` of loose arguments: called at every fill, so nothing is packed.
+
+    Nor is anything added up that is zero or cannot be the greatest.
+    """
+    most = fees = buy_fees + sell_fees
+    other = 60 * (cost_ticks + buy_ticks) + buy_fees
     if other > most:
         most = other
-    other = 3 * mark * (sell_lots - net_lots) + fees
-    if other > most:
-        most = other
-    other = cost - 63 * mark * net_lots + excess + fees
+    short = sell_lots - net_lots
+    if short > 0:
+        other = 3 * mark * short + fees
+        if other > most:
+            most = other
+    other = excess + fees
+    if net_lots or cost_ticks:
+        other += 60 * cost_ticks - 63 * mark * net_lots
     return other if other > most else most
 
 

@@ -105,8 +105,8 @@ def _judge_terms(
         price,
         lots,
         left,
+        waits,
         is_new=False,
-        waits=waits,
     )
     position.add_resting(order, order.left, order.fee_reserve)
     return reason

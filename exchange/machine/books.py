@@ -7,7 +7,7 @@ that one lot in front of the book moves nothing.
 """
 
 from exchange import events
-from exchange.book import Ladder
+from exchange.book import Book, Ladder
 from exchange.machine.state import Instrument, State
 from settlement import index
 
@@ -37,24 +37,30 @@ def announce_with(state: State, instrument: Instrument) -> None:
 
 def announce(state: State, instrument: Instrument) -> None:
     """Emit the levels of a book that changed, asks from the highest, then bids from the lowest."""
-    bids = instrument.book.bids.levels
-    asks = instrument.book.asks.levels
-    levels = []
+    book = instrument.book
     dirty = instrument.dirty
-    for key in sorted(dirty) if len(dirty) > 1 else dirty:
-        level = (bids if key > 0 else asks).get(key)
-        lots = level.lots if level is not None else 0
-        levels.append((1, key, lots) if key > 0 else (-1, -key, lots))
-    dirty.clear()
-    instrument.book_sequence += 1
+    levels: tuple[tuple[int, int, int], ...]
+    if len(dirty) == 1:  # Most orders touch one level, which needs no list and no order.
+        levels = (_level(book, dirty.pop()),)
+    else:
+        levels = tuple([_level(book, key) for key in sorted(dirty)])
+        dirty.clear()
+    instrument.book_sequence = number = instrument.book_sequence + 1
     state.touched_instruments.add(instrument)
-    state.events.append(
-        events.BookChanged(instrument.symbol, instrument.book_sequence, tuple(levels))
-    )
+    state.events.append(events.BookChanged(instrument.symbol, number, levels))
     if instrument.call is not None:
         state.touched_auctions.add(instrument)
     if instrument.mid_since:
         advance_mid(instrument, state.at)
+
+
+def _level(book: Book, key: int) -> tuple[int, int, int]:
+    """Return side, price and lots of the level with this signed key."""
+    if key > 0:
+        level = book.bids.levels.get(key)
+        return 1, key, level.lots if level is not None else 0
+    level = book.asks.levels.get(key)
+    return -1, -key, level.lots if level is not None else 0
 
 
 def advance_mid(instrument: Instrument, at: int) -> None:

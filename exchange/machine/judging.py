@@ -9,7 +9,7 @@ there.
 
 from exchange import commands, matching
 from exchange.machine import limits, sessions, terms
-from exchange.machine.state import Instrument, Position, State
+from exchange.machine.state import UNKNOWN, Instrument, Position, State
 from exchange.reasons import Reject
 
 QUANTITY_MAX = 100_000
@@ -24,9 +24,9 @@ def judge(
     price: int,
     lots: int,
     left: int,
+    waits: bool,
     *,
     is_new: bool = True,
-    waits: bool = False,
 ) -> Reject | None:
     """Return the first rule that an order breaks with this price, and `left` of its lots to do.
 
@@ -59,13 +59,21 @@ def judge(
     if side > 0 and limits.is_too_long(state, position, left):
         return Reject.POSITION_LIMIT
     dearest = price if side > 0 else instrument.band_high
-    points = 60 * dearest * left * instrument.fee_bp_max
-    needed = position.required_with(side, price, left, -(-points // 10_000))
-    increase = needed - position.required
-    if increase > 0 and increase > account.cash - account.required:
-        return Reject.INSUFFICIENT_FUNDS
-    if side < 0 and position.sell_lots + left - position.net > position.certified_lots():
-        return Reject.INSUFFICIENT_COVERAGE
+    fee = -(-60 * dearest * left * instrument.fee_bp_max // 10_000)
+    free = account.cash - account.required
+    # None of the sums of a requirement can grow by more than this. Most accounts have it, and are
+    # not asked by how much their requirement, the greatest of the sums, does grow.
+    most = (60 * price if side > 0 else 63 * instrument.mark) * left + fee
+    if most > free:
+        increase = position.required_with(side, price, left, fee) - position.required
+        if increase > 0 and increase > free:
+            return Reject.INSUFFICIENT_FUNDS
+    if side < 0:
+        certified = position.certified
+        if certified == UNKNOWN:
+            certified = position.certified_lots()
+        if position.sell_lots + left - position.net > certified:
+            return Reject.INSUFFICIENT_COVERAGE
     if wants is None and instrument.calm_low <= price <= instrument.calm_high:
         return None
     if waits or not instrument.is_open:

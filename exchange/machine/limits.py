@@ -28,16 +28,16 @@ ENTERED_PER_TRADE = 500
 
 def is_too_long(state: State, position: Position, lots: int) -> bool:
     """Whether buying `lots` more could leave the account's group above its limit."""
-    after = position.net + position.buy_lots + lots
-    peers = position.account.peers
-    if lots <= 0 or after <= 0 or (after <= LONG_LOTS_FREE and len(peers) == 1):
+    after = total = position.net + position.buy_lots + lots
+    if lots <= 0 or after <= 0:
         return False
     instrument = position.instrument
-    total = after
-    for peer in peers:
-        held = instrument.positions.get(peer.id) if peer is not position.account else None
-        if held is not None:
-            total += max(0, held.net + held.buy_lots)
+    peers = position.account.peers
+    if len(peers) > 1:
+        for peer in peers:
+            held = instrument.positions.get(peer.id) if peer is not position.account else None
+            if held is not None:
+                total += max(0, held.net + held.buy_lots)
     return total > LONG_LOTS_FREE and total > long_max(state, instrument)
 
 

@@ -33,7 +33,7 @@ def place(state: State, command: commands.PlaceOrder) -> None:
     lots = command.lots
     price = command.price or terms.worst_price(instrument, command)
     waits = wants is not None and stops.waits(instrument, command)
-    reason = judging.judge(state, instrument, position, command, price, lots, lots, waits=waits)
+    reason = judging.judge(state, instrument, position, command, price, lots, lots, waits)
     if reason is not None:
         _reject(state, command, number, reason)
         return

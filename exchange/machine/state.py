@@ -215,8 +215,9 @@ class Position:
             self.buy_fees,
             self.sell_fees,
         )
-        self.account.required += required - self.required
-        self.required = required
+        if required != self.required:
+            self.account.required += required - self.required
+            self.required = required
 
     def add_resting(self, order: Order, lots: int, fees: int) -> None:
         """Count `lots` more (or fewer) of an order at rest, and `fees` more to be reserved."""

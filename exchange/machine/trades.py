@@ -146,13 +146,14 @@ def move(
 
 def note_maker(state: State, maker: Order) -> None:
     """Remember that a maker has changed, and close it when it is filled."""
-    maker.updated_at = state.at
-    maker.sequence = state.sequence
-    state.touched_orders[maker.id] = maker
     state.touched_positions.add(maker.position)
     if not maker.remaining:
         withdrawals.unlist(maker)
         withdrawals.end(state, maker, _FILLED, "")
+        return
+    maker.updated_at = state.at
+    maker.sequence = state.sequence
+    state.touched_orders[maker.id] = maker
 
 
 def charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
@@ -168,7 +169,7 @@ def charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
 
 def release_reserve(instrument: Instrument, maker: Order, lots: int) -> None:
     """Take filled lots of a maker out of its position's sums."""
-    reserve = fee_reserve(instrument, maker)
+    reserve = fee_reserve(instrument, maker) if maker.remaining else 0
     position = maker.position
     position.add_resting(maker, -lots, reserve - maker.fee_reserve)
     maker.fee_reserve = reserve

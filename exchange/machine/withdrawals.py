@@ -18,14 +18,13 @@ _EXPIRED = str(OrderStatus.EXPIRED)
 
 def end(state: State, order: Order, status: str, reason: str) -> None:
     """Close an order that is not live any more, and say so."""
+    number = order.id
     order.status = status
     order.reason = reason = str(reason)
-    order.updated_at = state.at
-    order.sequence = state.sequence
-    state.touched_orders[order.id] = order
-    state.events.append(
-        events.OrderClosed(order.id, order.account.id, status, reason, state.sequence, state.at)
-    )
+    order.updated_at = at = state.at
+    order.sequence = sequence = state.sequence
+    state.touched_orders[number] = order
+    state.events.append(events.OrderClosed(number, order.account.id, status, reason, sequence, at))
     request = order.request
     if request.terms is not None and request.time_in_force == commands.GTD:
         state.idle_entries += 1
