@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks import core, environment, flow
 from benchmarks.report import Result
+from exchange import commands
 
 COUNT = int(os.environ.get("BENCH_ORDERS", "100000"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "7"))
@@ -38,7 +39,6 @@ FAR = START + 10**15
 
 def instructed(accounts: int = flow.ACCOUNTS) -> list[Any]:
     """Return the commands that open an hour in which every account may buy and sell."""
-    from exchange import commands
     from settlement import instructions
 
     wanted: list[Any] = [
@@ -72,8 +72,6 @@ def prepared(accounts: int = flow.ACCOUNTS) -> Any:
 
 def command_of(operation: flow.Operation) -> Any:
     """Return the command of an operation; a cancel names the order as the machine numbers them."""
-    from exchange import commands
-
     if len(operation) == 2:
         return commands.CancelOrder(operation[1], operation[0])
     number, account, side, price, lots = operation
@@ -155,7 +153,7 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
 
 def breakdown(operations: Sequence[flow.Operation], rounds: int) -> dict[str, float]:
     """Return the medians of what a command's time goes into, in microseconds."""
-    from exchange import commands, events
+    from exchange import events
 
     wanted = [command_of(each) for each in operations]
     count = len(wanted)
