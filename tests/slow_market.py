@@ -91,6 +91,8 @@ class SlowMarket:
         immediate = order.time_in_force in (IOC, FOK) or order.type != LIMIT or order.minimum
         if self.state == CALL and immediate:
             return "not_in_call"
+        if not order.reduce_only and self.unseats(order):
+            return "frozen"
         if order.time_in_force == GTD and order.expires_at <= self.at:
             return "already_expired"
         low, high = self.band()
@@ -142,6 +144,13 @@ class SlowMarket:
     def room(self, order: SlowOrder) -> int:
         """Return by how much an order's account can reduce its position with such orders."""
         return max(0, -order.side * self.net[order.account])
+
+    def unseats(self, order: SlowOrder) -> bool:
+        """Whether an order has frozen reduce-only orders of its account leave."""
+        frozen = [one for one in self.resting if one.reduce_only and one.id != order.id]
+        own = [one for one in frozen if (one.account, one.side) == (order.account, order.side)]
+        too_many = order.left + self.committed(order) > self.room(order)
+        return self.is_frozen() and bool(own) and too_many
 
     def is_passed(self, order: SlowOrder) -> bool:
         """Whether the last trade is at or beyond an order's stop price."""
@@ -376,7 +385,8 @@ class SlowMarket:
             return "not_in_call"
         is_worse = (changed.price - order.price) * order.side < 0 or changed.lots < order.lots
         meets_own = any(one.group == order.group for one in self.opposite(changed, changed.price))
-        if self.is_frozen() and (is_worse or meets_own):
+        unseats = not order.reduce_only and self.unseats(changed)
+        if self.is_frozen() and (is_worse or meets_own or unseats):
             return "frozen"
         is_smaller = (changed.price, changed.stop) == (order.price, order.stop)
         if is_smaller and changed.lots <= order.lots:
@@ -518,9 +528,9 @@ class SlowMarket:
         if self.state == CALL:
             due.append((self.call_ends_at, _UNCROSS, 0))
         for order in self.resting + self.waiting:
-            if order.time_in_force == DAY:
+            if order.time_in_force == DAY and not order.is_late:
                 due.append((order.expires_at, _EXPIRE_DAY, order.id))
-            if order.time_in_force == GTD:
+            if order.time_in_force == GTD or order.is_late:
                 due.append((order.expires_at, _EXPIRE, order.id))
         due += [(at, _SWITCH, account) for account, at in self.switches.items() if at]
         return min(due)
@@ -544,7 +554,10 @@ class SlowMarket:
             else:
                 order = self.find(number)
                 assert order is not None, "what expires is live"
-                self.close(order, "expired")
+                if self.is_frozen() and order in self.resting:
+                    order.expires_at, order.is_late = self.call_ends_at, True
+                else:
+                    self.close(order, "expired")
         self.at = at
 
     def queue(self, side: int) -> list[tuple[int, int, int, int]]:

@@ -24,6 +24,8 @@ class SlowOrder:
     expires_at: int = 0
     post_only: bool = False
     reduce_only: bool = False
+    is_late: bool = False
+    """Whether its time was up in the frozen part of a call."""
     mode: str = CANCEL_NEWEST
     filled: int = 0
     shown: int = 0

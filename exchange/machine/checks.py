@@ -122,10 +122,17 @@ def _check_terms(state: State, instrument: Instrument) -> None:
             assert order.price == edge, "a stop order reserves the edge of the band"
         assert instrument.band_low <= order.price <= instrument.band_high, "inside the band"
         if request.time_in_force == commands.GTD:
-            assert wants.expires_at > state.at, "what has expired has left"
-            if wants.expires_at < instrument.contract.trading_ends_at:
-                entry = (wants.expires_at, int(Entry.EXPIRE), order.id)
-                assert entry in state.calendar, "the calendar knows when an order leaves"
+            _check_date(state, order)
+
+
+def _check_date(state: State, order: Order) -> None:
+    """Assert that the calendar knows when an order with a date leaves: then, or after a call."""
+    expires_at = order.request.terms.expires_at
+    due = [at for at, kind, number in state.calendar if (kind, number) == (Entry.EXPIRE, order.id)]
+    if expires_at <= state.at:
+        assert len(due) == 1, "what has expired leaves after its call"
+    elif expires_at < order.position.instrument.contract.trading_ends_at:
+        assert due == [expires_at], "the calendar knows when an order leaves"
 
 
 def _check_reducing(position: Position, orders: list[Order]) -> None:

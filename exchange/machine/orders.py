@@ -154,7 +154,7 @@ def expire(state: State, number: int) -> None:
     """Withdraw an order whose instant has come, if it is still live."""
     order = state.orders.get(number)
     if order is not None:
-        withdrawals.withdraw(state, order, Close.EXPIRED)
+        _expire(state, order)
 
 
 def expire_day(state: State) -> None:
@@ -162,7 +162,16 @@ def expire_day(state: State) -> None:
     for number in sorted(state.orders):
         order = state.orders[number]
         if order.request.time_in_force == commands.DAY:
-            withdrawals.withdraw(state, order, Close.EXPIRED)
+            _expire(state, order)
+
+
+def _expire(state: State, order: Order) -> None:
+    """Withdraw an order whose time is up; one that is frozen in a call, after the auction."""
+    call = order.position.instrument.call
+    if call is not None and withdrawals.is_frozen(state, order):
+        state.schedule(call.ends_at, Entry.EXPIRE, order.id)
+    else:
+        withdrawals.withdraw(state, order, Close.EXPIRED)
 
 
 def cancel(state: State, command: commands.CancelOrder) -> None:

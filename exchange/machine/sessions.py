@@ -15,7 +15,7 @@ from exchange import auction, commands, events, matching
 from exchange.book import Ladder, Order
 from exchange.machine import books
 from exchange.machine.entries import Entry
-from exchange.machine.state import Call, Instrument, State
+from exchange.machine.state import Call, Instrument, Position, State
 from exchange.reasons import Reject
 from marketplace import contract
 from marketplace.contract import CallKind, InstrumentState
@@ -89,7 +89,18 @@ def refuse(state: State, instrument: Instrument, command: commands.PlaceOrder) -
     terms = command.terms or commands.PLAIN
     if command.time_in_force not in _RESTING or terms.type != commands.LIMIT or terms.min_lots:
         return Reject.NOT_IN_CALL
+    position = instrument.positions.get(command.account)
+    if position is not None and not terms.reduce_only and state.is_frozen(instrument):
+        return Reject.FROZEN if unseats(position, command.side, command.lots) else None
     return None
+
+
+def unseats(position: Position, side: int, lots: int) -> bool:
+    """Whether so many more lots of a side would have reduce-only orders leave that rest there."""
+    if not any(o.side == side and o.level is not None for o in position.reducing.values()):
+        return False
+    resting = position.buy_lots if side > 0 else position.sell_lots
+    return resting + lots > -side * position.net
 
 
 def refuse_at_once(state: State, instrument: Instrument) -> Reject:
@@ -101,10 +112,13 @@ def refuse_at_once(state: State, instrument: Instrument) -> Reject:
 def improves(instrument: Instrument, order: Order, price: int, lots: int) -> bool:
     """Whether new terms of a frozen order only make it better: price, or more lots, no less.
 
-    A price that crosses its own group's orders would make it give way, which is no better.
+    A price that crosses its own group's orders would make it give way, which is no better; nor is
+    it where reduce-only orders would have to leave for it.
     """
     side = order.side
     if side * price < side * order.price or lots < order.lots:
+        return False
+    if order.id not in order.position.reducing and unseats(order.position, side, lots - order.lots):
         return False
     for other in instrument.book.ladder(-side):
         if side * other.price > side * price:

@@ -472,19 +472,66 @@ def test_where_a_call_ends_with_trading_its_orders_expire_and_nothing_trades() -
     assert [(status, reason) for _, status, reason in floor.closed()] == [("expired",) * 2] * 2
 
 
-def test_orders_of_the_day_and_of_a_date_leave_a_frozen_call_at_their_time() -> None:
+def test_orders_of_the_day_and_of_a_date_leave_a_frozen_call_after_its_auction() -> None:
     floor = market("23:55:30")
     late = symbol("+1 08")
     floor.instruct(instructions.Halt(instrument=late))
     floor.instruct(instructions.Resume(instrument=late))
-    dated = commands.Terms(expires_at=instant("23:59:45"))
-    first = floor.buy(3, 5, 1_240, instrument=late, time_in_force="GTD", terms=dated)
-    second = floor.buy(3, 5, 1_241, instrument=late, time_in_force="DAY", terms=commands.Terms())
-    floor.to("23:59:45")
-    assert floor.closed() == [(first, "expired", "expired")]
+
+    def buy(lots: int, expires: str) -> int:
+        terms = commands.Terms(expires_at=instant(expires) if expires else 0)
+        in_force = "GTD" if expires else "DAY"
+        return floor.buy(3, lots, 1_240, instrument=late, time_in_force=in_force, terms=terms)
+
+    before, dated, of_the_day = buy(5, "23:59:29"), buy(5, "23:59:30"), buy(5, "")
+    floor.to("23:59:29")
+    assert floor.closed() == [(before, "expired", "expired")], "it was not frozen yet"
     floor.to("+1 00:00")
-    assert floor.closed() == [(second, "expired", "expired")]
-    assert state(floor, late) == "CALL"
+    assert floor.closed() == [], "no order leaves the freeze by having been dated into it"
+    sell = floor.sell(1, 7, 1_240, instrument=late)
+    floor = restored(floor)
+    floor.to("+1 00:00:30")
+    assert trades(floor) == [(sell, dated, 5, 1_240, True), (sell, of_the_day, 2, 1_240, True)]
+    assert floor.closed() == [
+        (dated, "filled", ""),
+        (sell, "filled", ""),
+        (of_the_day, "expired", "expired"),
+    ]
+    assert {event.at for event in floor.of(events.OrderClosed)} == {instant("+1 00:00:30")}
+
+
+def test_a_halt_lets_what_was_dated_into_the_freeze_leave_when_the_call_would_have_ended() -> None:
+    floor = market("13:00")
+    floor.instruct(instructions.Halt(instrument=TODAY))
+    floor.instruct(instructions.Resume(instrument=TODAY))
+    dated = commands.Terms(expires_at=instant("13:04:30"))
+    order = floor.buy(3, 5, 1_240, time_in_force="GTD", terms=dated)
+    floor.to("13:04:40")
+    floor.instruct(instructions.Halt(instrument=TODAY))
+    floor.to("13:05")
+    assert floor.closed() == [(order, "expired", "expired")]
+
+
+def test_nobody_pulls_a_frozen_reduce_only_order_by_adding_another() -> None:
+    floor = market("13:00")
+    floor.sell(1, 10, 1_250)
+    floor.buy(3, 10, 1_250)
+    floor.instruct(instructions.Halt(instrument=TODAY))
+    floor.instruct(instructions.Resume(instrument=TODAY))
+    plain = floor.sell(3, 2, 1_260)
+    only = floor.sell(3, 8, 1_200, terms=commands.Terms(reduce_only=True))
+    floor.to("13:04")
+    floor.sell(3, 1, 1_400)
+    assert floor.rejected() == "frozen"
+    assert floor.amend(3, plain, lots=3) == "frozen"
+    floor.sell(3, 1, 1_400, terms=commands.Terms(reduce_only=True))
+    assert floor.rejected() == "reduce_only"
+    assert floor.amend(3, plain, price=1_255) is None, "a better price unseats nothing"
+    floor.buy(3, 1, 1_100)
+    assert floor.rejected() is None, "the other side is free"
+    buy = floor.buy(4, 8, 1_200)
+    floor.to("13:05")
+    assert trades(floor) == [(buy, only, 8, 1_200, True)]
 
 
 def test_a_quarantined_command_ends_with_a_call_too() -> None:
