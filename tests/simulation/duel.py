@@ -266,7 +266,8 @@ def place(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     symbol = chance.choice(duel.symbols)
     slow = duel.slow[symbol]
     side = chance.choice((1, -1))
-    lots = chance.randint(1, 30)
+    account = chance.choice(ACCOUNTS)
+    lots = chance.randint(1, chance.choice((4, 30)))
     spread = 12 if "dynamic" in features and chance.random() < 0.15 else 2
     middle = slow.last or REFERENCE
     price = min(116, max(84, middle + chance.randint(-spread, spread)))
@@ -297,13 +298,18 @@ def place(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     if shape == "post_only":
         time_in_force = GTC
         terms["post_only"] = True
-    if "reduce_only" in features and chance.random() < 0.15:
+    if "reduce_only" in features and chance.random() < 0.2:
         terms["reduce_only"] = True
+        net = slow.net[account]
+        if net and chance.random() < 0.9:
+            side, lots = -1 if net > 0 else 1, chance.randint(1, max(1, abs(net) // 3))
+            terms.pop("display_lots", 0)
+            terms.pop("min_lots", 0)
     if "decrement" in features and chance.random() < 0.6:
         terms["prevention"] = chance.choice(sorted(commands.PREVENTIONS))
     duel.place(
         commands.PlaceOrder(
-            account=chance.choice(ACCOUNTS),
+            account=account,
             instrument=symbol,
             side=side,
             price=price,
@@ -345,11 +351,12 @@ def cancel_all(duel: Duel, chance: random.Random, features: frozenset[str]) -> N
 
 
 def wait(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
-    calls = [slow for slow in duel.slow.values() if slow.state == CALL]
-    if calls and chance.random() < 0.7:
-        slow = chance.choice(calls)
+    slow = chance.choice(list(duel.slow.values()))
+    if slow.state == CALL and chance.random() < 0.7:
         until = slow.frozen_at if duel.floor.at < slow.frozen_at else slow.call_ends_at
         duel.wait(until - duel.floor.at)
+    elif 0 < slow.ends_at - 10 * MINUTE - duel.floor.at < 30 * MINUTE and chance.random() < 0.2:
+        duel.wait(slow.ends_at - 10 * MINUTE - duel.floor.at)
     else:
         duel.wait(chance.choice((1, SECOND, MINUTE, 7 * MINUTE)))
 
