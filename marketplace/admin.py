@@ -164,6 +164,14 @@ def _resume_grade(request: HttpRequest, row: models.Grade, reason: str) -> None:
     _set_halt(request, reason, halted=False, grade=row.pk)
 
 
+def _halt_market(request: HttpRequest, row: models.Deployment, reason: str) -> None:
+    _set_halt(request, reason, halted=True)
+
+
+def _resume_market(request: HttpRequest, row: models.Deployment, reason: str) -> None:
+    _set_halt(request, reason, halted=False)
+
+
 def _halt(request: HttpRequest, row: models.Instrument, reason: str) -> None:
     _set_halt(request, reason, halted=True, instrument=row.symbol)
 
@@ -306,9 +314,13 @@ class IdempotencyRecordAdmin(backoffice.ReadOnly):
 
 @admin.register(models.Deployment)
 class DeploymentAdmin(backoffice.ReadOnly):
-    """What kind of deployment the database is; written once."""
+    """What kind of deployment the database is, written once; and trading of everything in it."""
 
     list_display = ("kind", "created_at")
+    actions = (
+        backoffice.with_reason(name="halt", title="Halt all trading", perform=_halt_market),
+        backoffice.with_reason(name="resume", title="Resume all trading", perform=_resume_market),
+    )
 
 
 @admin.register(models.AuditEntry)

@@ -56,6 +56,9 @@ class Deployment(models.Model):
             ),
         ]
 
+    def __str__(self) -> str:
+        return "the whole market"
+
 
 class Organization(models.Model):
     """A legal participant. Its id is the machine's account."""
@@ -80,6 +83,9 @@ class Organization(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["skeleton"], name="organization_name_is_unique"),
         ]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Membership(models.Model):
@@ -151,6 +157,9 @@ class Grade(models.Model):
     is_listed = models.BooleanField(default=False)
     created_at = models.DateTimeField()
 
+    def __str__(self) -> str:
+        return self.code
+
 
 class Instrument(models.Model):
     """A tradable contract, as the machine has listed it; written by the engine only."""
@@ -193,6 +202,9 @@ class Instrument(models.Model):
             models.Index(fields=["grade", "starts_at"], name="instrument_by_grade_start"),
             models.Index(fields=["state", "starts_at"], name="instrument_by_state_start"),
         ]
+
+    def __str__(self) -> str:
+        return self.symbol
 
 
 class Cluster(models.Model):
@@ -271,6 +283,9 @@ class Deposit(models.Model):
                 condition=models.Q(amount_micros__gt=0), name="deposit_is_positive"
             ),
         ]
+
+    def __str__(self) -> str:
+        return f"deposit {self.pk} of {self.organization}"
 
 
 class IdempotencyRecord(models.Model):

@@ -97,8 +97,26 @@ def test_a_halt_asks_for_a_reason_and_is_kept_in_the_audit_trail(
     row.refresh_from_db()
     entry = models.AuditEntry.objects.get()
     assert "Reason, for the audit trail" in asked.content.decode()
+    assert f"<li>{HOUR}<" in asked.content.decode()
     assert "done." in done.content.decode()
     assert row.state == "HALTED"
     assert (entry.actor, entry.action) == ("staff@example.com", "halt")
     assert (entry.target, entry.reason) == (f"instrument:{HOUR}", "the feed is in doubt")
     assert exchange_models.Head.objects.exists()
+
+
+def test_the_whole_market_is_halted_and_resumed(world: World, staff: Client) -> None:
+    row = models.Instrument.objects.get(symbol=HOUR)
+    models.Deployment.objects.create(kind="demo", created_at=clock.now())
+    path = "/admin/marketplace/deployment/"
+    given = {"_selected_action": ["1"], "reason": "the exchange is being moved"}
+    with world.running():
+        staff.post(path, {**given, "action": "halt"})
+        row.refresh_from_db()
+        halted = row.state
+        staff.post(path, {**given, "action": "resume"})
+
+    row.refresh_from_db()
+    entries = models.AuditEntry.objects.order_by("id").values_list("action", "target")
+    assert (halted, row.state) == ("HALTED", "CALL")
+    assert list(entries) == [("halt", "market"), ("resume", "market")]
