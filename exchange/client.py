@@ -271,7 +271,8 @@ class Client:
                             self._move(message["data"].decode())
                         else:
                             self._take(message["data"])
-            except (valkey.ValkeyError, OSError):
+            except (valkey.ValkeyError, OSError) as error:
+                logger.warning("replies are not heard, listening anew: %s", error)
                 await asyncio.sleep(LISTEN_RETRY_S)
 
     def _take(self, data: bytes) -> None:
