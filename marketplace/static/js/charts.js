@@ -170,7 +170,7 @@ export function lines(host, columns, series, { unit = "", time = true, digits = 
         stroke: color(one.color ?? "accent"),
         width: 1.5,
         dash: one.dash,
-        fill: one.fill ? color(one.fill) : undefined,
+        fill: one.fill ? `${color(one.fill)}b3` : undefined, // what lies beneath is seen too
         paths: one.step ? uPlot.paths.stepped({ align: one.step }) : one.points === "only" ? () => null : undefined,
         points: { show: Boolean(one.points), size: 5, fill: color(one.color ?? "accent") },
         spanGaps: one.spanGaps ?? false,
