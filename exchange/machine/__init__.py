@@ -78,11 +78,13 @@ class Machine:
         out: list[events.Event] = []
         state.events = out
         kind = type(command)
+        aside = None
         if state.calendar and state.calendar[0][0] <= at:
-            if isinstance(command, commands.Quarantine) and command.entry is not None:
-                calendar.drop(state, command.entry)
-            calendar.advance(state, at)
-        state.at = at
+            if isinstance(command, commands.Quarantine):
+                aside = command.entry
+            calendar.advance(state, at, aside)
+        if aside is None:  # Else time stands where the entry was due: more may be due since then.
+            state.at = at
         if kind is commands.PlaceOrder:
             orders.place(state, command)  # type: ignore[arg-type]
         elif kind is commands.CancelOrder:

@@ -12,7 +12,7 @@ no cash yet: it moves what shorts and orders reserve, and the last variation, at
 the whole difference at once.
 """
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop
 
 from exchange import events
 from exchange.machine import (
@@ -40,25 +40,31 @@ HOLDS_KEPT = usage.USAGE_AGE_MAX + DAY
 _TRADING = (InstrumentState.SCHEDULED, InstrumentState.CALL, InstrumentState.CONTINUOUS)
 
 
-def advance(state: State, at: int) -> None:
-    """Perform everything that is due at or before an instant."""
+def advance(state: State, at: int, aside: tuple[int, int, int] | None = None) -> None:
+    """Perform everything that is due at or before an instant.
+
+    With an entry that cannot be performed, `aside`, only what comes before it: it is dropped, and
+    what comes after it is left to the next command, because that may not be performed either.
+    """
     calendar = state.calendar
     while calendar and calendar[0][0] <= at:
-        due_at, kind, number = state.performing = heappop(calendar)
+        entry = state.performing = heappop(calendar)
+        due_at, kind, number = entry
         state.at = due_at
+        if entry == aside:
+            _drop(state, due_at, Entry(kind), number)
+            break
         _perform(state, due_at, Entry(kind), number, at)
         books.flush(state)
     state.performing = None
 
 
-def drop(state: State, entry: tuple[int, int, int]) -> None:
-    """Take an entry that cannot be performed out of the calendar; one that recurs stays in it."""
-    calendar = state.calendar
-    calendar.remove(entry)
-    heapify(calendar)
-    due_at, kind, number = entry
+def _drop(state: State, due_at: int, kind: Entry, number: int) -> None:
+    """Do without an entry that cannot be performed; one that recurs enters its next occurrence."""
     if kind in _RECURS_AFTER:
-        heappush(calendar, (due_at + _RECURS_AFTER[Entry(kind)], kind, number))
+        state.schedule(due_at + _RECURS_AFTER[kind], kind, number)
+    elif kind is Entry.SWITCH:
+        switches.skip(state, state.accounts[number])
 
 
 _RECURS_AFTER = {Entry.EXPIRE_DAY: DAY, Entry.MARK: HOUR, Entry.NEW_DAY: DAY, Entry.LIST: DAY}

@@ -269,6 +269,8 @@ def _switch(
             continue
         if halted:
             sessions.halt(state, instrument)
+        elif state.at >= instrument.contract.trading_ends_at:
+            delivery.end_trading(state, instrument)  # It was due in the halt and could not be done.
         else:
             uncrossing.resume(state, instrument)
 

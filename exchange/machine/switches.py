@@ -77,15 +77,29 @@ def fire(state: State, account: Account, now: int) -> None:
     account.switch_due = 0
     if now - state.at > LATE:
         _listen_again(state, account, now + HEARD_AGAIN_WITHIN)
-    due = sorted(name for name, due_at in account.switches.items() if due_at <= state.at)
-    for name in due:
-        del account.switches[name]
-        state.events.append(events.SwitchSet(account.id, name, 0, state.at))
+    due = _unset_due(state, account)
     if due:
         reason = Close.DISCONNECTED if due[0] else Close.CANCEL_ALL_AFTER
         withdrawals.withdraw_free(state, account, reason)
     if account.switches:
         _watch(state, account, min(account.switches.values()))
+
+
+def skip(state: State, account: Account) -> None:
+    """Unset the switches that are due without their orders leaving, and come back for the next."""
+    account.switch_due = 0
+    _unset_due(state, account)
+    if account.switches:
+        _watch(state, account, min(account.switches.values()))
+
+
+def _unset_due(state: State, account: Account) -> list[str]:
+    """Unset the switches that are due; return their names."""
+    due = sorted(name for name, due_at in account.switches.items() if due_at <= state.at)
+    for name in due:
+        del account.switches[name]
+        state.events.append(events.SwitchSet(account.id, name, 0, state.at))
+    return due
 
 
 def _listen_again(state: State, account: Account, due_at: int) -> None:

@@ -22,6 +22,7 @@ from exchange import (
     tasks,
 )
 from exchange.machine import Machine
+from marketplace import contract
 from marketplace.models import Instrument
 from settlement import channels, instructions, ledger
 from settlement import models as settlement_models
@@ -248,6 +249,52 @@ def test_an_entry_of_the_calendar_that_breaks_is_set_aside_and_halts_its_instrum
     assert after.state in ("CLOSED", "SETTLED")
     market.machine.check()
     # The journal says so itself: a replay needs nothing of what broke.
+    monkeypatch.undo()
+    call_command("verify_journal")
+
+
+def test_entries_of_the_calendar_that_break_before_one_command_are_all_set_aside(
+    market: Market, clock, monkeypatch
+) -> None:
+    from exchange.machine import delivery
+
+    def broken(state, instrument):
+        raise AssertionError("no hour can end")
+
+    monkeypatch.setattr(delivery, "end_trading", broken)
+    clock.set("2026-12-01T14:56:00Z")  # past the gates of six hours
+    answers = market.engine.run_batch(
+        [passing.Incoming(buy(BUYER, 1_250, 5, "late", instrument=EVENING), "", 1)]
+    )
+
+    assert [answer.result for answer in answers] == [envelope.APPLIED]
+    halted = [f"LLAMA70B.H.20261201T{hour}Z" for hour in range(10, 16)]
+    found = Instrument.objects.filter(state="HALTED").order_by("id")
+    assert [row.symbol for row in found] == halted
+    monkeypatch.undo()
+    call_command("verify_journal")
+
+
+def test_an_entry_that_breaks_when_it_is_entered_and_due_in_one_leap_is_set_aside(
+    market: Market, clock, monkeypatch
+) -> None:
+    from exchange.machine import calendar
+
+    mark_all = calendar._mark_all
+    broken_at = contract.parse_symbol("LLAMA70B.H.20261201T15Z").starts_at
+
+    def broken(state):
+        assert state.at != broken_at, "no mark at this hour"
+        mark_all(state)
+
+    monkeypatch.setattr(calendar, "_mark_all", broken)
+    clock.set("2026-12-01T16:30:00Z")  # the mark before it enters it
+    answers = market.engine.run_batch(
+        [passing.Incoming(buy(BUYER, 1_250, 5, "late", instrument=EVENING), "", 1)]
+    )
+
+    assert [answer.result for answer in answers] == [envelope.APPLIED]
+    market.machine.check()
     monkeypatch.undo()
     call_command("verify_journal")
 

@@ -1,6 +1,8 @@
 """What time does in the machine: listing, marks, bands, and the index at the gate."""
 
 from exchange import commands, events
+from exchange.machine import Machine
+from exchange.machine.entries import Entry
 from marketplace import contract
 from settlement import index, instructions
 from tests.floor import GRADE, Floor, hour, instant, symbol
@@ -312,3 +314,50 @@ def test_only_the_time_in_which_a_book_qualified_counts_for_its_middle() -> None
         floor.cancel(1, offer)
         floor.to("19:55")
         assert published(floor, "20").method == method
+
+
+def _set_aside(floor: Floor, kind: Entry) -> list:
+    """Journal the next entry of a kind as one that broke, now; return what happened."""
+    entry = min(entry for entry in floor.machine.state.calendar if entry[1] == kind)
+    named = floor.machine.symbol_of(entry)
+    return floor.apply(commands.Quarantine(b"", "it broke", named, entry))
+
+
+def test_what_comes_after_an_entry_that_is_set_aside_is_left_to_the_next_command() -> None:
+    floor = Floor("13:50")
+    floor.at = instant("15:30")
+    _set_aside(floor, Entry.TRADING_ENDS)  # that of 14:00
+    assert floor.machine.at == instant("13:55")
+    assert floor.machine.next_due() == instant("13:55")  # The middle of 15:00 is watched from here.
+    assert floor.machine.instrument_view(symbol("14")).state == "HALTED"
+    assert floor.machine.instrument_view(symbol("15")).state == "CONTINUOUS"
+    twin = Machine.restore(floor.machine.snapshot())
+    happened = floor.apply(commands.Tick())
+    assert twin.apply(commands.Tick(), floor.machine.sequence, floor.at) == happened
+    assert floor.machine.instrument_view(symbol("15")) is None
+    # Whoever resumes an hour whose end could not be performed ends it, and nothing trades.
+    assert floor.instruct(instructions.Resume(instrument=symbol("14"))) is None
+    assert floor.machine.instrument_view(symbol("14")) is None
+
+
+def test_an_entry_that_is_entered_and_set_aside_in_one_leap_comes_again() -> None:
+    floor = Floor("13:10")
+    marks = (instant("14:00"), int(Entry.MARK), 0), (instant("15:00"), int(Entry.MARK), 0)
+    assert marks[0] in floor.machine.state.calendar
+    floor.at = instant("15:30")
+    floor.apply(commands.Quarantine(b"", "it broke", "", marks[1]))
+    assert floor.machine.at == instant("15:00")
+    assert (instant("16:00"), int(Entry.MARK), 0) in floor.machine.state.calendar
+
+
+def test_switches_work_on_after_one_was_set_aside() -> None:
+    floor = Floor("13:10")
+    floor.account(1)
+    floor.switch(1, 60_000_000, "first")
+    floor.switch(1, 120_000_000)
+    floor.at = instant("13:11")
+    _set_aside(floor, Entry.SWITCH)
+    assert floor.of(events.SwitchSet) == [events.SwitchSet(1, "first", 0, floor.at)]
+    order = floor.buy(1, 5, 1_250)
+    floor.to("13:12")
+    assert floor.closed() == [(order, "canceled", "cancel_all_after")]
