@@ -45,7 +45,7 @@ CODES: dict[str, tuple[int, str]] = {
     "halted": (422, "Trading is halted; orders may still be canceled."),
     "closed": (422, "Trading of the instrument has ended."),
     "not_in_call": (422, "An auction takes limit orders that can rest, and nothing else."),
-    "frozen": (422, "The auction is in its last minutes: no order leaves, amendments only improve."),
+    "frozen": (422, "The auction is about to end: no order leaves, amendments only improve."),
     "already_expired": (422, "The order would have expired before it was taken."),
     "outside_band": (422, "The price is outside the band of the day."),
     "quantity_limit": (422, "The order has more lots than one may have."),
