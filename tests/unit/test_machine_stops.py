@@ -308,6 +308,36 @@ def test_stops_are_refused_in_a_call_and_wait_through_it() -> None:
     ]
 
 
+def test_a_stop_reached_on_the_way_into_a_call_asks_the_price_after_it() -> None:
+    way_in = """
+        place  A sell 1 @ 100
+        place  B buy 1 @ 100
+        fill   B A 1 @ 100
+        place  S buy 5 stop 104
+        place  X sell 1 @ 104
+        place  Z sell 5 @ 110
+        place  Q buy 6 @ 110
+        fill   Q X 1 @ 104
+    """
+    play(
+        way_in
+        + """
+        place  C sell 5 @ 102
+        at     13:05
+        fill   C Q 5 @ 102
+        """
+    )
+    play(
+        way_in
+        + """
+        at     13:05
+        fill   Q Z 5 @ 110
+        trigger S
+        closed S protection_band
+        """
+    )
+
+
 def test_a_band_that_moves_takes_waiting_orders_with_it() -> None:
     floor = Floor("22:40")
     floor.account(1, certified=100)
