@@ -6,7 +6,7 @@ import pytest
 import valkey as valkey_client
 
 from exchange import commands, envelope, events, models
-from exchange.engine import Incoming
+from exchange.passing import Incoming
 from marketplace import contract
 from settlement import models as settlement_models
 from tests.market import BUYER, GRADE, HOUR, SELLER, Market, buy, sell
