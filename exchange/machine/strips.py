@@ -41,6 +41,8 @@ from settlement import margin
 
 HOURS_MAX = 48
 ALTERNATIVES_MAX = 8
+_YEAR_10000 = 253_402_300_800 * contract.MICROS_PER_SECOND
+"""From where on no hour has a symbol."""
 
 Ladder = Sequence[tuple[int, int]]
 """(price, lots) that can be had in an hour, best first."""
@@ -101,7 +103,9 @@ def is_valid(command: commands.PlaceStrip) -> bool:
         and 1 <= command.price <= contract.PRICE_TICKS_MAX
         and command.side in (1, -1)
         and command.from_at % HOUR == command.to_at % HOUR == 0
+        and command.from_at >= 0
         and HOUR <= command.to_at - command.from_at <= HOURS_MAX * HOUR
+        and command.to_at <= _YEAR_10000
         and 0 <= command.min_share <= 100
         and len(command.alternatives) <= ALTERNATIVES_MAX
         and len(set(grades)) == len(grades)

@@ -284,6 +284,8 @@ def test_what_means_nothing_is_refused() -> None:
         {"to_at": hour("21") + 1},
         {"from_at": hour("18") - 1},
         {"to_at": hour("18") + 49 * HOUR},
+        {"from_at": -HOUR, "to_at": 0},
+        {"from_at": 2**62 // HOUR * HOUR, "to_at": 2**62 // HOUR * HOUR + HOUR},
         {"min_share": 101},
         {"min_share": -1},
         {"alternatives": (GRADE,)},
