@@ -1,7 +1,7 @@
 """What an order would do: the very code that places it, on a copy of as much as it can reach.
 
 The copy holds the instrument with the levels the order could meet and the next one behind them,
-whatever the asking account has live there, and the accounts these orders belong to. So the answer
+whatever the asking group has live there, and the accounts these orders belong to. So the answer
 is what placing would give, to the micro-dollar, at a price that grows with what the order meets and
 not with the market. Stop orders that its trades would trigger come after it and are left out.
 Nothing of the state itself is touched.
@@ -99,7 +99,12 @@ def _copy(state: State, command: commands.PlaceOrder) -> State:
 def _live(instrument: Instrument, command: commands.PlaceOrder, account: Account) -> list[Order]:
     """Return the live orders that placing an order could come upon, in their books' order."""
     side = command.side
-    own = [order for order in account.orders.values() if order.position.instrument is instrument]
+    own = [
+        order
+        for peer in account.peers
+        for order in peer.orders.values()
+        if order.position.instrument is instrument
+    ]
     other = instrument.book.ladder(-side)
     wanted = command.lots if instrument.is_open else 0
     found = list(_reached(other, -side * command.price, wanted, account.group))

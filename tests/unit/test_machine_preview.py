@@ -201,3 +201,21 @@ def test_a_preview_that_withdraws_an_order_leaves_those_beside_it_alone() -> Non
     assert floor.machine.book_levels(symbol("20"), 5) == ([(1_240, 20)], [])
     floor.sell(4, 20, 1_240)
     assert [event.maker_order for event in floor.of(events.Traded)] == [first, reducing, last]
+
+
+def test_a_preview_into_a_call_knows_what_the_group_has_behind_all_it_would_meet() -> None:
+    floor = Floor("13:10", reference=100)
+    floor.account(1)
+    floor.account(2, group=22, certified=100)
+    floor.account(3, group=22)
+    floor.account(4, certified=100)
+    floor.buy(1, 1, 100)
+    floor.sell(4, 1, 100)
+    for price, lots in ((98, 5), (94, 10), (93, 1)):
+        floor.buy(1, lots, price)
+    floor.buy(3, 5, 92)
+    # Five lots are inside the band; the rest would go into a call, and meet its own group there.
+    found = floor.preview(2, -1, 6, 92)
+    assert (found.lots, found.status, found.reason) == (5, "canceled", "self_trade")
+    number = floor.sell(2, 6, 92)
+    assert floor.closed()[-1] == (number, "canceled", "self_trade")
