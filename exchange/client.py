@@ -37,6 +37,8 @@ COMMAND_BACKLOG_MAX = 1_000
 """Stream entries that may wait for the engine; an entry holds what one process sent at once."""
 ENTRY_COMMANDS_MAX = 500
 CONNECT_TIMEOUT_S = 1.0
+SUBSCRIBE_TIMEOUT_S = 2.0
+"""How long nothing is sent because its reply could not be heard yet."""
 LISTEN_RETRY_S = 0.2
 SEND_ATTEMPTS_MAX = 3
 LOOKUPS_AT_ONCE_MAX = 4
@@ -141,16 +143,17 @@ class Client:
         self._sender: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._pool: Any = None
+        self._is_heard = asyncio.Event()
+        """Set while replies are listened to: a command whose reply is missed costs its timeout."""
 
     async def start(self) -> None:
         """Connect and listen for replies; call it in the loop that will send."""
         self._pool = valkey.asyncio.ConnectionPool.from_url(
             self._url, socket_connect_timeout=CONNECT_TIMEOUT_S
         )
-        subscribed = asyncio.Event()
-        self._listener = asyncio.create_task(self._listen(subscribed))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(subscribed.wait(), CONNECT_TIMEOUT_S)
+        self._listener = asyncio.create_task(self._listen())
+        with contextlib.suppress(EngineDown):
+            await self._await_hearing()
 
     async def stop(self) -> None:
         """Stop listening and disconnect; outstanding commands get no reply any more."""
@@ -230,6 +233,7 @@ class Client:
         :raises Unavailable: when it was not added.
         """
         assert self._pool is not None, "the client was started"
+        await self._await_hearing()
         items = [(correlation, waiting.command) for correlation, waiting in batch]
         data = envelope.encode_request(envelope.Request(self._reply_to, items))
         for _ in range(SEND_ATTEMPTS_MAX):
@@ -256,9 +260,26 @@ class Client:
             self._epoch = detail.decode()
         raise EngineDown("epochs change too quickly")
 
-    async def _listen(self, subscribed: asyncio.Event) -> None:
+    async def _await_hearing(self) -> None:
+        """Wait until replies are listened to.
+
+        :raises EngineDown: when that takes too long.
+        """
+        if not self._is_heard.is_set():
+            try:
+                await asyncio.wait_for(self._is_heard.wait(), SUBSCRIBE_TIMEOUT_S)
+            except TimeoutError:
+                raise EngineDown(
+                    "the way back from the engine is closed", retry_after_s=1
+                ) from None
+
+    async def _listen(self) -> None:
         """Hand replies to those who wait, for as long as the client lives."""
-        client = valkey.asyncio.Valkey.from_url(self._url, socket_connect_timeout=CONNECT_TIMEOUT_S)
+        client = valkey.asyncio.Valkey.from_url(
+            self._url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=None,  # where nobody trades there is nothing to hear
+        )
         epochs = channels.epoch_channel(self.group).encode()
         while True:
             try:
@@ -266,12 +287,13 @@ class Client:
                     await pubsub.subscribe(self._reply_to, epochs)
                     async for message in pubsub.listen():
                         if message["type"] != "message":
-                            subscribed.set()
+                            self._is_heard.set()
                         elif message["channel"] == epochs:
                             self._move(message["data"].decode())
                         else:
                             self._take(message["data"])
             except (valkey.ValkeyError, OSError) as error:
+                self._is_heard.clear()
                 logger.warning("replies are not heard, listening anew: %s", error)
                 await asyncio.sleep(LISTEN_RETRY_S)
 
@@ -350,12 +372,16 @@ class SyncClient:
         return outcomes
 
     def _subscribe(self) -> None:
-        """Listen for replies before anything is sent."""
+        """Listen for replies before anything is sent.
+
+        :raises ValkeyError: when that cannot be had in time.
+        """
         if self._pubsub is None:
             self._pubsub = self._client.pubsub()
             self._pubsub.subscribe(self._reply_to, channels.epoch_channel(self.group))
             for _ in range(2):
-                self._pubsub.get_message(timeout=CONNECT_TIMEOUT_S)
+                if self._pubsub.get_message(timeout=SUBSCRIBE_TIMEOUT_S) is None:
+                    raise valkey.TimeoutError("replies cannot be heard yet")
 
     def _send(self, request: envelope.Request) -> None:
         """:raises Unavailable: when the entry was not added."""
