@@ -28,7 +28,7 @@ class ShowStatus(Endpoint):
     class Output(Answer):
         """Where the journal ends, and what the engine says of itself."""
 
-        state: str
+        state: Annotated[str, texts.one_of("running", "clock_skew", "down")]
         epoch: int
         sequence: int
         at: str
@@ -54,10 +54,10 @@ class Instrument(Answer):
     product: str
     service_class: str | None = msgspec.field(name="class")
     strike: str | None
-    starts_at: str
-    ends_at: str
-    trading_ends_at: str
-    state: str
+    starts_at: wire.Moment
+    ends_at: wire.Moment
+    trading_ends_at: wire.Moment
+    state: wire.State
     tick: str
     lot_ntu_per_minute: int
     reference_price: str

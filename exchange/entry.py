@@ -36,7 +36,7 @@ ORDERS = "/api/v1/orders"
 STRIPS = "/api/v1/strips"
 METHODS = frozenset({"POST", "PATCH", "DELETE"})
 QUERY_FIELDS_MAX = 8
-SIDES = {"": 0, "buy": 1, "sell": -1}
+SIDES = {None: 0, "buy": 1, "sell": -1}
 
 
 class Canceled(msgspec.Struct, kw_only=True):
@@ -317,14 +317,14 @@ class _Exchange:
         if len(given) != len(pairs):
             raise http.malformed("", "duplicate_key", "a parameter appears twice")
         # A filter that is there and empty is a caller's mistake, and must not cancel everything.
-        instrument, grade = given.get("instrument"), given.get("grade")
-        if instrument is not None and contract.parse_symbol(instrument) is None:
+        instrument, grade, side = map(given.get, ("instrument", "grade", "side"))
+        if instrument is not None and not contract.is_symbol(instrument):
             raise http.malformed("instrument", "invalid_value", "no such form of symbol")
         if grade is not None and not contract.is_grade(grade):
             raise http.malformed("grade", "invalid_value", "no such form of grade")
-        if given.get("side", "") not in SIDES:
+        if side not in SIDES:
             raise http.malformed("side", "invalid_value", "side is buy or sell")
-        return instrument or "", grade or "", SIDES[given.get("side", "")]
+        return instrument or "", grade or "", SIDES[side]
 
     def _require_body(self) -> None:
         """:raises Malformed: when the body is not declared as JSON, or there is a query too."""

@@ -23,9 +23,9 @@ ENGINE_CODES: tuple[str, ...] = (
     "clock_skew",
     "outcome_unknown",
 )
-GRADE = r"^(?:[A-Z][A-Z0-9]{1,15})?$"
-SYMBOL = r"^(?:[A-Z][A-Z0-9]{1,15}\.H\.[0-9]{8}T[0-9]{2}Z)?$"
-"""What the filters of a mass cancel look like; an empty one is none."""
+GRADE = r"^[A-Z][A-Z0-9]{1,15}$"
+SYMBOL = r"^[A-Z][A-Z0-9]{1,15}\.H\.[0-9]{8}T[0-9]{2}Z$"
+"""What the filters of a mass cancel look like; an empty one is refused."""
 
 
 class ListOrders(Endpoint):
@@ -225,9 +225,11 @@ class CancelOrders(_Entered):
     class Query(Strict):
         """Filters."""
 
-        instrument: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SYMBOL})] = ""
-        side: Literal["", "buy", "sell"] = ""
-        grade: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": GRADE})] = ""
+        instrument: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SYMBOL})] | None = (
+            None
+        )
+        side: Literal["buy", "sell"] | None = None
+        grade: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": GRADE})] | None = None
 
     class Output(Answer):
         """The orders that were canceled."""

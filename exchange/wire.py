@@ -7,7 +7,7 @@ the first request, byte for byte; an order that is read is made from its row.
 
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -16,12 +16,31 @@ from marketplace import contract, wire
 
 CHECKSUM_LEVELS = 10
 
+Side = Annotated[str, wire.one_of("buy", "sell")]
+OrderType = Annotated[str, wire.one_of("limit", "market", "stop", "stop_limit", "strip")]
+TimeInForce = Annotated[str, wire.one_of("gtc", "ioc", "fok", "gtd", "day")]
+Prevention = Annotated[
+    str, wire.one_of("cancel_newest", "cancel_oldest", "cancel_both", "decrement")
+]
+Status = Annotated[
+    str,
+    wire.one_of(
+        "open", "partially_filled", "filled", "canceled", "expired", "rejected", "untriggered"
+    ),
+]
+Liquidity = Annotated[str, wire.one_of("maker", "taker", "auction")]
+CallKind = Annotated[str, wire.one_of("opening", "reopening", "volatility")]
+State = Annotated[
+    str, wire.one_of("scheduled", "call", "continuous", "halted", "closed", "settled")
+]
+Moment = Annotated[str, wire.described("2026-12-05T14:00:00.000000Z", format="date-time")]
+
 
 class SwitchOut(msgspec.Struct, kw_only=True):
     """When all orders will leave; null where nothing is set."""
 
     timeout_ms: int
-    cancel_at: str | None
+    cancel_at: Moment | None
 
 
 class Fill(msgspec.Struct, kw_only=True):
@@ -32,7 +51,7 @@ class Fill(msgspec.Struct, kw_only=True):
     quantity: int
     liquidity: Literal["maker", "taker", "auction"]
     fee: str
-    at: str
+    at: Moment
     instrument: str | msgspec.UnsetType = msgspec.UNSET
     """The hour, of a strip's fills."""
 
@@ -42,28 +61,28 @@ class OrderState(msgspec.Struct, kw_only=True):
 
     id: str
     instrument: str
-    side: str
-    type: str
+    side: Side
+    type: OrderType
     price: str | None
     stop_price: str | None = None
     quantity: int
     display_quantity: int | None = None
     min_quantity: int | None = None
-    time_in_force: str
-    expires_at: str | None = None
+    time_in_force: TimeInForce
+    expires_at: Moment | None = None
     post_only: bool = False
     reduce_only: bool = False
-    self_trade_prevention: str = "cancel_newest"
+    self_trade_prevention: Prevention = "cancel_newest"
     client_order_id: str
-    status: str
+    status: Status
     filled_quantity: int
     remaining_quantity: int
     average_price: str | None
     fee: str
     sequence: int
     reason: str | None
-    created_at: str
-    updated_at: str
+    created_at: Moment
+    updated_at: Moment
 
 
 class OrderOut(OrderState, kw_only=True):
@@ -76,8 +95,8 @@ class StripOut(OrderOut, kw_only=True):
     """A strip; quantities are lots in each hour, its instrument names the hours it traded."""
 
     grade: str
-    from_: str = msgspec.field(name="from")
-    to: str
+    from_: Moment = msgspec.field(name="from")
+    to: Moment
     min_share: int
     alternatives: list[str]
 
@@ -101,7 +120,7 @@ class PreviewOut(msgspec.Struct, kw_only=True):
     """What an order would do now; `margin` is what would be reserved more for it."""
 
     reason: str | None
-    status: str
+    status: Status
     filled_quantity: int
     average_price: str | None
     fills: list[PreviewFill]
@@ -117,9 +136,9 @@ class Trade(msgspec.Struct, kw_only=True):
     id: str
     price: str
     quantity: int
-    side: str
+    side: Side
     is_auction: bool
-    at: str
+    at: Moment
 
 
 class OwnFill(msgspec.Struct, kw_only=True):
@@ -129,12 +148,12 @@ class OwnFill(msgspec.Struct, kw_only=True):
     order_id: str
     client_order_id: str
     instrument: str
-    side: str
+    side: Side
     price: str
     quantity: int
-    liquidity: str
+    liquidity: Liquidity
     fee: str
-    at: str
+    at: Moment
 
 
 class Book(msgspec.Struct, kw_only=True):
@@ -318,12 +337,12 @@ class StripOutcome(msgspec.Struct, kw_only=True):
     """
 
     symbol: str
-    status: str
+    status: Status
     reason: str
     filled: int
     value_ticks: int
     fee: int
-    time_in_force: str
+    time_in_force: TimeInForce
     trades: list[events.Traded]
 
 
@@ -482,21 +501,21 @@ class AuctionPrice(msgspec.Struct, kw_only=True):
 
     price: str
     quantity: int
-    at: str
+    at: Moment
 
 
 class Auction(msgspec.Struct, kw_only=True):
     """A call as it runs and what it would give now; `kind` is null outside of one."""
 
     instrument: str
-    kind: str | None
-    state: str
-    ends_at: str | None
-    frozen_at: str | None
+    kind: CallKind | None
+    state: State
+    ends_at: Moment | None
+    frozen_at: Moment | None
     indicative_price: str | None
     indicative_quantity: int
     surplus: int
-    surplus_side: str | None
+    surplus_side: Side | None
     last_auction: AuctionPrice | None
 
 

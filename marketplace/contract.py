@@ -132,6 +132,11 @@ def parse_symbol(symbol: str) -> Contract | None:
     return hour_contract(match[1], (moment - _EPOCH) // timedelta(microseconds=1))
 
 
+def is_symbol(text: str) -> bool:
+    """Whether a text has the form of an instrument's symbol, be there such an hour or not."""
+    return _HOUR_SYMBOL.match(text) is not None
+
+
 def strip_symbol(grade: str, starts_at: int, ends_at: int) -> str:
     """Return the name of a range of hours: `LLAMA70B.R.20261205T14Z+24`."""
     assert starts_at % HOUR == ends_at % HOUR == 0, "a strip is of whole hours"

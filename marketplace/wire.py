@@ -32,6 +32,11 @@ def described(example: str, **schema: Any) -> msgspec.Meta:
     return msgspec.Meta(examples=[example], extra_json_schema=schema)
 
 
+def one_of(*values: str) -> msgspec.Meta:
+    """Return what the document says of an answer's field that has one of these values."""
+    return msgspec.Meta(extra_json_schema={"enum": list(values)})
+
+
 def whole(low: int, high: int) -> msgspec.Meta:
     """Return what the document says of a parameter that `parse_whole` reads."""
     return msgspec.Meta(extra_json_schema={"minimum": low, "maximum": high})

@@ -202,7 +202,7 @@ def test_a_mass_cancel_takes_what_matches(market: Market, key) -> None:
         none = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="side=sell")
         wrong = [
             await call(app, "DELETE", "/api/v1/orders", key.buyer, query=query)
-            for query in ("sides=buy", "instrument=", "grade=", "grade=&side=buy")
+            for query in ("sides=buy", "instrument=", "grade=", "grade=&side=buy", "side=")
         ]
         every = await call(app, "DELETE", "/api/v1/orders", key.buyer, query="grade=LLAMA70B")
         return none, wrong, every
@@ -210,7 +210,7 @@ def test_a_mass_cancel_takes_what_matches(market: Market, key) -> None:
     with market.running():
         none, wrong, every = talk(conversation)
     assert (none[0], none[2]) == (200, {"results": []})
-    fields = ["sides", "instrument", "grade", "grade"]
+    fields = ["sides", "instrument", "grade", "grade", "side"]
     assert [answer[2]["errors"][0]["field"] for answer in wrong] == fields
     assert {answer[0] for answer in wrong} == {400}
     assert [order["client_order_id"] for order in every[2]["results"]] == ["a", "b", "c"]
