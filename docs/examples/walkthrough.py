@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,9 @@ class Walk:
         soon = [
             one
             for one in listed["results"]
-            if _time(one["trading_ends_at"]) - now > timedelta(minutes=10) and _is_calm(one)
+            if _time(one["trading_ends_at"]) - now > timedelta(minutes=10)
+            and _is_calm(one)
+            and _has_room(one)
         ]
         instrument: dict[str, Any] = min(soon, key=lambda one: one["starts_at"])
         self._say("instrument", f"trading {instrument['symbol']}", instrument["symbol"])
@@ -140,10 +143,7 @@ class Walk:
 
     def _listing(self, provider: Api, cluster: str, instrument: dict[str, Any]) -> str:
         """List lots one tick below the best ask, so that they are the next to be bought."""
-        best_ask = _ticks(instrument["best_ask"] or instrument["band"][1])
-        best_bid = _ticks(instrument["best_bid"] or instrument["band"][0])
-        self._expect(best_ask - best_bid > 1, instrument)
-        price = f"{(best_ask - 1) / 1000:.3f}"
+        price = f"{(_ask(instrument) - 1) / 1000:.3f}"
         listing = provider.post(
             "listings",
             {
@@ -211,14 +211,16 @@ class Walk:
             metered += usage.prompt_tokens * 1_000 + usage.completion_tokens * 4_000
         starts_at = _time(instrument["starts_at"])
         self._advance(operator, starts_at + INTERVAL + LAG)
-        (settled,) = self._settlements(startup)
-        self._expect(settled["refunded"] == "0.000000", settled)
-        self._expect(float(settled["released"]) > 0, settled)
+        settled = self._settlements(startup)  # one of each seller who delivers
+        self._expect(bool(settled), settled)
+        self._expect(all(one["refunded"] == "0.000000" for one in settled), settled)
+        self._expect(all(float(one["released"]) > 0 for one in settled), settled)
+        released = sum(Decimal(one["released"]) for one in settled)
         entitlement = startup.get("entitlements")["results"][0]
         self._expect(float(entitlement["delivered_ntu"]) * 1_000 == metered, entitlement, metered)
         self._say(
             "delivery",
-            f"{metered / 1000:.3f} NTU streamed and metered; {settled['released']} USD released",
+            f"{metered / 1000:.3f} NTU streamed and metered; {released} USD released",
             settled,
         )
         self.seen["metered_mntu"] = metered
@@ -314,6 +316,15 @@ def _is_calm(instrument: dict[str, Any]) -> bool:
     """Whether its best ask can be bought without a volatility auction: 5 % from the last trade."""
     last, ask = instrument["last"], instrument["best_ask"]
     return not last or not ask or abs(_ticks(ask) - _ticks(last)) * 25 < _ticks(last)
+
+
+def _has_room(instrument: dict[str, Any]) -> bool:
+    """Whether lots can be offered below its best ask and above its best bid."""
+    return _ask(instrument) - _ticks(instrument["best_bid"] or instrument["band"][0]) > 1
+
+
+def _ask(instrument: dict[str, Any]) -> int:
+    return _ticks(instrument["best_ask"] or instrument["band"][1])
 
 
 def _time(text: str) -> datetime:
