@@ -42,6 +42,7 @@ class Book:
     starts_at: int
     band: tuple[int, int]
     volume_lots: int
+    last: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +108,7 @@ class Maker:
                     net_lots=net,
                     sellable_lots=sellable,
                     buyable_lots=buyable,
+                    last=book.last,
                 )
         sent = self._renew(wanted) if wanted else 0
         self._seen = reasons
@@ -170,6 +172,7 @@ class Maker:
                 clock.to_micros(row.starts_at),
                 (row.band_low_ticks, row.band_high_ticks),
                 row.volume_lots,
+                row.last_price_ticks or 0,
             )
             for row in rows
             if row.symbol not in frozen

@@ -92,6 +92,10 @@ def fair_ticks(*, grade: str, reference_ticks: int, starts_at: int, at: int) -> 
     return max(1, reference_ticks * shape * permille // 100_000)
 
 
+DYNAMIC_BAND_PERMILLE = 50
+"""How far from the last trade the next one may be (RULEBOOK 2.4)."""
+
+
 def ladder(
     *,
     terms: MakerTerms,
@@ -100,14 +104,20 @@ def ladder(
     net_lots: int,
     sellable_lots: int,
     buyable_lots: int,
+    last: int = 0,
 ) -> list[Quote]:
     """Return the quotes a maker wants in one book, both sides, inside the band.
 
     `sellable_lots` is what its cover still allows it to sell, `buyable_lots` what the position
-    limit still allows it to buy; the best prices have them first.
+    limit still allows it to buy; the best prices have them first. A trade too far from the `last`
+    one would stop the book for an auction, so the best quotes stay where they can still trade, and
+    follow the trades they make.
     """
     lean = fair * terms.lean_permille_per_lot * net_lots // 10_000
     middle = max(2, fair - lean)
+    if last:
+        room = last * (DYNAMIC_BAND_PERMILLE - terms.half_spread_permille - 2) // 1_000
+        middle = max(2, min(max(middle, last - room), last + room))
     low, high = band
     quotes: list[Quote] = []
     to_sell, to_buy = sellable_lots, buyable_lots

@@ -41,6 +41,22 @@ def test_a_ladder_buys_no_more_than_it_may_hold() -> None:
     )
 
 
+def test_the_best_quotes_stay_where_they_may_trade_without_an_auction() -> None:
+    for last in (900, 1_100):
+        quotes = traders.ladder(
+            terms=TERMS,
+            fair=1000,
+            band=BAND,
+            net_lots=0,
+            sellable_lots=100,
+            buyable_lots=100,
+            last=last,
+        )
+
+        best = [quote.price_ticks for quote in quotes[:2]]
+        assert all(abs(price - last) * 100 <= 5 * last for price in best), (last, best)
+
+
 def test_a_hedger_that_may_hold_no_more_sends_nothing() -> None:
     hedger = traders.Trader(name="hedger", opinion_permille=0, lots_max=5, needs_lots=400)
     sent = [
