@@ -372,7 +372,7 @@ class SyncClient:
         return outcomes
 
     def _subscribe(self) -> None:
-        """Listen for replies before anything is sent.
+        """Listen for replies before anything is sent, and forget what is of another time.
 
         :raises ValkeyError: when that cannot be had in time.
         """
@@ -382,6 +382,8 @@ class SyncClient:
             for _ in range(2):
                 if self._pubsub.get_message(timeout=SUBSCRIBE_TIMEOUT_S) is None:
                     raise valkey.TimeoutError("replies cannot be heard yet")
+        while self._pubsub.get_message(timeout=0.0) is not None:
+            pass
 
     def _send(self, request: envelope.Request) -> None:
         """:raises Unavailable: when the entry was not added."""

@@ -19,6 +19,7 @@ Signatures and their replay are judged by the system's clock and not by market t
 own clock does not move when a demo's market does.
 """
 
+import asyncio
 import base64
 import binascii
 import contextlib
@@ -195,6 +196,8 @@ class KeyRing:
             valkey_url, socket_timeout=1.0, socket_connect_timeout=1.0
         )
         self._valkey_async: valkey.asyncio.Valkey | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop that `_valkey_async` belongs to."""
         self._pepper = pepper.encode()
         self._prefix = prefix(deployment)
         self._holder = HOLDER_PREFIX + secrets.token_hex(8)
@@ -337,7 +340,9 @@ class KeyRing:
         key = self._find(authorization, address)
         if key.public_key is not None:
             seen = self._verify(key, method, target, body, headers)
-            if self._valkey_async is None:
+            loop = asyncio.get_running_loop()
+            if self._valkey_async is None or self._loop is not loop:
+                self._loop = loop
                 self._valkey_async = valkey.asyncio.Valkey.from_url(
                     self._valkey_url, socket_timeout=1.0
                 )

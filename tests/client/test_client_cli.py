@@ -159,7 +159,13 @@ def test_watch_prints_an_object_a_line_until_it_is_interrupted(
     environment = dict(os.environ) | {"PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-m", "baseload", "watch", HOUR, "--json"]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite in the background ignores interrupts, and what it starts would as well.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None and process.stderr is not None
     begun = [json.loads(process.stdout.readline()) for _ in range(2)]
