@@ -58,7 +58,9 @@ class Desk:
         return self._client
 
     async def stop(self) -> None:
-        """Cancel for those who have just left, then close the way."""
+        """Cancel for those who have just left, then close the way; another loop's is not ours."""
+        if self._loop is not asyncio.get_running_loop():
+            return
         if self._farewells:
             await asyncio.wait(tuple(self._farewells), timeout=STOP_S)
         for task in (self._renewing, *self._farewells):
