@@ -177,7 +177,7 @@ class IntervalSettlementAdmin(backoffice.ReadOnly):
 class JobAdmin(backoffice.ReadOnly):
     """The queue of record; a parked job is one that somebody must look at."""
 
-    list_display = ("kind", "slot", "state", "due_at", "attempts", "leased_until", "finished_at")
+    list_display = ("kind", "slot", "state", "due_at", "attempts", "holder", "leased_until")
     list_filter = ("state", "kind")
     search_fields = ("slot", "error")
     ordering = ("-due_at", "-id")
@@ -264,3 +264,12 @@ class DeliveryHourAdmin(backoffice.ReadOnly):
     list_display = ("grade", "starts_at", "planned_steps", "granted_at", "expired_at")
     list_filter = ("grade",)
     ordering = ("-starts_at", "grade")
+
+
+@admin.register(models.Heartbeat)
+class HeartbeatAdmin(backoffice.ReadOnly):
+    """When each process of the background work was last heard of."""
+
+    list_display = ("process", "role", "queues", "started_at", "seen_at")
+    list_filter = ("role",)
+    ordering = ("role", "process")

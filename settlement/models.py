@@ -343,6 +343,8 @@ class Job(models.Model):
         RUNNING = "RUNNING"
         DONE = "DONE"
         PARKED = "PARKED"
+        GIVEN_UP = "GIVEN_UP"
+        """An operator decided that it is not to be done; it may be run again."""
 
     kind = models.CharField(max_length=32)
     slot = models.CharField(max_length=80)
@@ -357,6 +359,10 @@ class Job(models.Model):
     lease_epoch = models.BigIntegerField(default=0)
     leased_until = models.DateTimeField(null=True)
     """The database's own time, not market time: a lease is about processes."""
+    holder = models.CharField(max_length=64, blank=True)
+    """The process that works on it, or worked on it last."""
+    claimed_at = models.DateTimeField(null=True)
+    """The database's own time."""
     not_before = models.DateTimeField(null=True)
     """The database's own time: when a failed job may be tried again."""
     attempts = models.IntegerField(default=0)
@@ -373,6 +379,11 @@ class Job(models.Model):
                 name="job_open",
                 condition=Q(state__in=["DUE", "RUNNING"]),
             ),
+            models.Index(
+                fields=["due_at", "id"],
+                name="job_set_aside",
+                condition=Q(state__in=["PARKED", "GIVEN_UP"]),
+            ),
             models.Index(fields=["kind", "due_at"], name="job_by_kind"),
         ]
 
@@ -385,6 +396,18 @@ class Lease(models.Model):
     epoch = models.BigIntegerField()
     expires_at = models.DateTimeField()
     """The database's own time."""
+
+
+class Heartbeat(models.Model):
+    """When a process of the background work was last heard of."""
+
+    process = models.CharField(max_length=64, primary_key=True)
+    role = models.CharField(max_length=8)
+    """`worker` or `beat`."""
+    queues = models.CharField(max_length=80, blank=True)
+    started_at = models.DateTimeField()
+    """The database's own time, as is the next."""
+    seen_at = models.DateTimeField()
 
 
 class ClockJump(models.Model):

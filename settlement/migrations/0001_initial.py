@@ -43,6 +43,16 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name='Heartbeat',
+            fields=[
+                ('process', models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ('role', models.CharField(max_length=8)),
+                ('queues', models.CharField(blank=True, max_length=80)),
+                ('started_at', models.DateTimeField()),
+                ('seen_at', models.DateTimeField()),
+            ],
+        ),
+        migrations.CreateModel(
             name='MarginAccount',
             fields=[
                 ('organization_id', models.BigIntegerField(primary_key=True, serialize=False)),
@@ -176,9 +186,11 @@ class Migration(migrations.Migration):
                 ('after_kind', models.CharField(blank=True, max_length=32)),
                 ('after_slot', models.CharField(blank=True, max_length=80)),
                 ('is_awaited', models.BooleanField(default=True)),
-                ('state', models.CharField(choices=[('DUE', 'Due'), ('RUNNING', 'Running'), ('DONE', 'Done'), ('PARKED', 'Parked')], max_length=8)),
+                ('state', models.CharField(choices=[('DUE', 'Due'), ('RUNNING', 'Running'), ('DONE', 'Done'), ('PARKED', 'Parked'), ('GIVEN_UP', 'Given Up')], max_length=8)),
                 ('lease_epoch', models.BigIntegerField(default=0)),
                 ('leased_until', models.DateTimeField(null=True)),
+                ('holder', models.CharField(blank=True, max_length=64)),
+                ('claimed_at', models.DateTimeField(null=True)),
                 ('not_before', models.DateTimeField(null=True)),
                 ('attempts', models.IntegerField(default=0)),
                 ('progress', models.JSONField(default=dict)),
@@ -187,7 +199,7 @@ class Migration(migrations.Migration):
                 ('finished_at', models.DateTimeField(null=True)),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('state__in', ['DUE', 'RUNNING'])), fields=['due_at', 'id'], name='job_open'), models.Index(fields=['kind', 'due_at'], name='job_by_kind')],
+                'indexes': [models.Index(condition=models.Q(('state__in', ['DUE', 'RUNNING'])), fields=['due_at', 'id'], name='job_open'), models.Index(condition=models.Q(('state__in', ['PARKED', 'GIVEN_UP'])), fields=['due_at', 'id'], name='job_set_aside'), models.Index(fields=['kind', 'due_at'], name='job_by_kind')],
                 'constraints': [models.UniqueConstraint(fields=('kind', 'slot'), name='job_is_single')],
             },
         ),
