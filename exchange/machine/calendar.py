@@ -12,6 +12,7 @@ no cash yet: it moves what shorts and orders reserve, and the last variation, at
 the whole difference at once.
 """
 
+from bisect import bisect_left
 from heapq import heappop
 
 from exchange import events
@@ -30,7 +31,7 @@ from exchange.machine.entries import Entry
 from exchange.machine.state import Grade, Instrument, State
 from marketplace import contract
 from marketplace.contract import DAY, HOUR, CallKind, InstrumentState
-from settlement import index
+from settlement import index, surveillance
 
 MARK_WINDOW = HOUR // 2
 MID_WINDOW = index.MID_WINDOW
@@ -196,12 +197,8 @@ def _mark_price(instrument: Instrument, at: int) -> tuple[int, str]:
     """Return the mark of a book and where it is from."""
     if instrument.auction.at > at - HOUR:
         return instrument.auction.price, "auction"
-    lots = value = 0
-    for traded_at, traded_lots, price, _, _ in reversed(instrument.trades):
-        if traded_at < at - MARK_WINDOW:
-            break
-        lots += traded_lots
-        value += traded_lots * price
+    window = bisect_left(instrument.trades, (at - MARK_WINDOW, 0, 0, 0, 0))
+    lots, value = surveillance.genuine(instrument.trades[window:])
     if lots:
         return index.half_up(value, lots), "trades"
     bid, ask = instrument.book.best()

@@ -156,6 +156,37 @@ def test_the_mark_is_the_volume_weighted_price_of_the_last_half_hour() -> None:
     assert [e for e in floor.of(events.Marked) if e.instrument == symbol("20")] == []
 
 
+def test_lots_that_went_round_between_two_groups_do_not_move_the_mark() -> None:
+    floor = Floor("13:30")
+    quoted(floor)
+    for account in (1, 3):
+        floor.certify(account, 2_000)
+    floor.sell(2, 10, 1_250)
+    floor.buy(4, 10, 1_250)
+    floor.to("13:40")
+    floor.sell(1, 50, 1_300)
+    floor.buy(3, 50, 1_300)
+    floor.to("13:43")
+    floor.sell(3, 50, 1_300)
+    floor.buy(1, 50, 1_300)
+    floor.to("14:00")
+    assert [e for e in floor.of(events.Marked) if e.instrument == symbol("20")] == []
+    assert floor.machine.instrument_view(symbol("20")).last == 1_300
+
+
+def test_where_all_volume_went_round_the_mark_goes_on_down_its_ladder() -> None:
+    floor = Floor("13:30")
+    quoted(floor)
+    floor.certify(3, 1_000)
+    for seller, buyer in ((1, 3), (3, 1)):
+        floor.sell(seller, 50, 1_310)
+        floor.buy(buyer, 50, 1_310)
+    floor.buy(3, 1, 1_255)
+    floor.sell(1, 1, 1_260)
+    floor.to("14:00")
+    assert [(e.price, e.method) for e in floor.of(events.Marked)[-1:]] == [(1_258, "mid")]
+
+
 def test_a_tight_book_without_trades_is_marked_at_its_middle() -> None:
     floor = Floor("13:00")
     quoted(floor)
