@@ -102,7 +102,7 @@ def _usage_prices(hour: int) -> dict[str, int]:
         cursor.execute(
             """
             SELECT DISTINCT ON (grade) grade, price_ticks FROM settlement_indexvalue
-            WHERE hour_starts_at <= %s ORDER BY grade, hour_starts_at DESC
+            WHERE hour_starts_at <= %s AND version = 1 ORDER BY grade, hour_starts_at DESC
             """,
             [clock.to_datetime(hour)],
         )

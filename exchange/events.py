@@ -154,6 +154,8 @@ class IndexPublished(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     at: int
     sequence: int = 0
     """How many values of the grade there have been, with this one."""
+    version: int = 1
+    """Which value of the hour it is: each correction is one more."""
 
 
 class GateClosed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):

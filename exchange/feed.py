@@ -69,6 +69,7 @@ class IndexValue(msgspec.Struct, kw_only=True):
     hour: str
     price: str
     method: str
+    version: int
     at: str
 
 
@@ -194,6 +195,7 @@ def _index(event: events.IndexPublished) -> Item:
         hour=text.time_text(event.hour_starts_at),
         price=text.price_text(event.price),
         method=event.method,
+        version=event.version,
         at=text.time_text(event.at),
     )
     return _message("index", event.grade, event.sequence, value, event.grade)

@@ -78,6 +78,11 @@ class Refuse(StrEnum):
     ALREADY_CHARGED = "already_charged"
     INCOMPLETE_REPORT = "incomplete_report"
     INVALID_REPORT = "invalid_report"
+    INDEX_FINAL = "index_final"
+    INDEX_CHANGED = "index_changed"
+    INDEX_UNCHANGED = "index_unchanged"
+    SECOND_OPERATOR_REQUIRED = "second_operator_required"
+    PRICE_UNRESOLVED = "price_unresolved"
 
 
 class OrderStatus(StrEnum):

@@ -157,7 +157,7 @@ class _Record:
             connection,
             "the index",
             """
-            SELECT grade, sequence, hour_starts_at, price_ticks, method, inputs, digest, at
+            SELECT grade, sequence, hour_starts_at, price_ticks, method, inputs, digest, at, version
             FROM settlement_indexvalue
             JOIN unnest(%s::text[], %s::bigint[]) AS wanted (grade, sequence)
                 USING (grade, sequence)
@@ -256,6 +256,7 @@ def _index_row(event: events.IndexPublished) -> Row:
         event.inputs,
         event.digest,
         clock.to_datetime(event.at),
+        event.version,
     )
 
 

@@ -233,6 +233,7 @@ def _variation(_since: datetime | None) -> Finding:
             FROM traded JOIN hour USING (symbol)
             JOIN settlement_indexvalue index
               ON index.grade = hour.grade AND index.hour_starts_at = hour.starts_at
+             AND index.version = 1
             WHERE is_closed
         ), paid AS (
             SELECT substr(cause, 6) AS symbol, owner AS organization,

@@ -78,6 +78,14 @@ CODES: dict[str, tuple[int, str]] = {
     "already_charged": (422, "The usage was charged before."),
     "incomplete_report": (422, "An allocation of the hour was not reported on."),
     "invalid_report": (422, "A report exceeds what was owed."),
+    "index_final": (422, "The index of an hour is final from 02:00 on the day after."),
+    "index_changed": (422, "The index was corrected meanwhile; look at it again."),
+    "index_unchanged": (422, "The index has that price already."),
+    "second_operator_required": (422, "Another operator has to confirm what one has proposed."),
+    "price_unresolved": (
+        422,
+        "There is no price to settle on: none, zero, or ten times off what it stands beside.",
+    ),
     # The catalog.
     "name_taken": (422, "Another organization has a name that looks the same."),
     "key_limit": (422, "The organization has as many keys as it may have."),

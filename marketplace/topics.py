@@ -224,6 +224,7 @@ def _index(grade: str) -> Snapshot:
                 "hour": wire.moment_text(row.hour_starts_at),
                 "price": wire.price_text(row.price_ticks),
                 "method": row.method,
+                "version": row.version,
                 "at": wire.moment_text(row.at),
             },
         )

@@ -10,9 +10,12 @@ last mark, which is flagged by its method. Nothing waits for an index.
 """
 
 import hashlib
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
+
+from marketplace import contract
 
 TRADES_MIN = 5
 GROUPS_MIN = 4
@@ -24,12 +27,17 @@ GROUP_SHARE = 300_000
 """A group with more than 30 % of the volume, on either side, weighs less."""
 AUCTION_HOLD_PERCENT = 30
 
-MID_WINDOW = 3_600_000_000
+MID_WINDOW = contract.HOUR
 MID_TIME_MIN = MID_WINDOW // 2
 """A mid counts when the book qualified for at least half of the window."""
 MID_LOTS_MIN = 10
 MID_GROUPS_MIN = 2
-LAST_AGE_MAX = 6 * 3_600_000_000
+LAST_AGE_MAX = 6 * contract.HOUR
+CORRECTED_UNTIL = contract.DAY + 2 * contract.HOUR
+"""How long after the start of an hour's day its index may be corrected: to 02:00 on D+1."""
+REASON_CHARACTERS_MAX = 500
+IMPLAUSIBLE_FACTOR = 10
+"""A price this many times another, or this small a part of it, is taken for a mistake."""
 
 
 class Method(StrEnum):
@@ -41,6 +49,8 @@ class Method(StrEnum):
     PARENT = "parent"
     LAST = "last"
     MARK = "mark"
+    OVERRIDE = "override"
+    """No rung: two operators have corrected what the ladder gave."""
 
 
 SOUND = frozenset({Method.TRADES, Method.AUCTION, Method.MID, Method.PARENT})
@@ -74,6 +84,17 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     last: int = 0
     last_age: int = 0
     mark: int
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """The inputs of a corrected value: two operators say `price`, not `replaces`, in ticks."""
+
+    grade: str
+    hour_starts_at: int
+    version: int
+    price: int
+    replaces: int
+    reason: str
 
 
 def number_groups(trades: list[tuple[int, int, int, int]]) -> tuple[Tape, ...]:
@@ -139,7 +160,23 @@ def half_up(numerator: int, denominator: int) -> int:
     return (2 * numerator + denominator) // (2 * denominator)
 
 
-def encode(inputs: Inputs) -> bytes:
+def corrected_until(hour_starts_at: int) -> int:
+    """Return the instant from which the index of an hour is final: 02:00 on the day after."""
+    return contract.day_start(hour_starts_at) + CORRECTED_UNTIL
+
+
+def is_plausible(price: int, beside: int) -> bool:
+    """Whether a price is above zero and less than ten times off another, up or down."""
+    return 0 < price < beside * IMPLAUSIBLE_FACTOR and beside < price * IMPLAUSIBLE_FACTOR
+
+
+def mean(values: Sequence[int]) -> int:
+    """Return the mean of the hours of a day, week or month in ticks, half up: a reference."""
+    assert values, "a mean is of something"
+    return half_up(sum(values), len(values))
+
+
+def encode(inputs: Inputs | Correction) -> bytes:
     """Return the canonical JSON of the inputs: what is published and hashed."""
     return msgspec.json.encode(inputs, order="sorted")
 
@@ -150,6 +187,24 @@ def decode(data: bytes) -> Inputs:
     :raises msgspec.ValidationError: when it is not one.
     """
     return msgspec.json.decode(data, type=Inputs)
+
+
+def decode_correction(data: bytes) -> Correction:
+    """Return what two operators decided, of its canonical JSON.
+
+    :raises msgspec.ValidationError: when it is not one.
+    """
+    return msgspec.json.decode(data, type=Correction)
+
+
+def recompute(method: str, data: bytes) -> tuple[int, Method]:
+    """Return the value that published inputs give, and how.
+
+    :raises msgspec.ValidationError: when they are no inputs of that method.
+    """
+    if method == Method.OVERRIDE:
+        return decode_correction(data).price, Method.OVERRIDE
+    return compute(decode(data))
 
 
 def digest(data: bytes) -> bytes:

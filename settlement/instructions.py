@@ -121,6 +121,18 @@ class KillSwitch(Instruction, frozen=True, tag="kill_switch"):
     enabled: bool
 
 
+class OverrideIndex(Instruction, frozen=True, tag="override_index"):
+    """Correct the index of an hour from `version` on; two operators' organizations have agreed."""
+
+    grade: str
+    hour_starts_at: int
+    version: int
+    price_ticks: int
+    reason: str
+    proposed_by: int
+    confirmed_by: int
+
+
 AnyInstruction = (
     OpenAccount
     | DefineGrade
@@ -133,6 +145,7 @@ AnyInstruction = (
     | Halt
     | Resume
     | KillSwitch
+    | OverrideIndex
 )
 
 InstructionState = Literal["PENDING", "APPLIED", "REFUSED"]

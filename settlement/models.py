@@ -170,10 +170,53 @@ class IndexValue(models.Model):
     at = models.DateTimeField()
     sequence = models.BigIntegerField(default=0)
     """How many values of the grade there have been, with this one."""
+    version = models.BigIntegerField(default=1)
+    """The first is the ladder's; each further one is a correction, and the last is in force."""
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["grade", "hour_starts_at"], name="index_is_single"),
+            models.UniqueConstraint(
+                fields=["grade", "hour_starts_at", "version"], name="index_is_single"
+            ),
+            models.CheckConstraint(condition=Q(price_ticks__gt=0), name="index_is_positive"),
+        ]
+
+
+class IndexOverride(models.Model):
+    """A correction of the index that an operator proposed; it needs another one's word."""
+
+    class State(models.TextChoices):
+        PENDING = "PENDING"
+        REPLACED = "REPLACED"
+        """By another proposal."""
+        CONFIRMED = "CONFIRMED"
+
+    grade = models.CharField(max_length=16)
+    hour_starts_at = models.DateTimeField()
+    version = models.BigIntegerField()
+    """Which version it would be."""
+    price_ticks = models.BigIntegerField()
+    reason = models.CharField(max_length=500)
+    state = models.CharField(max_length=9, choices=State)
+    proposed_by = models.BigIntegerField()
+    """The operator's organization."""
+    proposed_at = models.DateTimeField()
+    confirmed_by = models.BigIntegerField(null=True)
+    confirmed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["grade", "hour_starts_at"],
+                condition=Q(state="PENDING"),
+                name="index_override_pends_once",
+            ),
+            models.CheckConstraint(
+                condition=Q(state="CONFIRMED", confirmed_by__isnull=False)
+                & ~Q(confirmed_by=F("proposed_by"))
+                | ~Q(state="CONFIRMED") & Q(confirmed_by__isnull=True),
+                name="index_override_has_two_operators",
+            ),
         ]
 
 

@@ -62,8 +62,9 @@ _INDEX_VALUES = rowset.Table(
         "digest": "bytea",
         "at": rowset.INSTANT,
         "sequence": "bigint",
+        "version": "bigint",
     },
-    key=["grade", "hour_starts_at"],
+    key=["grade", "hour_starts_at", "version"],
 )
 _OBLIGATIONS = rowset.Table(
     "settlement_obligation",
@@ -229,6 +230,7 @@ def write_index_values(writer: rowset.Writer, values: Sequence[Any]) -> None:
                 value.digest,
                 value.at,
                 value.sequence,
+                value.version,
             )
             for value in values
         ],

@@ -165,11 +165,9 @@ def _list(state: State, grade: Grade, terms: contract.Contract, *, is_open: bool
 
 def reference_price(grade: Grade, starts_at: int) -> int:
     """Return the 7-day mean index of an hour, else the operator's price (RULEBOOK 1.5)."""
-    known = [
-        grade.index[starts_at - days * DAY]
-        for days in range(1, REFERENCE_DAYS + 1)
-        if starts_at - days * DAY in grade.index
-    ]
+    days = range(1, REFERENCE_DAYS + 1)
+    found = [grade.index_in_force(starts_at - day * DAY) for day in days]
+    known = [price for price in found if price is not None]
     return index.half_up(sum(known), len(known)) if known else grade.reference
 
 
@@ -233,6 +231,7 @@ def _start_day(state: State) -> None:
         old = [hour for hour in grade.index if hour < state.at - INDEX_KEPT]
         for hour in old:
             del grade.index[hour]
+            grade.corrections.pop(hour, None)
     for key in [key for key, hold in state.holds.items() if not hold.amount]:
         if key[2] < state.at - HOLDS_KEPT:
             del state.holds[key]

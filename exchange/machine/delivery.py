@@ -90,6 +90,7 @@ def _publish_index(state: State, instrument: Instrument, positions: list[Positio
     if method in index.SOUND:
         grade.sound_price = price
         grade.sound_at = state.at
+        grade.sound_hour = instrument.contract.starts_at
     body = index.encode(inputs)
     grade.published += 1
     state.events.append(

@@ -11,6 +11,7 @@ from exchange.machine import (
     amendments,
     books,
     calendar,
+    corrections,
     delivery,
     limits,
     orders,
@@ -109,6 +110,8 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return _set_halt(state, instruction, halted=False)
         case instructions.KillSwitch():
             return _kill(state, instruction)
+        case instructions.OverrideIndex():
+            return corrections.override_index(state, instruction)
 
 
 def _open_account(state: State, order: instructions.OpenAccount) -> Refuse | None:

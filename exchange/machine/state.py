@@ -286,6 +286,15 @@ class Grade(msgspec.Struct, array_like=True):
     published: int = 0
     """How many values its index has had."""
     dynamic_percent: int = 5
+    sound_hour: int = 0
+    """The hour whose value `sound_price` is."""
+    corrections: dict[int, tuple[int, int]] = {}
+    """(version, price) of hours whose index two operators have corrected."""
+
+    def index_in_force(self, hour: int) -> int | None:
+        """Return the index of an hour as it was last corrected; None where none is kept."""
+        corrected = self.corrections.get(hour)
+        return self.index.get(hour) if corrected is None else corrected[1]
 
 
 class Cluster(msgspec.Struct, array_like=True):

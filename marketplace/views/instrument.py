@@ -112,9 +112,8 @@ def render(
     if interval not in exchange_queries.CANDLE_INTERVALS:
         interval = "15m"
     candles = exchange_queries.candles(symbol=symbol, interval=interval, limit=CANDLES_SHOWN)
-    index = settlement_models.IndexValue.objects.filter(
-        grade=row.grade, hour_starts_at=row.starts_at
-    ).first()
+    published = settlement_queries.index_versions(grade=row.grade, hour_starts_at=row.starts_at)
+    index = published[0] if published else None
     grade = found.instrument.grade
     values: dict[str, Any] = {
         "row": row,

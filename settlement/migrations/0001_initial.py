@@ -155,9 +155,29 @@ class Migration(migrations.Migration):
                 ('digest', models.BinaryField(max_length=32)),
                 ('at', models.DateTimeField()),
                 ('sequence', models.BigIntegerField(default=0)),
+                ('version', models.BigIntegerField(default=1)),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('grade', 'hour_starts_at'), name='index_is_single')],
+                'constraints': [models.UniqueConstraint(fields=('grade', 'hour_starts_at', 'version'), name='index_is_single'), models.CheckConstraint(condition=models.Q(('price_ticks__gt', 0)), name='index_is_positive')],
+            },
+        ),
+        migrations.CreateModel(
+            name='IndexOverride',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('grade', models.CharField(max_length=16)),
+                ('hour_starts_at', models.DateTimeField()),
+                ('version', models.BigIntegerField()),
+                ('price_ticks', models.BigIntegerField()),
+                ('reason', models.CharField(max_length=500)),
+                ('state', models.CharField(choices=[('PENDING', 'Pending'), ('REPLACED', 'Replaced'), ('CONFIRMED', 'Confirmed')], max_length=9)),
+                ('proposed_by', models.BigIntegerField()),
+                ('proposed_at', models.DateTimeField()),
+                ('confirmed_by', models.BigIntegerField(null=True)),
+                ('confirmed_at', models.DateTimeField(null=True)),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(condition=models.Q(('state', 'PENDING')), fields=('grade', 'hour_starts_at'), name='index_override_pends_once'), models.CheckConstraint(condition=models.Q(models.Q(('confirmed_by__isnull', False), ('state', 'CONFIRMED'), models.Q(('confirmed_by', models.F('proposed_by')), _negated=True)), models.Q(models.Q(('state', 'CONFIRMED'), _negated=True), ('confirmed_by__isnull', True)), _connector='OR'), name='index_override_has_two_operators')],
             },
         ),
         migrations.CreateModel(
