@@ -7,9 +7,13 @@ next sweep rings again.
 
 A worker *claims* due jobs for a while and thereby raises their epoch. The transaction that does the
 work also marks the job done where the epoch is still the worker's own, so a worker that was
-suspended and overtaken cannot commit (FAULTS K119). A failed job is tried again with growing
-pauses; after `ATTEMPTS_MAX` tries it is *parked*: visible, and out of the way of all that does not
-depend on it.
+suspended and overtaken cannot commit (FAULTS K119). While it works its leases are renewed
+(`settlement.keeping`); when it is killed, another has its jobs after one lease and one sweep.
+
+A failed job is tried again with growing pauses; after `ATTEMPTS_MAX` tries, or at once where an
+assertion broke, it is *parked*: visible, and out of the way of all that does not depend on it. An
+operator runs it again or gives it up; both take what waits for it along. A database or an engine
+that is away is not the job's fault: such a job waits and is never parked.
 
 What is due follows market time; leases and pauses are about processes and follow the database's
 clock. Kinds are registered by the `tasks` module of the app that does the work
@@ -24,11 +28,11 @@ from typing import Any
 import kombu.exceptions
 from celery import Celery
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from kombu import Queue
 
-from marketplace import clock
-from settlement import kinds, models, planning
+from marketplace import clock, errors
+from settlement import backlog, keeping, kinds, models, planning
 from settlement.kinds import Claim, ClaimLost
 
 logger = logging.getLogger(__name__)
@@ -38,13 +42,27 @@ CLAIMS_MAX = 50
 ATTEMPTS_MAX = 8
 PAUSE_S_MAX = 300
 ERROR_CHARACTERS_MAX = 2_000
+DEPTH_MAX = 20
+"""How long a chain of jobs that wait for one another may be."""
 WORK_S_MAX = 20
 """How long one doorbell may keep a worker; what is left rings again."""
 KEPT = 7 * clock.DAY
 """How long finished jobs of periodic kinds are shown."""
 DOORBELL = "settlement.work"
-BROKER_ONCE = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+BROKER_TIMEOUT_S = 1.0
+BROKER_ONCE = {
+    "max_retries": 0,
+    "interval_start": 0,
+    "interval_step": 0,
+    "interval_max": 0,
+    "socket_timeout": BROKER_TIMEOUT_S,
+    "socket_connect_timeout": BROKER_TIMEOUT_S,
+}
 """A ring is tried once: whoever rings has better to do than to wait for a broker."""
+RING_EXPIRES_S = 60.0
+"""A doorbell that nobody answered for so long is thrown away; sweeps have rung again by then."""
+AWAY = (OperationalError, InterfaceError, errors.Unavailable, errors.OutcomeUnknown)
+"""What says that the database or the engine is away, and nothing about the job."""
 
 
 def enqueue(*, kind: str, slot: str, due_at: int, after: tuple[str, str] = ("", "")) -> None:
@@ -82,6 +100,7 @@ def ring(queue: str) -> None:
                 queue=queue,
                 connection=broker,
                 retry=False,
+                expires=RING_EXPIRES_S,
                 ignore_result=True,
             )
     except (kombu.exceptions.KombuError, OSError):
@@ -124,24 +143,18 @@ def _claim(names: Sequence[str], at: int, limit: int, *, is_new: bool) -> list[C
     """Lease the first due jobs of these kinds."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             WITH chosen AS (
                 SELECT job.id FROM settlement_job job
-                WHERE job.state IN ('DUE', 'RUNNING') AND job.kind = ANY(%(names)s)
-                  AND job.due_at <= %(at)s
+                WHERE {backlog.READY}
                   AND (NOT %(is_new)s OR job.state = 'DUE' AND job.attempts = 0)
-                  AND (job.leased_until IS NULL OR job.leased_until <= clock_timestamp())
-                  AND (job.not_before IS NULL OR job.not_before <= clock_timestamp())
-                  AND (job.after_kind = '' OR EXISTS (
-                        SELECT 1 FROM settlement_job first
-                        WHERE first.kind = job.after_kind AND first.slot = job.after_slot
-                          AND first.state = 'DONE'))
                 ORDER BY job.due_at, job.id LIMIT %(limit)s
                 FOR NO KEY UPDATE SKIP LOCKED
             ), claimed AS (
                 UPDATE settlement_job job SET
                     attempts = attempts + CASE job.state WHEN 'RUNNING' THEN 1 ELSE 0 END,
                     state = 'RUNNING', lease_epoch = lease_epoch + 1,
+                    holder = %(holder)s, claimed_at = clock_timestamp(),
                     leased_until = clock_timestamp() + lease.seconds * interval '1 second'
                 FROM chosen,
                     unnest(%(names)s::text[], %(seconds)s::float8[]) AS lease (kind, seconds)
@@ -149,11 +162,12 @@ def _claim(names: Sequence[str], at: int, limit: int, *, is_new: bool) -> list[C
                 RETURNING job.id, job.kind, job.slot, job.lease_epoch, job.attempts, job.due_at
             )
             SELECT id, kind, slot, lease_epoch, attempts FROM claimed ORDER BY due_at, id
-            """,
+            """,  # noqa: S608 - a constant of the module that reads the same rows
             {
                 "names": list(names),
                 "seconds": [float(kinds.get(name).lease_s) for name in names],
                 "at": clock.to_datetime(at),
+                "holder": keeping.process_name(),
                 "is_new": is_new,
                 "limit": limit,
             },
@@ -172,7 +186,8 @@ def run(claims: Sequence[Claim]) -> int:
     """Do claimed jobs; short ones share a transaction. Return how many were done."""
     short = [claim for claim in claims if kinds.get(claim.kind).handler is not None]
     long = [claim for claim in claims if kinds.get(claim.kind).handler is None]
-    return _run_together(short) + sum(_run_long(claim) for claim in long)
+    with keeping.keeper.keep(claims):
+        return _run_together(short) + sum(_run_long(claim) for claim in long)
 
 
 def _run_together(claims: Sequence[Claim]) -> int:
@@ -285,7 +300,8 @@ def fail(claim: Claim, error: Exception) -> None:
         attempts = int(cursor.fetchone()[0])
         try:
             # A broken assertion does not mend itself; somebody is to look at once.
-            if attempts >= ATTEMPTS_MAX or isinstance(error, AssertionError):
+            is_hopeless = attempts >= ATTEMPTS_MAX or isinstance(error, AssertionError)
+            if is_hopeless and not isinstance(error, AWAY):
                 _park(cursor, claim, attempts, text)
                 logger.error("job %s %s is parked: %s", claim.kind, claim.slot, text)
                 return
@@ -294,7 +310,7 @@ def fail(claim: Claim, error: Exception) -> None:
                 "state = 'DUE', leased_until = NULL, attempts = %(attempts)s, error = %(error)s,"
                 " not_before = clock_timestamp() + %(pause)s * interval '1 second'",
                 {
-                    "attempts": attempts,
+                    "attempts": min(attempts, ATTEMPTS_MAX - 1),
                     "error": text,
                     "pause": min(2.0**attempts / 4, PAUSE_S_MAX),
                 },
@@ -304,13 +320,60 @@ def fail(claim: Claim, error: Exception) -> None:
     logger.warning("job %s %s failed: %s", claim.kind, claim.slot, text)
 
 
-def unpark(*, kind: str, slot: str) -> bool:
-    """Put a parked job back into the queue; return whether there was one."""
-    return bool(
-        models.Job.objects.filter(kind=kind, slot=slot, state=models.Job.State.PARKED).update(
-            state=models.Job.State.DUE, attempts=0, not_before=None, leased_until=None
-        )
+def run_again(*, kind: str, slot: str) -> list[tuple[str, str]]:
+    """Put a job that was set aside back, with what was given up along with it; return them.
+
+    Both are in the caller's transaction, as is `give_up`; nothing is returned where the job is in
+    no such state.
+    """
+    states = (models.Job.State.PARKED, models.Job.State.GIVEN_UP)
+    moved = _move(kind, slot, states, (models.Job.State.GIVEN_UP,), models.Job.State.DUE)
+    for queue in {kinds.get(name).queue for name, _ in moved if kinds.knows(name)}:
+        transaction.on_commit(functools.partial(ring, queue))
+    return moved
+
+
+def give_up(*, kind: str, slot: str) -> list[tuple[str, str]]:
+    """Give up a parked job, and all that waits for it; return them, the parked one first."""
+    return _move(
+        kind, slot, (models.Job.State.PARKED,), (models.Job.State.DUE,), models.Job.State.GIVEN_UP
     )
+
+
+def _move(
+    kind: str, slot: str, states: Sequence[str], dependent_states: Sequence[str], to: str
+) -> list[tuple[str, str]]:
+    """Change the state of a job in one of `states`, and of those behind it in others."""
+    assert connection.in_atomic_block, "an operator's decision stands or falls with its audit entry"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH RECURSIVE moving (id, kind, slot, depth) AS (
+                SELECT id, kind::text, slot::text, 0 FROM settlement_job
+                WHERE kind = %(kind)s AND slot = %(slot)s AND state = ANY(%(states)s)
+                UNION
+                SELECT job.id, job.kind::text, job.slot::text, moving.depth + 1
+                FROM moving JOIN settlement_job job
+                    ON job.after_kind = moving.kind AND job.after_slot = moving.slot
+                WHERE job.state = ANY(%(dependent_states)s) AND moving.depth < %(depth_max)s
+            ), moved AS (
+                UPDATE settlement_job job
+                SET state = %(to)s, attempts = 0, not_before = NULL, leased_until = NULL
+                FROM moving WHERE job.id = moving.id
+                RETURNING job.id
+            )
+            SELECT kind, slot FROM moving JOIN moved USING (id) ORDER BY depth, kind, slot
+            """,
+            {
+                "kind": kind,
+                "slot": slot,
+                "states": list(states),
+                "dependent_states": list(dependent_states),
+                "depth_max": DEPTH_MAX,
+                "to": to,
+            },
+        )
+        return [(name, what) for name, what in cursor.fetchall()]
 
 
 def prune(at: int) -> int:
@@ -353,12 +416,7 @@ def _ready(queue: str, at: int) -> int:
     """Count the jobs of a queue that a worker could claim now."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT count(*) FROM settlement_job
-            WHERE state IN ('DUE', 'RUNNING') AND kind = ANY(%s) AND due_at <= %s
-              AND (leased_until IS NULL OR leased_until <= clock_timestamp())
-              AND (not_before IS NULL OR not_before <= clock_timestamp())
-            """,
-            [kinds.names(queue), clock.to_datetime(at)],
+            f"SELECT count(*) FROM settlement_job job WHERE {backlog.READY}",  # noqa: S608 - as above
+            {"names": kinds.names(queue), "at": clock.to_datetime(at)},
         )
         return int(cursor.fetchone()[0])

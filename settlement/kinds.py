@@ -105,6 +105,11 @@ def get(name: str) -> Kind:
     return _registry[name]
 
 
+def knows(name: str) -> bool:
+    """Whether a loaded app has the kind; rows outlive the code that planned them."""
+    return name in _registry
+
+
 def every() -> list[Kind]:
     """Return all kinds in order of name."""
     return [_registry[name] for name in sorted(_registry)]

@@ -512,18 +512,16 @@ def work_due_by(at: datetime) -> int:
     """Return how much that is due by `at` is still to be done; zero when settlement is idle.
 
     Counts instructions the engine has not taken, jobs that a demo's clock waits for, except where
-    a parked one is in their way, and hours whose next step has no job yet.
+    one that was set aside is in their way, and hours whose next step has no job yet.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
+            WITH {backlog.BLOCKED}
             SELECT (SELECT count(*) FROM settlement_instruction WHERE state = 'PENDING')
                 + (SELECT count(*) FROM settlement_job job
                    WHERE state IN ('DUE', 'RUNNING') AND is_awaited AND due_at <= %(at)s
-                     AND NOT EXISTS (
-                        SELECT 1 FROM settlement_job first
-                        WHERE first.kind = job.after_kind AND first.slot = job.after_slot
-                          AND first.state = 'PARKED'))
+                     AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.id = job.id))
                 + (SELECT count(*) FROM settlement_deliveryhour
                    WHERE planned_steps < 14 AND %(at)s >=
                        starts_at + interval '5 minutes' * least(planned_steps, 12)
@@ -532,7 +530,7 @@ def work_due_by(at: datetime) -> int:
                 + (SELECT count(*) FROM settlement_entitlement
                    WHERE id > (SELECT coalesce(max(last_entitlement), 0)
                                FROM settlement_deliveryhour))
-            """,
+            """,  # noqa: S608 - a constant of the module that reads the same rows
             {"at": at},
         )
         return int(cursor.fetchone()[0])

@@ -164,7 +164,8 @@ def test_a_failed_job_waits_longer_each_time_and_is_parked_in_the_end(registry, 
     assert pauses == sorted(pauses)
     assert drain() == 0
     assert queries.work_due_by(market_clock.to_datetime(clock.at)) == 0
-    assert jobs.unpark(kind="poison", slot="a")
+    with transaction.atomic():
+        assert jobs.run_again(kind="poison", slot="a") == [("poison", "a")]
     assert states()["poison a"] == "DUE"
 
 
