@@ -15,7 +15,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from marketplace import clock, contract
 from marketplace.errors import NotFound, OutcomeUnknown, Refusal
-from settlement import index, ledger, models
+from settlement import backlog, index, ledger, models
 from settlement.ledger import Kind
 
 INSTRUCTION_POLL_S = 0.015
