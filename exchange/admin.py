@@ -1,4 +1,4 @@
-"""The journal and what is projected from it, for staff to read. The engine is the only writer."""
+"""The journal and what is projected from it, for staff to read; and alerts, for them to decide."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from exchange import models
+from exchange import models, surveillance
 from marketplace import backoffice
 
 
@@ -109,3 +109,47 @@ class BookDeltaAdmin(backoffice.ByTwoKeys):
     list_display = ("id", "symbol", "previous_sequence", "sequence", "at")
     search_fields = ("=symbol",)
     ordering = ("-symbol", "-sequence")
+
+
+def _confirm(request: HttpRequest, row: models.SurveillanceAlert, reason: str) -> None:
+    _decide(request, row, reason, confirmed=True)
+
+
+def _dismiss(request: HttpRequest, row: models.SurveillanceAlert, reason: str) -> None:
+    _decide(request, row, reason, confirmed=False)
+
+
+def _decide(
+    request: HttpRequest, row: models.SurveillanceAlert, reason: str, *, confirmed: bool
+) -> None:
+    surveillance.decide(
+        alert_id=row.pk,
+        confirmed=confirmed,
+        actor=str(request.user.get_username()),
+        reason=reason,
+    )
+
+
+@admin.register(models.SurveillanceAlert)
+class SurveillanceAlertAdmin(backoffice.ReadOnly):
+    """Patterns that somebody should look at; each is confirmed or dismissed once, with a reason."""
+
+    list_display = (
+        "id",
+        "kind",
+        "symbol",
+        "organizations",
+        "window_starts_at",
+        "window_ends_at",
+        "state",
+        "decided_by",
+        "reason",
+    )
+    list_filter = ("state", "kind")
+    search_fields = ("subject", "symbol", "reason")
+    date_hierarchy = "window_ends_at"
+    ordering = ("-window_ends_at", "-id")
+    actions = (
+        backoffice.with_reason(name="confirm", title="Confirm", perform=_confirm),
+        backoffice.with_reason(name="dismiss", title="Dismiss", perform=_dismiss),
+    )

@@ -1,4 +1,4 @@
-"""The journal, and what is projected from it. The engine is the only writer of all of it."""
+"""The journal and what is projected from it, which the engine alone writes; and alerts."""
 
 from django.db import models
 from django.db.models import Q
@@ -212,6 +212,60 @@ class BookDelta(models.Model):
     previous_sequence = models.BigIntegerField()
     body = models.BinaryField()
     at = models.DateTimeField()
+
+
+class SurveillanceAlert(models.Model):
+    """A pattern in trades and orders that somebody should look at, and what they made of it.
+
+    Written once for each hour, kind and subject; what was found first is the evidence.
+    """
+
+    class Kind(models.TextChoices):
+        SELF_DEALING = "SELF_DEALING"
+        WASH = "WASH"
+        LAYERING = "LAYERING"
+        CONCENTRATION = "CONCENTRATION"
+
+    class State(models.TextChoices):
+        OPEN = "OPEN"
+        DISMISSED = "DISMISSED"
+        CONFIRMED = "CONFIRMED"
+
+    kind = models.CharField(max_length=13, choices=Kind)
+    slot = models.CharField(max_length=12)
+    """The clock hour it was found in: `20261205T14Z`."""
+    subject = models.CharField(max_length=120)
+    """What makes it one of its kind and hour: the instrument, who, and which side."""
+    symbol = models.CharField(max_length=40)
+    window_starts_at = models.DateTimeField()
+    window_ends_at = models.DateTimeField()
+    organizations = models.JSONField()
+    """Ids of the organizations involved, in order."""
+    evidence = models.JSONField()
+    state = models.CharField(max_length=9, choices=State, default=State.OPEN)
+    created_at = models.DateTimeField()
+    decided_at = models.DateTimeField(null=True)
+    decided_by = models.CharField(max_length=254, blank=True)
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["kind", "slot", "subject"], name="alert_is_single"),
+            models.CheckConstraint(
+                condition=Q(state="OPEN", decided_at__isnull=True, decided_by="")
+                | (
+                    Q(state__in=["DISMISSED", "CONFIRMED"], decided_at__isnull=False)
+                    & ~Q(decided_by="")
+                ),
+                name="alert_is_decided_by_somebody",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["state", "window_ends_at"], name="alert_by_state"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.subject}"
 
 
 class JournalBatchShown(models.Model):

@@ -1,20 +1,22 @@
-"""The exchange's background work: snapshots, by replay and never by the engine; old deltas.
+"""The exchange's background work: snapshots, by replay and never by the engine; old deltas; alerts.
 
 A snapshot is made by a process of its own, which starts from the last one and replays the journal
 after it. So the engine never stops to write one, and every snapshot is a proof that the journal up
 to there replays: a batch that does not stops the job, which is parked and seen.
 """
 
-from exchange import deltas, machine, models, recovery, store
+from exchange import deltas, machine, models, recovery, store, surveillance
 from marketplace import clock
-from settlement import doorbell, jobs, kinds
+from settlement import doorbell, jobs, kinds, slots
 from settlement.kinds import Claim, Kind
+from settlement.models import Job
 
 SNAPSHOT_AFTER_COMMANDS = 10_000
 """How far the journal may grow before the next snapshot: what a recovery replays at most."""
 SNAPSHOT_EVERY = 5 * clock.MINUTE
 PROGRESS_EVERY_COMMANDS = 5_000
 PURGE_EVERY = clock.HOUR
+SURVEILLANCE_EVERY = clock.MINUTE
 
 
 def snapshot(claim: Claim) -> None:
@@ -62,6 +64,23 @@ def purge_deltas(_slot: str, at: int) -> None:
     deltas.purge(clock.to_datetime(at))
 
 
+def watch(slot: str, _at: int) -> None:
+    """Look at every minute of trading since the last pass.
+
+    A pass makes up for those that were missed, and only where something traded. So the kind is not
+    one whose slots are caught up one by one, which would keep workers busy after a clock's leap.
+    """
+    until = slots.read_instant(slot)
+    done = Job.objects.filter(kind=SURVEILLANCE, state=Job.State.DONE)
+    last = done.filter(due_at__lt=clock.to_datetime(until)).order_by("-due_at").first()
+    since = until - SURVEILLANCE_EVERY if last is None else clock.to_micros(last.due_at)
+    surveillance.scan(since=since, until=until)
+
+
+SURVEILLANCE = "surveillance"
+kinds.register(
+    Kind(name=SURVEILLANCE, schedule=kinds.Every(period=SURVEILLANCE_EVERY), handler=watch)
+)
 kinds.register(
     Kind(
         name="purge_deltas",

@@ -122,6 +122,29 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='SurveillanceAlert',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('kind', models.CharField(choices=[('SELF_DEALING', 'Self Dealing'), ('WASH', 'Wash'), ('LAYERING', 'Layering'), ('CONCENTRATION', 'Concentration')], max_length=13)),
+                ('slot', models.CharField(max_length=12)),
+                ('subject', models.CharField(max_length=120)),
+                ('symbol', models.CharField(max_length=40)),
+                ('window_starts_at', models.DateTimeField()),
+                ('window_ends_at', models.DateTimeField()),
+                ('organizations', models.JSONField()),
+                ('evidence', models.JSONField()),
+                ('state', models.CharField(choices=[('OPEN', 'Open'), ('DISMISSED', 'Dismissed'), ('CONFIRMED', 'Confirmed')], default='OPEN', max_length=9)),
+                ('created_at', models.DateTimeField()),
+                ('decided_at', models.DateTimeField(null=True)),
+                ('decided_by', models.CharField(blank=True, max_length=254)),
+                ('reason', models.TextField(blank=True)),
+            ],
+            options={
+                'indexes': [models.Index(fields=['state', 'window_ends_at'], name='alert_by_state')],
+                'constraints': [models.UniqueConstraint(fields=('kind', 'slot', 'subject'), name='alert_is_single'), models.CheckConstraint(condition=models.Q(models.Q(('decided_at__isnull', True), ('decided_by', ''), ('state', 'OPEN')), models.Q(('decided_at__isnull', False), ('state__in', ['DISMISSED', 'CONFIRMED']), models.Q(('decided_by', ''), _negated=True)), _connector='OR'), name='alert_is_decided_by_somebody')],
+            },
+        ),
+        migrations.CreateModel(
             name='Trade',
             fields=[
                 ('id', models.BigIntegerField(primary_key=True, serialize=False)),
