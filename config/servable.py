@@ -5,6 +5,7 @@ process answers, `/readyz` that it can do its work, and `/metrics` what it has c
 """
 
 import asyncio
+import gc
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import cache
@@ -27,6 +28,8 @@ Application = Callable[[http.Scope, http.Receive, http.Send], Awaitable[None]]
 
 READY_TIMEOUT_S = 2
 PART_STARTS_IN_S = 60
+COLLECTED_EVERY = 50_000
+"""New objects between two collections; little that a request makes is part of a cycle."""
 
 REQUESTS = Counter(
     "baseload_http_requests", "Requests answered, by part and class of status.", ["part", "status"]
@@ -80,9 +83,20 @@ async def lifespan(
                 await send({"type": "lifespan.startup.failed", "message": failure})
                 return
             started.append(part)
+        _settle()
         await send({"type": "lifespan.startup.complete"})
     await _shutdown(started)
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def _settle() -> None:
+    """Take what was loaded out of the garbage collector's sight: it stays as long as the process.
+
+    Looked through again and again it took a third of a busy process, a tenth of a second at a time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTED_EVERY)
 
 
 async def _shutdown(started: Sequence[_Part]) -> None:
