@@ -221,6 +221,8 @@ class IntervalSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, ta
     compensated: int
     compensation_due: int
     at: int
+    next_mark: int = 0
+    """Mark of the next hour that could be bought then, which replacement is priced by; 0: none."""
 
 
 class CertificationChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
@@ -366,6 +368,29 @@ class Previewed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
     best_after: int
 
 
+class DeliveryCorrected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=60):
+    """A later run added this to what an allocation had paid: signed micro-USD to its holder.
+
+    `damages` is what was paid of the `due` that was added.
+    """
+
+    run: str
+    allocation: int
+    delivery: int
+    damages: int
+    due: int
+    at: int
+
+
+class Cascaded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
+    """A longer product became its parts, lot for lot, at its final mark."""
+
+    instrument: str
+    price: int
+    lots: int
+    at: int
+
+
 Event = (
     OrderPlaced
     | OrderRejected
@@ -399,6 +424,8 @@ Event = (
     | Uncrossed
     | SwitchSet
     | Previewed
+    | Cascaded
+    | DeliveryCorrected
 )
 
 

@@ -27,7 +27,17 @@ would be, `news` numbers what is told of it.
 import hashlib
 
 from exchange import commands, events
-from exchange.machine import calendar, checks, instructions, news, orders, preview, snapshot, views
+from exchange.machine import (
+    calendar,
+    checks,
+    coverage,
+    instructions,
+    news,
+    orders,
+    preview,
+    snapshot,
+    views,
+)
 from exchange.machine.entries import Entry
 from exchange.machine.state import State
 from exchange.machine.views import (
@@ -91,6 +101,8 @@ class Machine:
             orders.cancel(state, command)  # type: ignore[arg-type]
         else:
             instructions.carry_out(state, command)
+        if state.stale:
+            coverage.settle(state)
         return out
 
     def preview(self, command: commands.PlaceOrder) -> events.Previewed:

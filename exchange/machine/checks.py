@@ -6,12 +6,12 @@ incrementally is added up again here.
 
 from exchange import commands
 from exchange.book import Order
-from exchange.machine import stops, terms
+from exchange.machine import coverage, stops, terms
 from exchange.machine.entries import Entry
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
 from marketplace import contract
-from marketplace.contract import InstrumentState
+from marketplace.contract import HOUR, InstrumentState
 from settlement import margin
 from settlement.ledger import Kind
 
@@ -54,7 +54,9 @@ def _check_index_of_orders(state: State) -> None:
     of_accounts = {o.id for a in state.accounts.values() for o in a.orders.values()}
     assert set(live) == of_accounts, "every live order is its account's"
     assert set(state.instruments) == {i.symbol for i in state.by_id.values()}, "one by symbol"
-    assert len(state.by_hour) == len(state.by_id), "one by hour"
+    energy = [i for i in state.by_id.values() if i.is_energy]
+    assert len(state.by_window) == len(energy), "energy is one by window"
+    assert not state.stale, "what stands behind shorts was added up"
     assert not state.dirty, "every change of a book was announced"
 
 
@@ -164,35 +166,36 @@ def _check_position(position: Position) -> None:
     for order in orders:
         sale_waits = order.side < 0 and order.status is OrderStatus.UNTRIGGERED
         points = order.fee_points + margin.fee_points(
+            unit=instrument.unit,
             price=instrument.band_high if sale_waits else order.price,
             lots=order.left,
             basis_points=instrument.fee_bp_max,
         )
         assert order.fee == margin.fee_charged(order.fee_points), "fees are rounded up once"
         assert order.fee_reserve == margin.fee_charged(points) - order.fee, "fees are reserved"
+    excess = [
+        margin.order_excess(instrument.rates, side=order.side, price=order.price, lots=order.left)
+        for order in orders
+    ]
     resting = margin.Resting(
-        buy_ticks=sum(order.price * order.left for order in buys),
+        buy_lots=sum(order.left for order in buys),
         sell_lots=sum(order.left for order in sells),
-        excess=sum(
-            margin.order_excess(
-                side=order.side, price=order.price, lots=order.left, mark=instrument.mark
-            )
-            for order in orders
-        ),
+        long_excess=sum(long for long, _ in excess),
+        short_excess=sum(short for _, short in excess),
         buy_fees=sum(order.fee_reserve for order in buys),
         sell_fees=sum(order.fee_reserve for order in sells),
     )
-    assert position.buy_lots == sum(order.left for order in buys), "bids add up"
     assert position.order_count == len(orders), "orders are counted"
     kept = margin.Resting(
-        position.buy_ticks,
+        position.buy_lots,
         position.sell_lots,
-        position.excess,
+        position.long_excess,
+        position.short_excess,
         position.buy_fees,
         position.sell_fees,
     )
     assert kept == resting, "sums over resting orders add up"
-    needed = margin.requirement(position.net, position.cost, instrument.mark, resting)
+    needed = margin.requirement(instrument.rates, position.net, position.cost, resting)
     assert position.required == needed, "what is reserved is what is required"
     assert needed >= position.initial_margin, "orders never lower the margin"
 
@@ -209,6 +212,9 @@ def _check_account(state: State, account: Account) -> None:
     )
     assert account.delivery_margin == behind, "delivery margins add up"
     required = behind + sum(position.required for position in positions)
+    required += sum(account.uncovered.values())
+    longer = [p for p in positions if p.instrument.is_energy and p.instrument.contract.hours > 1]
+    assert account.crossing == len(longer), "an account knows its longer positions"
     assert account.required == required, "reservations add up"
     escrow = sum(
         entitlement.escrow
@@ -242,21 +248,50 @@ def _check_delivery(state: State) -> None:
 
 
 def _check_coverage(state: State) -> None:
-    """Assert that nobody has more sales resting than coverage is left for."""
-    for instrument in state.by_id.values():
-        for position in instrument.positions.values():
-            if not position.sell_lots:
-                continue
-            certified = position.account.certified_lots(
-                instrument.grade.code, instrument.contract.ends_at
+    """Assert, hour by hour, that what nothing covers is paid for, and not offered late."""
+    for account in state.accounts.values():
+        for grade in state.grades:
+            needed = 0
+            for starts_at, lots in _uncovered_hours(account, grade).items():
+                late = starts_at <= state.prepaid_until
+                price = next(iter(coverage.curve(state, grade, starts_at, starts_at + HOUR))).lots
+                needed += lots * price * margin.uncovered_micros(is_late=late)
+                if late:
+                    offered = sum(
+                        p.sell_lots
+                        for p in account.positions.values()
+                        if p.instrument.is_energy and _has(p.instrument, grade, starts_at)
+                    )
+                    assert not offered, "no sale inside the prepaid window is uncovered"
+            assert account.uncovered.get(grade, 0) == needed, "uncovered shorts are paid for"
+        for position in account.positions.values():
+            certified = account.certified_lots(
+                position.instrument.grade.code, position.instrument.contract.ends_at
             )
             assert position.certified in (UNKNOWN, sum(certified.values())), "coverage is current"
-            beyond = margin.uncovered_lots(
-                net_lots=position.net,
-                sell_lots=position.sell_lots,
-                certified_lots=sum(certified.values()),
-            )
-            assert beyond == 0, "resting sales are covered"
+
+
+def _has(instrument: Instrument, grade: str, starts_at: int) -> bool:
+    """Whether an hour is in the window of an instrument."""
+    terms = instrument.contract
+    return terms.grade == grade and terms.starts_at <= starts_at < terms.ends_at
+
+
+def _uncovered_hours(account: Account, grade: str) -> dict[int, int]:
+    """Return by how many lots each hour's shorts and sales exceed what is behind them."""
+    sold: dict[int, int] = {}
+    for position in account.positions.values():
+        terms = position.instrument.contract
+        if not position.instrument.is_energy or terms.grade != grade:
+            continue
+        if position.sell_lots - position.net:
+            for starts_at in range(terms.starts_at, terms.ends_at, HOUR):
+                sold[starts_at] = sold.get(starts_at, 0) + position.sell_lots - position.net
+    return {
+        starts_at: lots - sum(account.certified_lots(grade, starts_at + HOUR).values())
+        for starts_at, lots in sold.items()
+        if lots > sum(account.certified_lots(grade, starts_at + HOUR).values())
+    }
 
 
 def _check_limits(state: State) -> None:

@@ -12,7 +12,7 @@ what its purchases are prepaid with: nobody else ever pays for it.
 """
 
 from exchange import events
-from exchange.machine import sessions, withdrawals
+from exchange.machine import coverage, listing, marks, sessions, withdrawals
 from exchange.machine.state import (
     Account,
     Allocation,
@@ -27,7 +27,7 @@ from exchange.reasons import Close, Refuse
 from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import delivery, index, instructions
-from settlement.ledger import EXCHANGE, Code, Kind
+from settlement.ledger import Code, Kind
 
 ALL_SETTLED = (1 << contract.INTERVALS_PER_HOUR) - 1
 _LOOKAHEAD_HOURS = 48
@@ -43,9 +43,10 @@ def end_trading(state: State, instrument: Instrument) -> None:
         withdrawals.withdraw(state, order, Close.EXPIRED)
     positions = [instrument.positions[number] for number in sorted(instrument.positions)]
     price = _publish_index(state, instrument, positions)
-    instrument.mark = price
     state.events.append(events.Marked(instrument.symbol, price, "index", state.at))
-    _pay_last_variation(state, instrument, positions, price)
+    payments: dict[int, int] = {}
+    marks.settle(state, instrument, price, payments)
+    marks.pay(state, payments, f"gate:{instrument.symbol}")
     lots = sum(position.net for position in positions if position.net > 0)
     state.events.append(
         events.GateClosed(
@@ -61,13 +62,14 @@ def end_trading(state: State, instrument: Instrument) -> None:
         _deliver(state, instrument, positions, price)
     for position in positions:
         _settle_position(state, position)
-        withdrawals.withdraw_unfunded(state, position.account)
+        coverage.settle_account(state, position.account)
+        coverage.withdraw_unfunded(state, position.account)
     instrument.positions.clear()
     instrument.trades.clear()
     instrument.open_interest = 0
     instrument.mid_since = instrument.mid_value = 0
     if not lots:
-        _retire(state, instrument)
+        listing.unlist(state, instrument)
 
 
 def _publish_index(state: State, instrument: Instrument, positions: list[Position]) -> int:
@@ -83,6 +85,7 @@ def _publish_index(state: State, instrument: Instrument, positions: list[Positio
         mid_time=instrument.mid_time,
         last=grade.sound_price,
         last_age=state.at - grade.sound_at if grade.sound_price else 0,
+        parent=instrument.parent_mark,
         mark=instrument.mark,
     )
     price, method = index.compute(inputs)
@@ -106,28 +109,6 @@ def _publish_index(state: State, instrument: Instrument, positions: list[Positio
         )
     )
     return price
-
-
-def _pay_last_variation(
-    state: State, instrument: Instrument, positions: list[Position], price: int
-) -> None:
-    """Settle every position to the delivery price, those who pay first."""
-    cause = f"gate:{instrument.symbol}"
-    payments = [
-        (position.account, 60 * (price * position.net - position.cost)) for position in positions
-    ]
-    assert sum(amount for _, amount in payments) == 0, "variation adds up to zero"
-    for account, amount in payments:
-        if amount < 0:
-            state.lend_up_to(account, -amount, cause)
-            state.transfer(
-                (account.id, Kind.CASH), (EXCHANGE, Kind.CLEARING), -amount, Code.VARIATION, cause
-            )
-    for account, amount in payments:
-        if amount > 0:
-            state.transfer(
-                (EXCHANGE, Kind.CLEARING), (account.id, Kind.CASH), amount, Code.VARIATION, cause
-            )
 
 
 def _deliver(state: State, instrument: Instrument, positions: list[Position], price: int) -> None:
@@ -230,18 +211,7 @@ def _settle_position(state: State, position: Position) -> None:
     """Take a position that has become delivery out of the books."""
     position.net = position.cost = 0
     position.refresh()
-    assert position.required == 0, "nothing rests when trading has ended"
-    del position.account.positions[position.instrument.symbol]
-    state.touched_positions.add(position)
-
-
-def _retire(state: State, instrument: Instrument) -> None:
-    """Forget an instrument that is settled."""
-    instrument.phase = InstrumentState.SETTLED
-    state.announce(instrument)
-    del state.instruments[instrument.symbol]
-    del state.by_id[instrument.id]
-    del state.by_hour[instrument.grade.code, instrument.contract.starts_at]
+    state.drop_position(position)
 
 
 def settle_interval(state: State, order: instructions.SettleInterval) -> Refuse | None:
@@ -296,9 +266,8 @@ def _pay_interval(
     lines: dict[int, instructions.DeliveryLine],
 ) -> None:
     """Release and refund every allocation's escrow, then compensate."""
-    replacement = delivery.replacement_price(
-        price=hour.price, next_mark=_next_mark(state, hour.grade)
-    )
+    next_mark = _next_mark(state, hour.grade)
+    replacement = delivery.replacement_price(price=hour.price, next_mark=next_mark)
     settled: list[tuple[Allocation, instructions.DeliveryLine, delivery.Legs]] = []
     for number in sorted(hour.allocations):
         allocation = hour.allocations[number]
@@ -338,6 +307,7 @@ def _pay_interval(
                 compensated.get(allocation.id, 0),
                 legs.compensation_due,
                 state.at,
+                next_mark,
             )
         )
 
@@ -351,30 +321,41 @@ def _compensate(
     paid: dict[int, int] = {}
     owing = {item[0].seller for item in settled if item[2].compensation_due}
     for seller_id in sorted(owing):
-        seller = state.accounts[seller_id]
-        due = [
+        own = [
             (allocation, legs.compensation_due)
             for allocation, _, legs in settled
             if allocation.seller == seller_id and legs.compensation_due
         ]
-        total = sum(amount for _, amount in due)
-        amounts = [amount for _, amount in due]
-        reach = max(0, seller.cash - _prepaid(seller))
-        if reach < total:
-            amounts = delivery.largest_remainder(reach, amounts)
-        for (allocation, _), amount in zip(due, amounts, strict=True):
-            cause = f"interval:{allocation.id}:{interval}"
-            state.transfer(
-                (seller_id, Kind.CASH),
-                (allocation.holder, Kind.CASH),
-                amount,
-                Code.COMPENSATION,
-                cause,
-            )
-            state.repay(state.accounts[allocation.holder], amount, cause)
+        amounts = pay_damages(
+            state,
+            state.accounts[seller_id],
+            [
+                (allocation.holder, due, f"interval:{allocation.id}:{interval}")
+                for allocation, due in own
+            ],
+            Code.COMPENSATION,
+        )
+        for (allocation, _), amount in zip(own, amounts, strict=True):
             paid[allocation.id] = amount
-        withdrawals.withdraw_unfunded(state, seller)
     return paid
+
+
+def pay_damages(
+    state: State, seller: Account, due: list[tuple[int, int, str]], code: Code
+) -> list[int]:
+    """Pay (holder, amount, cause) from the seller's own cash, pro rata where that does not reach.
+
+    Return what each was paid.
+    """
+    amounts = [amount for _, amount, _ in due]
+    reach = max(0, seller.cash - _prepaid(seller))
+    if reach < sum(amounts):
+        amounts = delivery.largest_remainder(reach, amounts)
+    for (holder, _, cause), amount in zip(due, amounts, strict=True):
+        state.transfer((seller.id, Kind.CASH), (holder, Kind.CASH), amount, code, cause)
+        state.repay(state.accounts[holder], amount, cause)
+    coverage.withdraw_unfunded(state, seller)
+    return amounts
 
 
 def _prepaid(account: Account) -> int:
@@ -388,7 +369,7 @@ def _next_mark(state: State, grade: str) -> int:
     """Return the mark of the next hour that can still be bought; 0 where there is none."""
     hour = contract.hour_start(state.at)
     for starts_at in range(hour, hour + _LOOKAHEAD_HOURS * contract.HOUR, contract.HOUR):
-        instrument = state.by_hour.get((grade, starts_at))
+        instrument = state.hour(grade, starts_at)
         if instrument is not None and instrument.phase is InstrumentState.CONTINUOUS:
             return instrument.mark
     return 0
@@ -403,4 +384,4 @@ def _finish_hour(state: State, hour: Hour) -> None:
         state.touched_accounts.add(account)
     assert all(e.escrow == 0 for e in hour.entitlements.values()), "all escrow was paid out"
     del state.hours[hour.grade, hour.starts_at]
-    _retire(state, state.instruments[hour.symbol])
+    listing.unlist(state, state.instruments[hour.symbol])

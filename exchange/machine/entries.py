@@ -15,6 +15,7 @@ class Entry(IntEnum):
     MARK = 4
     NEW_DAY = 5
     LIST = 6
+    MARK_ONE = 7
     EXPIRE = 8
     SWITCH = 9
     WATCH_MID = 10

@@ -12,9 +12,12 @@ from exchange.machine import (
     books,
     calendar,
     corrections,
+    coverage,
     delivery,
     limits,
+    listing,
     orders,
+    resettlement,
     sessions,
     strips,
     switches,
@@ -110,6 +113,8 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return _set_halt(state, instruction, halted=False)
         case instructions.KillSwitch():
             return _kill(state, instruction)
+        case instructions.CorrectDelivery():
+            return resettlement.correct(state, instruction)
         case instructions.OverrideIndex():
             return corrections.override_index(state, instruction)
 
@@ -159,7 +164,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         dynamic_percent=order.dynamic_percent,
     )
     state.grades[order.grade] = grade
-    calendar.start_grade(state, grade)
+    listing.start_grade(state, grade)
     return None
 
 
@@ -230,7 +235,9 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
     grades = {order.grade} if known is None else {order.grade, known.grade}
     limits.forget_supply(state, grades)
     for grade in sorted(grades):
-        withdrawals.withdraw_uncovered(state, account, grade)
+        coverage.withdraw_uncovered(state, account, grade)
+        coverage.refresh(state, account, grade)
+    coverage.withdraw_unfunded(state, account)
     return None
 
 
@@ -273,7 +280,7 @@ def _switch(
         if halted:
             sessions.halt(state, instrument)
         elif state.at >= instrument.contract.trading_ends_at:
-            delivery.end_trading(state, instrument)  # It was due in the halt and could not be done.
+            calendar.end_trading(state, instrument)  # It was due in the halt and could not be done.
         else:
             uncrossing.resume(state, instrument)
 

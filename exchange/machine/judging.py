@@ -8,7 +8,7 @@ there.
 """
 
 from exchange import commands, matching
-from exchange.machine import limits, sessions, terms
+from exchange.machine import coverage, limits, sessions, terms
 from exchange.machine.state import UNKNOWN, Instrument, Position, State
 from exchange.reasons import Reject
 
@@ -56,24 +56,37 @@ def judge(
         return Reject.ACCOUNT_IN_DEBT
     if wants is not None and wants.reduce_only and not reduces(position, side, left):
         return Reject.REDUCE_ONLY
-    if side > 0 and limits.is_too_long(state, position, left):
-        return Reject.POSITION_LIMIT
-    dearest = price if side > 0 else instrument.band_high
-    fee = -(-60 * dearest * left * instrument.fee_bp_max // 10_000)
-    free = account.cash - account.required
-    # None of the sums of a requirement can grow by more than this. Most accounts have it, and are
-    # not asked by how much their requirement, the greatest of the sums, does grow.
-    most = (60 * price if side > 0 else 63 * instrument.mark) * left + fee
-    if most > free:
-        increase = position.required_with(side, price, left, fee) - position.required
-        if increase > 0 and increase > free:
-            return Reject.INSUFFICIENT_FUNDS
-    if side < 0:
+    bare = coverage.COVERED
+    if side > 0:
+        if limits.is_too_long(state, position, left):
+            return Reject.POSITION_LIMIT
+    elif instrument.is_energy:
         certified = position.certified
         if certified == UNKNOWN:
             certified = position.certified_lots()
-        if position.sell_lots + left - position.net > certified:
-            return Reject.INSUFFICIENT_COVERAGE
+        if account.crossing or position.sell_lots + left - position.net > certified:
+            bare = coverage.sell(state, position, left)
+            if bare.is_too_much:
+                return Reject.POSITION_LIMIT
+    dearest = price if side > 0 else instrument.band_high
+    fee = -(-instrument.unit * dearest * left * instrument.fee_bp_max // 10_000)
+    free = account.cash - account.required
+    # None of the sums of a requirement can grow by more than this. Most accounts have it, and are
+    # not asked by how much their requirement, the greatest of the sums, does grow.
+    rates = instrument.rates
+    if side > 0:
+        most = max(rates.unit * price, rates.long_mark) * left + fee
+    else:
+        most = rates.short_cap * left + fee + bare.margin
+    if most > free:
+        increase = position.required_with(side, price, left, fee) - position.required
+        increase += bare.margin
+        if increase > 0 and increase > free:
+            return Reject.INSUFFICIENT_FUNDS
+    if bare.is_late:
+        return Reject.INSUFFICIENT_COVERAGE
+    if bare.margin:
+        state.stale.add(account)
     if wants is None and instrument.calm_low <= price <= instrument.calm_high:
         return None
     if waits or not instrument.is_open:

@@ -99,7 +99,7 @@ def _refuse(
 
 
 def why_absent(state: State, symbol: str) -> Reject:
-    """Return why a symbol is not in the state: an hour that was settled was once listed."""
+    """Return why a symbol is not in the state: what was settled was once listed."""
     terms = contract.parse_symbol(symbol)
     grade = state.grades.get(terms.grade) if terms is not None else None
     if terms is None or grade is None or terms.starts_at < grade.first_hour:

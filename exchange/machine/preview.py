@@ -14,7 +14,7 @@ import msgspec
 
 from exchange import commands, events
 from exchange.book import Book, Ladder, Order, Stops
-from exchange.machine import orders, views
+from exchange.machine import coverage, orders, views
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
 
@@ -29,6 +29,7 @@ def preview(state: State, command: commands.PlaceOrder) -> events.Previewed:
     best_before = _best(instrument, command.side)
     required = account.required if account is not None else 0
     orders.place(trial, command)
+    coverage.settle(trial)
     first = trial.events[0]
     if isinstance(first, events.OrderRejected):
         return events.Previewed(
@@ -75,6 +76,7 @@ def _copy(state: State, command: commands.PlaceOrder) -> State:
     """Return a state with copies of everything that placing an order can change or ask for."""
     trial = State()
     trial.sequence, trial.at, trial.halted = state.sequence, state.at, state.halted
+    trial.prepaid_until, trial.by_window = state.prepaid_until, state.by_window
     trial.next_order, trial.next_trade = state.next_order, state.next_trade
     trial.grades, trial.clusters = state.grades, state.clusters
     trial.exchange = dict(state.exchange)
@@ -86,7 +88,7 @@ def _copy(state: State, command: commands.PlaceOrder) -> State:
     peers = [peer for peer in account.peers if peer is not account]
     for known in (account, *peers, *(order.account for order in live)):
         if known.id not in trial.accounts:
-            trial.accounts[known.id] = _copy_account(known)
+            trial.accounts[known.id] = _copy_account(trial, known)
     own = trial.accounts[account.id]
     own.peers = [trial.accounts[peer.id] for peer in account.peers]
     if instrument is not None:
@@ -127,11 +129,13 @@ def _reached(ladder: Ladder, worst: int, wanted: int, group: int) -> Iterator[Or
         missing -= sum(order.left for order in level if order.group != group)
 
 
-def _copy_account(account: Account) -> Account:
-    """Return an account with nothing in it that could lead back to the original."""
+def _copy_account(trial: State, account: Account) -> Account:
+    """Return an account that can change alone; what it holds elsewhere is only looked at."""
     copied = copy.copy(account)
     copied.orders = {}
-    copied.positions = {}
+    copied.positions = dict(account.positions)
+    copied.uncovered = dict(account.uncovered)
+    copied.stale = trial.stale
     return copied
 
 
@@ -144,7 +148,6 @@ def _copy_instrument(trial: State, instrument: Instrument, live: Iterable[Order]
     copied.trades = []
     copied.dirty = set()
     trial.instruments[copied.symbol] = trial.by_id[copied.id] = copied
-    trial.by_hour[copied.grade.code, copied.contract.starts_at] = copied
     for account in trial.accounts.values():
         position = instrument.positions.get(account.id)
         if position is not None:

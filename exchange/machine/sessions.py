@@ -42,7 +42,7 @@ def open_call(state: State, instrument: Instrument, kind: CallKind) -> None:
     at = state.at
     instrument.phase = InstrumentState.CALL
     if state.state_of(instrument) is InstrumentState.CALL:
-        opens_at = contract.day_start(instrument.contract.starts_at) - contract.OPENING_LEAD
+        opens_at = contract.next_opening(contract.listed_at(instrument.contract))
         if kind is CallKind.OPENING and at < opens_at - OPENING_FREEZE:
             call = Call(kind, opens_at - OPENING_FREEZE, opens_at)
         else:

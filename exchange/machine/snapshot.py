@@ -13,7 +13,7 @@ import msgspec
 
 from exchange import commands
 from exchange.book import Order
-from exchange.machine import sessions, withdrawals
+from exchange.machine import coverage, listing, marks, sessions, withdrawals
 from exchange.machine.entries import Entry
 from exchange.machine.state import (
     Account,
@@ -94,8 +94,9 @@ class _Instrument(msgspec.Struct, array_like=True):
     band_moved_at: int
     dynamic_percent: int
     trades: list[tuple[int, int, int, int, int]]
-    positions: list[tuple[int, int, int]]
-    """(account, net lots, cost)"""
+    parent_mark: int
+    positions: list[tuple[int, int, int, int]]
+    """(account, net lots, cost, ticks received)"""
     orders: list[_Order]
     waiting: list[_Order]
     """Orders whose stop price was not reached yet."""
@@ -107,6 +108,7 @@ class _State(msgspec.Struct, array_like=True):
     sequence: int
     at: int
     halted: bool
+    prepaid_until: int
     next_order: int
     next_trade: int
     counters: list[tuple[str, int]]
@@ -129,6 +131,7 @@ def dump(state: State) -> bytes:
             state.sequence,
             state.at,
             state.halted,
+            state.prepaid_until,
             state.next_order,
             state.next_trade,
             sorted(state.counters.items()),
@@ -191,9 +194,10 @@ def _dump_instrument(instrument: Instrument) -> _Instrument:
         instrument.band_moved_at,
         instrument.dynamic_percent,
         instrument.trades,
+        instrument.parent_mark,
         [
-            (number, instrument.positions[number].net, instrument.positions[number].cost)
-            for number in sorted(instrument.positions)
+            (number, position.net, position.cost, position.received)
+            for number, position in sorted(instrument.positions.items())
         ],
         [_dump_order(order) for order in instrument.book],
         [_dump_order(order) for order in instrument.stops],
@@ -234,6 +238,7 @@ def load(data: bytes) -> State:
     state.sequence = written.sequence
     state.at = written.at
     state.halted = written.halted
+    state.prepaid_until = written.prepaid_until
     state.next_order = written.next_order
     state.next_trade = written.next_trade
     state.counters.update(written.counters)
@@ -258,6 +263,13 @@ def load(data: bytes) -> State:
         state.clusters[cluster.id] = state.accounts[cluster.account].clusters[cluster.id] = cluster
     for terms in written.instruments:
         _load_instrument(state, terms)
+    for instrument in state.by_id.values():
+        instrument.parents = listing.parents_of(state, instrument.contract)
+    for due_at, kind, number in state.calendar:
+        if kind == Entry.MARK_ONE and number in state.by_id:
+            state.by_id[number].look_due = due_at
+    for account in state.accounts.values():
+        coverage.settle_account(state, account)
     for hour in written.hours:
         state.hours[hour.grade, hour.starts_at] = hour
         for obligation in hour.obligations.values():
@@ -275,7 +287,8 @@ def _load_instrument(state: State, row: _Instrument) -> None:
     instrument = Instrument(row.id, terms, state.grades[terms.grade], state.orders)
     state.instruments[row.symbol] = instrument
     state.by_id[row.id] = instrument
-    state.by_hour[terms.grade, terms.starts_at] = instrument
+    if terms.is_energy:
+        state.by_window[terms.grade, terms.product, terms.starts_at] = instrument
     instrument.set_fees(row.maker_fee_bp, row.taker_fee_bp)
     instrument.band_percent = row.band_percent
     instrument.phase = InstrumentState(row.phase)
@@ -283,6 +296,7 @@ def _load_instrument(state: State, row: _Instrument) -> None:
     instrument.is_open = state.state_of(instrument) is InstrumentState.CONTINUOUS
     instrument.reference = row.reference
     instrument.mark = row.mark
+    marks.set_rates(instrument, marks.rates_of(state, instrument))
     instrument.band_low = row.band_low
     instrument.band_high = row.band_high
     instrument.dynamic_percent = row.dynamic_percent
@@ -305,10 +319,12 @@ def _load_instrument(state: State, row: _Instrument) -> None:
         instrument.mid_time,
     ) = row.mid
     instrument.trades = row.trades
-    for number, net, cost in row.positions:
+    instrument.parent_mark = row.parent_mark
+    for number, net, cost, received in row.positions:
         position = state.position(state.accounts[number], instrument)
         position.net = net
         position.cost = cost
+        position.received = received
         instrument.open_interest += max(0, net)
     for written in row.orders:
         order = _load_order(state, instrument, written)

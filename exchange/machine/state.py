@@ -43,13 +43,14 @@ class Account:
     """An organization: its cash, what is reserved of it, its live orders and positions."""
 
     __slots__ = (
-        "cash", "clusters", "debt", "delivery_margin", "entered", "escrow", "group", "id", "killed",
-        "news",
-        "orders", "peers", "positions", "required", "switch_due", "switches", "traded",
-        "usage_hold",
+        "cash", "clusters", "crossing", "debt", "delivery_margin", "entered", "escrow", "group",
+        "id", "killed", "news", "orders", "peers", "positions", "required", "stale", "switch_due",
+        "switches", "traded", "uncovered", "usage_hold",
     )  # fmt: skip
 
-    def __init__(self, number: int, group: int, peers: "list[Account]") -> None:
+    def __init__(
+        self, number: int, group: int, peers: "list[Account]", stale: "set[Account]"
+    ) -> None:
         self.id = number
         self.group = group
         self.peers = peers
@@ -66,6 +67,12 @@ class Account:
         """Live orders by client order id."""
         self.news = AccountNews()
         self.positions: dict[str, Position] = {}
+        self.crossing = 0
+        """Positions in energy of more than an hour: these cover, or use up, many hours at once."""
+        self.uncovered: dict[str, int] = {}
+        """What shorts that nothing stands behind need beyond their margin, by grade."""
+        self.stale = stale
+        """The accounts whose `uncovered` has to be added up again, shared by all."""
         self.clusters: dict[int, Cluster] = {}
         self.entered = self.traded = 0
         """Orders and amendments accepted, and trades made, in the running clock hour."""
@@ -105,15 +112,16 @@ class Auction(NamedTuple):
 
 
 class Instrument:
-    """An hour of a grade: its terms, its book and what the index and the marks are made of."""
+    """A contract that is listed: its book and what the index and the marks are made of."""
 
     __slots__ = (
         "auction", "awaits_opening", "band_high", "band_low", "band_moved_at", "band_percent",
         "book", "book_sequence", "call", "calm_high", "calm_low", "contract", "dirty",
         "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max", "grade", "halted", "id",
-        "is_open", "last", "long_max", "maker_fee_bp", "mark", "mid_area", "mid_since", "mid_time",
-        "mid_value", "news", "open_interest", "opening_price", "phase", "positions", "reference",
-        "stops", "symbol", "taker_fee_bp", "trades", "volume",
+        "is_energy", "is_open", "last", "long_max", "look_due", "maker_fee_bp", "mark", "mid_area",
+        "mid_since", "mid_time", "mid_value", "news", "open_interest", "opening_price",
+        "parent_mark", "parents", "phase", "positions", "rates", "reference", "stops", "symbol",
+        "taker_fee_bp", "trades", "unit", "volume", "watch_high", "watch_low",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +130,15 @@ class Instrument:
         self.id = number
         self.contract = terms
         self.symbol = terms.symbol
+        self.unit = terms.tick_micros
+        """Micro-USD of a tick of one lot."""
+        self.is_energy = terms.is_energy
+        self.parents: tuple[Instrument, ...] = ()
+        """Longer energy that is listed and has this window in it, shortest first."""
+        self.parent_mark = 0
+        """The final mark of the one that cascaded into it last; 0 before."""
+        self.rates = margin.rates(unit=self.unit, long_micros=self.unit, short_micros=0, mark=0)
+        """What its lots ask for; of the mark, and of how near delivery is."""
         self.grade = grade
         self.set_fees(grade.maker_fee_bp, grade.taker_fee_bp)
         self.band_percent = grade.band_percent
@@ -145,6 +162,10 @@ class Instrument:
         """Limits with which a plain order may simply be matched; none outside continuous trading,
         and none while an order rests where the dynamic band would not let it trade."""
         self.reference = self.mark = self.band_low = self.band_high = self.last = 0
+        self.look_due = 0
+        """When the calendar looks whether its price needs a mark; 0 while it does not."""
+        self.watch_low = self.watch_high = 0
+        """Last prices outside of these may need a mark before the hour is full."""
         self.volume = self.open_interest = self.book_sequence = 0
         self.book = Book(orders)
         self.stops = Stops()
@@ -187,72 +208,84 @@ class Position:
     """Net lots and cost of an account in an instrument, with the sums over its resting orders."""
 
     __slots__ = (
-        "account", "buy_fees", "buy_lots", "buy_ticks", "certified", "cost", "excess",
-        "instrument", "net", "order_count", "reducing", "required", "sell_fees", "sell_lots",
+        "account", "buy_fees", "buy_lots", "certified", "cost", "instrument", "long_excess",
+        "net", "order_count", "received", "reducing", "required", "sell_fees", "sell_lots",
+        "short_excess",
     )  # fmt: skip
 
     def __init__(self, account: Account, instrument: Instrument) -> None:
         self.account = account
         self.instrument = instrument
         self.net = self.cost = 0
-        self.buy_lots = self.buy_ticks = self.sell_lots = self.excess = 0
+        self.received = 0
+        """Ticks that marks have paid (or, below zero, taken) since the position was opened."""
+        self.buy_lots = self.sell_lots = self.long_excess = self.short_excess = 0
         self.buy_fees = self.sell_fees = self.order_count = 0
         self.reducing: dict[int, Order] = {}
         """Live reduce-only orders by id."""
         self.required = 0
         self.certified = UNKNOWN
-        """Certified lots behind the hour, once somebody asked; forgotten when they change."""
+        """Lots that clusters stand behind in every hour of the window, once somebody asked;
+        forgotten when they change."""
 
     def refresh(self) -> None:
         """Bring the account's reservation up to date with this position."""
         required = margin.required(
+            self.instrument.rates,
             self.net,
             self.cost,
-            self.instrument.mark,
-            self.buy_ticks,
+            self.buy_lots,
             self.sell_lots,
-            self.excess,
+            self.long_excess,
+            self.short_excess,
             self.buy_fees,
             self.sell_fees,
         )
+        account = self.account
         if required != self.required:
-            self.account.required += required - self.required
+            account.required += required - self.required
             self.required = required
+        if account.uncovered:
+            account.stale.add(account)
 
     def add_resting(self, order: Order, lots: int, fees: int) -> None:
         """Count `lots` more (or fewer) of an order at rest, and `fees` more to be reserved."""
-        price = order.price
+        unit, long_floor, _, _, short_cap = self.instrument.rates
+        value = unit * order.price
         if order.side > 0:
             self.buy_lots += lots
-            self.buy_ticks += lots * price
             self.buy_fees += fees
-            excess = 60 * price - 63 * self.instrument.mark
+            if value > long_floor:
+                self.long_excess += (value - long_floor) * lots
+            if value > short_cap:
+                self.short_excess += (value - short_cap) * lots
         else:
             self.sell_lots += lots
             self.sell_fees += fees
-            excess = 63 * self.instrument.mark - 60 * price
-        if excess > 0:
-            self.excess += excess * lots
+            if value < short_cap:
+                self.short_excess += (short_cap - value) * lots
+                if value < long_floor:
+                    self.long_excess += (long_floor - value) * lots
 
     def required_with(self, side: int, price: int, lots: int, fees: int) -> int:
         """Return what would be required with lots added to (or taken from) the orders."""
-        mark = self.instrument.mark
-        excess = side * (60 * price - 63 * mark)
-        total = self.excess + excess * lots if excess > 0 else self.excess
-        buy_ticks, sell_lots = self.buy_ticks, self.sell_lots
-        buy_fees, sell_fees = self.buy_fees, self.sell_fees
-        if side > 0:
-            buy_ticks += price * lots
-            buy_fees += fees
-        else:
-            sell_lots += lots
-            sell_fees += fees
+        of = self.instrument.rates
+        long, short = margin.order_excess(of, side=side, price=price, lots=lots)
+        buying = side > 0
         return margin.required(
-            self.net, self.cost, mark, buy_ticks, sell_lots, total, buy_fees, sell_fees
+            of,
+            self.net,
+            self.cost,
+            self.buy_lots + lots if buying else self.buy_lots,
+            self.sell_lots if buying else self.sell_lots + lots,
+            self.long_excess + long,
+            self.short_excess + short,
+            self.buy_fees + fees if buying else self.buy_fees,
+            self.sell_fees if buying else self.sell_fees + fees,
         )
 
     def certified_lots(self) -> int:
-        """Return what the account is certified for in this hour."""
+        """Return what the account's clusters stand behind in every hour of the window."""
         if self.certified == UNKNOWN:
             instrument = self.instrument
             lots = self.account.certified_lots(instrument.grade.code, instrument.contract.ends_at)
@@ -263,7 +296,7 @@ class Position:
     def initial_margin(self) -> int:
         """What the position needs by itself."""
         return margin.position_margin(
-            net_lots=self.net, cost_ticks=self.cost, mark=self.instrument.mark
+            self.instrument.rates, net_lots=self.net, cost_ticks=self.cost
         )
 
 
@@ -362,10 +395,10 @@ class State:
     """Everything the machine knows. `at` is the instant of what is being performed."""
 
     __slots__ = (
-        "accounts", "at", "by_hour", "by_id", "calendar", "clusters", "counters", "dirty",
+        "accounts", "at", "by_id", "by_window", "calendar", "clusters", "counters", "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
-        "instruments", "next_order", "next_trade", "orders", "performing", "rules",
-        "sequence", "touched_accounts", "touched_auctions", "touched_instruments",
+        "instruments", "next_order", "next_trade", "orders", "performing", "prepaid_until",
+        "rules", "sequence", "stale", "touched_accounts", "touched_auctions", "touched_instruments",
         "touched_orders", "touched_positions",
     )  # fmt: skip
 
@@ -380,7 +413,12 @@ class State:
         self.clusters: dict[int, Cluster] = {}
         self.instruments: dict[str, Instrument] = {}
         self.by_id: dict[int, Instrument] = {}
-        self.by_hour: dict[tuple[str, int], Instrument] = {}
+        self.by_window: dict[tuple[str, contract.Product, int], Instrument] = {}
+        """Energy by grade, product and start."""
+        self.prepaid_until = 0
+        """Hours that start at or before this instant are paid in full: the last full hour's 24."""
+        self.stale: set[Account] = set()
+        """Accounts of which shorts may be covered otherwise than when that was added up."""
         self.orders: dict[int, Order] = {}
         """Every live order, at rest or waiting for its stop price; the index all books share."""
         self.hours: dict[tuple[str, int], Hour] = {}
@@ -404,6 +442,10 @@ class State:
         self.touched_instruments: set[Instrument] = set()
         self.touched_auctions: set[Instrument] = set()
         """Instruments whose call or indication changed."""
+
+    def hour(self, grade: str, starts_at: int) -> Instrument | None:
+        """Return the instrument of an hour, while it is listed."""
+        return self.by_window.get((grade, contract.Product.HOUR, starts_at))
 
     # Cash
 
@@ -477,7 +519,7 @@ class State:
     def open_account(self, number: int, group: int) -> Account:
         """Make an account and its group's newest member."""
         peers = self.groups.setdefault(group, [])
-        account = self.accounts[number] = Account(number, group, peers)
+        account = self.accounts[number] = Account(number, group, peers, self.stale)
         peers.append(account)
         return account
 
@@ -511,7 +553,20 @@ class State:
             position = Position(account, instrument)
             instrument.positions[account.id] = position
             account.positions[instrument.symbol] = position
+            if instrument.is_energy and instrument.contract.product is not contract.Product.HOUR:
+                account.crossing += 1
         return position
+
+    def drop_position(self, position: Position) -> None:
+        """Forget a position that is flat and has no orders."""
+        account, instrument = position.account, position.instrument
+        assert not position.net, "a position is over"
+        assert not position.order_count, "nothing of it rests"
+        assert position.required == 0, "nothing is reserved for it"
+        del account.positions[instrument.symbol]
+        if instrument.is_energy and instrument.contract.product is not contract.Product.HOUR:
+            account.crossing -= 1
+        self.touched_positions.add(position)
 
     def state_of(self, instrument: Instrument) -> InstrumentState:
         """Return the public state: its phase, unless a halt is in force."""

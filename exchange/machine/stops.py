@@ -14,7 +14,7 @@ from collections import deque
 
 from exchange import commands, events, matching
 from exchange.book import Order
-from exchange.machine import entering, sessions, terms, trades, withdrawals
+from exchange.machine import coverage, entering, sessions, terms, trades, withdrawals
 from exchange.machine.state import Instrument, State
 from exchange.reasons import Close, OrderStatus
 
@@ -139,4 +139,4 @@ def move_band(state: State, instrument: Instrument) -> None:
         state.touched_positions.add(position)
         state.touched_orders[order.id] = order
     for account in {order.account.id: order.account for order in waiting}.values():
-        withdrawals.withdraw_unfunded(state, account)
+        coverage.withdraw_unfunded(state, account)

@@ -23,6 +23,7 @@ from exchange.book import Order
 from exchange.commands import CANCEL_NEWEST
 from exchange.machine import (
     books,
+    coverage,
     entering,
     judging,
     limits,
@@ -159,7 +160,7 @@ def _legs(
     found = []
     refused = []
     for starts_at in range(command.from_at, command.to_at, HOUR):
-        instrument = state.by_hour.get((grade, starts_at))
+        instrument = state.hour(grade, starts_at)
         if instrument is None:
             symbol = contract.hour_contract(grade, starts_at).symbol
             refused.append(orders.why_absent(state, symbol))
@@ -237,7 +238,9 @@ def _judge(
     needed = points = 0
     for leg in legs:
         ticks = sum(price * part for price, part in _taken(leg.ladder, lots))
-        points += margin.fee_points(price=1, lots=ticks, basis_points=leg.instrument.taker_fee_bp)
+        points += margin.fee_points(
+            unit=leg.instrument.unit, price=1, lots=ticks, basis_points=leg.instrument.taker_fee_bp
+        )
         needed += _required_after(leg.position, side * lots, side * ticks) - leg.position.required
     needed += margin.fee_charged(points)
     if needed > 0 and needed > account.available:
@@ -250,20 +253,21 @@ def _judge(
 def _required_after(position: Position, lots: int, ticks: int) -> int:
     """Return what a position and its orders need once signed lots have been traded."""
     return margin.required(
+        position.instrument.rates,
         position.net + lots,
         position.cost + ticks,
-        position.instrument.mark,
-        position.buy_ticks,
+        position.buy_lots,
         position.sell_lots,
-        position.excess,
+        position.long_excess,
+        position.short_excess,
         position.buy_fees,
         position.sell_fees,
     )
 
 
 def _is_uncovered(position: Position, lots: int) -> bool:
-    """Whether selling so many more lots is more than coverage is left for."""
-    return position.sell_lots + lots - position.net > position.certified_lots()
+    """Whether selling so many more lots is more than coverage is left for: a strip has to be."""
+    return position.sell_lots + lots - position.net > coverage.behind(position)
 
 
 def _trade(

@@ -8,7 +8,7 @@ reserves the fee of the highest price there can be.
 
 from exchange import events, matching
 from exchange.book import Order
-from exchange.machine import withdrawals
+from exchange.machine import marks, withdrawals
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import Close, OrderStatus
 from settlement.ledger import EXCHANGE, Code, Kind
@@ -26,8 +26,8 @@ def book(state: State, instrument: Instrument, taker: Order, fills: matching.Fil
     The taker's own reserve is brought up to date by whoever rests or closes it, once.
     """
     side = taker.side
-    maker_bp = 60 * instrument.maker_fee_bp
-    taker_bp = 60 * instrument.taker_fee_bp
+    maker_bp = instrument.unit * instrument.maker_fee_bp
+    taker_bp = instrument.unit * instrument.taker_fee_bp
     out = state.events
     trade = first = state.next_trade
     price = 0
@@ -79,6 +79,8 @@ def book(state: State, instrument: Instrument, taker: Order, fills: matching.Fil
         state.next_trade = trade
         if price != instrument.last:
             instrument.set_last(price)
+        if not instrument.watch_low <= price <= instrument.watch_high:
+            marks.watch(state, instrument)
         state.touched_instruments.add(instrument)
 
 
@@ -156,10 +158,13 @@ def note_maker(state: State, maker: Order) -> None:
     state.touched_orders[maker.id] = maker
 
 
-def charge(order: Order, value_ticks: int, basis_points_60: int) -> int:
-    """Add a fill to an order's fee and return by how much the rounded fee has grown."""
+def charge(order: Order, value_ticks: int, basis_points: int) -> int:
+    """Add a fill to an order's fee and return by how much the rounded fee has grown.
+
+    `basis_points` are those of a tick and lot in micro-USD.
+    """
     order.value_ticks += value_ticks
-    points = order.fee_points + value_ticks * basis_points_60
+    points = order.fee_points + value_ticks * basis_points
     order.fee_points = points
     total = -(-points // 10_000)
     grown = total - order.fee
@@ -184,7 +189,7 @@ def fee_reserve(instrument: Instrument, order: Order) -> int:
     price = order.price
     if order.side < 0 and order.status is _UNTRIGGERED:
         price = instrument.band_high
-    points = order.fee_points + 60 * price * left * instrument.fee_bp_max
+    points = order.fee_points + instrument.unit * price * left * instrument.fee_bp_max
     return -(-points // 10_000) - order.fee
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from exchange import auction, events
 from exchange.book import Ladder, Order
-from exchange.machine import sessions, stops, trades, withdrawals
+from exchange.machine import marks, sessions, stops, trades, withdrawals
 from exchange.machine.state import Auction, Instrument, State
 from exchange.reasons import Close
 from marketplace.contract import HOUR, CallKind, InstrumentState
@@ -88,7 +88,7 @@ def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
         instrument.dirty.add(order.side * order.price)
         book.fill(order, lots)
     state.dirty[instrument.id] = instrument
-    points = 60 * instrument.maker_fee_bp
+    points = instrument.unit * instrument.maker_fee_bp
     for buy, sell, lots in pairs:
         maker, taker = (buy, sell) if buy.id < sell.id else (sell, buy)
         value = price * lots
@@ -124,6 +124,8 @@ def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
         if order.position.reducing:
             withdrawals.withdraw_not_reducing(state, order.position)
     instrument.set_last(price)
+    if not instrument.watch_low <= price <= instrument.watch_high:
+        marks.watch(state, instrument)
 
 
 def _served(ladder: Ladder, worst: int) -> Iterator[tuple[Order, int]]:

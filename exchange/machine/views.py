@@ -18,8 +18,8 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     """Cash of an account and what is asked of it.
 
     `available` is cash less everything reserved; it can be negative after a mark moved against the
-    account, and is what new orders are paid from. `initial_margin` is what positions and open
-    deliveries need, `order_margin` what resting orders need beyond that.
+    account, and is what new orders are paid from. `initial_margin` is what positions, open
+    deliveries and shorts that nothing covers need, `order_margin` what resting orders need beyond.
     """
 
     account: int
@@ -40,12 +40,16 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
 
 
 class PositionView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Net lots and their signed cost (sum of lots x price over all fills) in one instrument."""
+    """Net lots and their signed cost (sum of lots x price over all fills) in one instrument.
+
+    `received_ticks` is what marks have paid of the difference to the cost already.
+    """
 
     account: int
     symbol: str
     net_lots: int
     cost_ticks: int
+    received_ticks: int
     resting_buy_lots: int
     resting_sell_lots: int
     initial_margin: int
@@ -140,9 +144,8 @@ class Touched(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def of_account(account: Account) -> AccountView:
     """Return an account as it is."""
-    initial = account.delivery_margin + sum(
-        position.initial_margin for position in account.positions.values()
-    )
+    initial = account.delivery_margin + sum(account.uncovered.values())
+    initial += sum(position.initial_margin for position in account.positions.values())
     available = account.available
     return AccountView(
         account=account.id,
@@ -170,7 +173,8 @@ def of_position(position: Position) -> PositionView:
         account=position.account.id,
         symbol=position.instrument.symbol,
         net_lots=position.net,
-        cost_ticks=position.cost,
+        cost_ticks=position.cost - position.received,
+        received_ticks=position.received,
         resting_buy_lots=position.buy_lots,
         resting_sell_lots=position.sell_lots,
         initial_margin=initial,
@@ -185,6 +189,7 @@ def flat_position(account: int, symbol: str) -> PositionView:
         symbol=symbol,
         net_lots=0,
         cost_ticks=0,
+        received_ticks=0,
         resting_buy_lots=0,
         resting_sell_lots=0,
         initial_margin=0,

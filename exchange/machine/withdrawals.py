@@ -1,16 +1,15 @@
 """How orders leave the book other than by trading: asked for, or for one of the market's reasons.
 
-Where the market chooses, it takes the newest first and only as many as it must: orders that money
-is missing for (RULEBOOK 3.1), sales beyond what is certified (RULEBOOK 3.2) and reduce-only orders
-that would do more than reduce. An order is live while it rests in its book or waits for its stop
-price; `lift` takes it from there without an end, for one that comes back with other terms.
+Where the market chooses, it takes the newest first and only as many as it must: reduce-only orders
+that would do more than reduce, and what `coverage` finds without money or capacity behind it. An
+order is live while it rests in its book or waits for its stop price; `lift` takes it from there
+without an end, for one that comes back with other terms.
 """
 
 from exchange import commands, events
 from exchange.book import Order
 from exchange.machine.state import Account, Position, State
 from exchange.reasons import Close, OrderStatus
-from settlement import margin
 
 _CANCELED = str(OrderStatus.CANCELED)
 _EXPIRED = str(OrderStatus.EXPIRED)
@@ -92,36 +91,6 @@ def withdraw_free(state: State, account: Account, reason: Close) -> None:
     for order in sorted(account.orders.values(), key=lambda order: order.id):
         if not is_frozen(state, order):
             withdraw(state, order, reason)
-
-
-def withdraw_unfunded(state: State, account: Account) -> None:
-    """Withdraw orders that need money until the account has what it needs, newest first."""
-    if account.cash >= account.required:
-        return
-    for order in sorted(account.orders.values(), key=lambda order: -order.id):
-        if account.cash >= account.required:
-            return
-        without = order.position.required_with(
-            order.side, order.price, -order.left, -order.fee_reserve
-        )
-        if without < order.position.required:
-            withdraw(state, order, Close.UNFUNDED)
-
-
-def withdraw_uncovered(state: State, account: Account, grade: str) -> None:
-    """Withdraw sales of a grade beyond what the account is certified for, newest first."""
-    positions = [p for p in account.positions.values() if p.instrument.grade.code == grade]
-    for position in sorted(positions, key=lambda p: p.instrument.id):
-        if not position.sell_lots:
-            continue
-        certified = position.certified_lots()
-        sales = [o for o in account.orders.values() if o.position is position and o.side < 0]
-        for order in sorted(sales, key=lambda order: -order.id):
-            if not margin.uncovered_lots(
-                net_lots=position.net, sell_lots=position.sell_lots, certified_lots=certified
-            ):
-                break
-            withdraw(state, order, Close.COVERAGE_LOST)
 
 
 def withdraw_not_reducing(state: State, position: Position) -> None:

@@ -1,0 +1,197 @@
+"""The price that every position is settled to, every full hour and after a large move.
+
+A book's mark (RULEBOOK 3.4) is the price of an auction that ended since the last full hour, else
+what traded in the last 30 minutes without what only went round (`settlement.surveillance`), else
+the middle of a tight book that trades, else the last mark moved as its parent's did. The middle
+counts only while a book trades: in a call it may be crossed, and nobody is bound yet.
+
+At a mark every position pays or receives the difference to its cost, and its cost becomes the mark.
+What one instrument's positions pay adds up to zero, and each account pays or receives the sum over
+all of them in one transfer, those who pay first. Then everything is reserved anew at the new price,
+and at the full hour one more hour is near enough to be prepaid: positions first, then orders, and
+what is not funded any more is withdrawn.
+"""
+
+from bisect import bisect_left
+
+from exchange import events
+from exchange.machine import books, coverage
+from exchange.machine.entries import Entry
+from exchange.machine.state import Instrument, State
+from marketplace.contract import HOUR, MICROS_PER_SECOND, InstrumentState, Product
+from settlement import index, margin, surveillance
+from settlement.ledger import EXCHANGE, Code, Kind
+
+MARK_WINDOW = HOUR // 2
+LOOK_AFTER = MICROS_PER_SECOND
+"""A move that may be large enough for a mark of its own is looked at this soon, and once."""
+
+_TRADING = (InstrumentState.SCHEDULED, InstrumentState.CALL, InstrumentState.CONTINUOUS)
+_TENORS = (Product.MONTH, Product.WEEK, Product.DAY, Product.HOUR)
+
+
+def trading(state: State) -> list[Instrument]:
+    """Return the instruments whose trading has not ended, in order of id."""
+    return [
+        state.by_id[number]
+        for number in sorted(state.by_id)
+        if state.by_id[number].phase in _TRADING
+    ]
+
+
+def mark_all(state: State) -> None:
+    """Mark every open book at a full hour, and withdraw what is not funded any more."""
+    state.prepaid_until = state.at + margin.PREPAID_WINDOW
+    payments: dict[int, int] = {}
+    before: dict[int, int] = {}
+    for instrument in sorted(trading(state), key=_longest_first):
+        before[instrument.id] = instrument.mark
+        price, method = price_of(instrument, state.at, before)
+        if price != instrument.mark:
+            state.events.append(events.Marked(instrument.symbol, price, method, state.at))
+        settle(state, instrument, price, payments)
+    pay(state, payments, f"mark:{state.at}")
+    state.stale.update(account for account in state.accounts.values() if account.uncovered)
+    coverage.settle(state)
+    for number in sorted(state.accounts):
+        account = state.accounts[number]
+        for grade in sorted(account.uncovered):
+            coverage.withdraw_uncovered(state, account, grade)
+        coverage.withdraw_unfunded(state, account)
+
+
+def _longest_first(instrument: Instrument) -> tuple[int, int]:
+    """Sort parents before what they cascade into."""
+    product = instrument.contract.product
+    rank = _TENORS.index(product) if product in _TENORS else len(_TENORS)
+    return rank, instrument.id
+
+
+def mark_now(state: State, instrument: Instrument) -> None:
+    """Mark a book between the hours, if its price has moved by half the maintenance margin."""
+    instrument.look_due = 0
+    price, method = price_of(instrument, state.at, {})
+    if instrument.watch_low <= price <= instrument.watch_high:
+        return
+    state.events.append(events.Marked(instrument.symbol, price, method, state.at))
+    payments: dict[int, int] = {}
+    settle(state, instrument, price, payments)
+    pay(state, payments, f"mark:{instrument.symbol}:{state.at}")
+    accounts = [state.accounts[number] for number in sorted(instrument.positions)]
+    state.stale.update(account for account in accounts if account.uncovered)
+    coverage.settle(state)
+    for account in accounts:
+        coverage.withdraw_unfunded(state, account)
+
+
+def watch(state: State, instrument: Instrument) -> None:
+    """Have a book looked at soon whose last price is further from its mark than it should be.
+
+    That is half the maintenance margin of a short (RULEBOOK 3.4).
+    """
+    if not instrument.look_due:
+        instrument.look_due = state.at + LOOK_AFTER
+        state.schedule(instrument.look_due, Entry.MARK_ONE, instrument.id)
+
+
+def price_of(instrument: Instrument, at: int, before: dict[int, int]) -> tuple[int, str]:
+    """Return the mark of a book in ticks and where it is from.
+
+    `before` has the marks, by id, that its parents had until now, where they have new ones.
+    """
+    if instrument.auction.at > at - HOUR:
+        return instrument.auction.price, "auction"
+    window = bisect_left(instrument.trades, (at - MARK_WINDOW, 0, 0, 0, 0))
+    lots, value = surveillance.genuine(instrument.trades[window:])
+    if lots:
+        return index.half_up(value, lots), "trades"
+    bid, ask = instrument.book.best()
+    if instrument.is_open and bid and ask and books.is_tight(bid, ask):
+        return index.half_up(bid + ask, 2), "mid"
+    for parent in instrument.parents[:1]:
+        old = before.get(parent.id, parent.mark)
+        if old != parent.mark:
+            return max(1, index.half_up(instrument.mark * parent.mark, old)), "parent"
+    return instrument.mark, "mark"
+
+
+def settle(state: State, instrument: Instrument, price: int, payments: dict[int, int]) -> None:
+    """Settle the positions of a book to a price, and add what each is due to `payments`."""
+    unit = instrument.unit
+    is_paid = instrument.contract.product not in (Product.CAP, Product.COVER)
+    for position in instrument.positions.values():
+        due = price * position.net - position.cost
+        if due and is_paid:
+            position.cost += due
+            position.received += due
+            number = position.account.id
+            payments[number] = payments.get(number, 0) + unit * due
+            state.touched_positions.add(position)
+    set_mark(state, instrument, price)
+
+
+def pay(state: State, payments: dict[int, int], cause: str) -> None:
+    """Pay the variation of each account, in micro-USD, those who owe first."""
+    assert sum(payments.values()) == 0, "variation adds up to zero"
+    for number in sorted(payments):
+        amount = -payments[number]
+        if amount > 0:
+            state.lend_up_to(state.accounts[number], amount, cause)
+            state.transfer(
+                (number, Kind.CASH), (EXCHANGE, Kind.CLEARING), amount, Code.VARIATION, cause
+            )
+    for number in sorted(payments):
+        amount = payments[number]
+        if amount > 0:
+            state.transfer(
+                (EXCHANGE, Kind.CLEARING), (number, Kind.CASH), amount, Code.VARIATION, cause
+            )
+            state.repay(state.accounts[number], amount, cause)
+
+
+def set_mark(state: State, instrument: Instrument, price: int) -> None:
+    """Change the mark, and everything that is reserved by it and by how near delivery is."""
+    if price != instrument.mark:
+        instrument.mark = price
+        state.touched_instruments.add(instrument)
+    rates = rates_of(state, instrument)
+    if rates != instrument.rates:
+        set_rates(instrument, rates)
+        _sum_up(instrument)
+        state.touched_positions.update(instrument.positions.values())
+    for position in instrument.positions.values():
+        position.refresh()
+
+
+def set_rates(instrument: Instrument, rates: margin.Rates) -> None:
+    """Set what the lots of an instrument ask for, and how far its price may move unseen."""
+    instrument.rates = rates
+    width = 3 * rates.short_mark // (8 * instrument.unit)
+    instrument.watch_low = instrument.mark - width
+    instrument.watch_high = instrument.mark + width
+
+
+def rates_of(state: State, instrument: Instrument) -> margin.Rates:
+    """Return what the lots of an instrument ask for at its mark now."""
+    terms = instrument.contract
+    if terms.product is Product.SLOT:
+        return margin.slot_rates(mark=instrument.mark)
+    return margin.energy_rates(
+        starts_at=terms.starts_at,
+        ends_at=terms.ends_at,
+        prepaid_until=state.prepaid_until,
+        mark=instrument.mark,
+    )
+
+
+def _sum_up(instrument: Instrument) -> None:
+    """Add up what resting orders add to the sums that depend on the rates."""
+    for position in instrument.positions.values():
+        position.long_excess = position.short_excess = 0
+    for order in instrument.live_orders():
+        position = order.position
+        long, short = margin.order_excess(
+            instrument.rates, side=order.side, price=order.price, lots=order.left
+        )
+        position.long_excess += long
+        position.short_excess += short
