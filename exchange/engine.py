@@ -427,6 +427,7 @@ class Engine:
         )
         projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
         projection.write_outcomes(writer, passing.outcomes(works, facts))
+        projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))
         return cash_sequence
 
     # After the commit

@@ -78,6 +78,7 @@ class Refuse(StrEnum):
     ALREADY_CHARGED = "already_charged"
     INCOMPLETE_REPORT = "incomplete_report"
     INVALID_REPORT = "invalid_report"
+    HOUR_NOT_SETTLED = "hour_not_settled"
     INDEX_FINAL = "index_final"
     INDEX_CHANGED = "index_changed"
     INDEX_UNCHANGED = "index_unchanged"

@@ -78,6 +78,7 @@ CODES: dict[str, tuple[int, str]] = {
     "already_charged": (422, "The usage was charged before."),
     "incomplete_report": (422, "An allocation of the hour was not reported on."),
     "invalid_report": (422, "A report exceeds what was owed."),
+    "hour_not_settled": (422, "An interval of the hour is still to be settled."),
     "index_final": (422, "The index of an hour is final from 02:00 on the day after."),
     "index_changed": (422, "The index was corrected meanwhile; look at it again."),
     "index_unchanged": (422, "The index has that price already."),

@@ -121,6 +121,38 @@ class KillSwitch(Instruction, frozen=True, tag="kill_switch"):
     enabled: bool
 
 
+CORRECTION_LINES_MAX = 10_000
+"""Allocations in one instruction; an hour that has more takes several."""
+RUN_MAX = 40
+"""Characters of a run's name, which stands in the cause of its transfers."""
+
+
+class CorrectionLine(msgspec.Struct, frozen=True, array_like=True):
+    """What a run adds to what an allocation has paid: signed micro-USD to its holder.
+
+    `due_micros` is what more (or less) is due as damages, `damages_micros` what of it is to move.
+    Lots and `price_ticks`, the higher price that the hour was settled by, bound all three.
+    """
+
+    allocation: int
+    holder: int
+    seller: int
+    lots: int
+    price_ticks: int
+    delivery_micros: int
+    due_micros: int
+    damages_micros: int
+
+
+class CorrectDelivery(Instruction, frozen=True, tag="correct_delivery"):
+    """Post the differences that a run found in an hour that is settled, in order of allocation."""
+
+    run: str
+    grade: str
+    hour_starts_at: int
+    lines: tuple[CorrectionLine, ...]
+
+
 class OverrideIndex(Instruction, frozen=True, tag="override_index"):
     """Correct the index of an hour from `version` on; two operators' organizations have agreed."""
 
@@ -146,6 +178,7 @@ AnyInstruction = (
     | Resume
     | KillSwitch
     | OverrideIndex
+    | CorrectDelivery
 )
 
 InstructionState = Literal["PENDING", "APPLIED", "REFUSED"]

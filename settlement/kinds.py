@@ -20,6 +20,9 @@ NORMAL = "normal"
 
 REPORT_INTERVAL = "report_interval"
 """Admission's report on an interval, which settlement waits for; registered by admission."""
+REVIEW_DAY = "review_day"
+"""Admission's second look at a day that is over, which its final run waits for."""
+SETTLE_DAY = "settle_day"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,14 @@ class AfterHour:
     """Due `SETTLEMENT_LAG` after the end of an hour with delivery."""
 
 
-Schedule = Every | Repeat | PerInterval | AtGateClosure | AfterHour
+@dataclass(frozen=True, slots=True)
+class AfterDay:
+    """Due at 02:00 on D+1 and again on D+14 of a day with delivery; or on D+1 alone."""
+
+    is_repeated: bool = True
+
+
+Schedule = Every | Repeat | PerInterval | AtGateClosure | AfterHour | AfterDay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,9 @@ the exchange's own capital, which it adds to by hand."""
 
 USD = "USD"
 
+    REVERSAL = 15
+    DELIVERY_CORRECTION = 30
+    DAMAGES_CORRECTION = 31
 
 def cash_account(owner: int, kind: int) -> int:
     """Return the id of a cash account; capacity accounts get theirs from a sequence."""

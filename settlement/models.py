@@ -3,6 +3,30 @@
 from django.db import models
 from django.db.models import F, Q
 
+from settlement.records import (
+    DeliveryCorrection,
+    DeliveryDay,
+    DeliveryDifference,
+    DeliveryFigure,
+    DeliveryRevision,
+    Dispute,
+    MonthlyStatement,
+    SettlementRun,
+    SettlementRunLine,
+)
+
+__all__ = [
+    "DeliveryCorrection",
+    "DeliveryDay",
+    "DeliveryDifference",
+    "DeliveryFigure",
+    "DeliveryRevision",
+    "Dispute",
+    "MonthlyStatement",
+    "SettlementRun",
+    "SettlementRunLine",
+]
+
 
 class Account(models.Model):
     """One unit of one owner. Written by `ledger_post` only."""
@@ -447,6 +471,8 @@ class Heartbeat(models.Model):
     process = models.CharField(max_length=64, primary_key=True)
     role = models.CharField(max_length=8)
     """`worker` or `beat`."""
+    next_mark_ticks = models.BigIntegerField(default=0)
+    """Mark of the next hour that could be bought then; 0 where there was none."""
     queues = models.CharField(max_length=80, blank=True)
     started_at = models.DateTimeField()
     """The database's own time, as is the next."""

@@ -9,6 +9,7 @@ everything missed is done once, in order (FAULTS K115).
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, time
 
 from django.db import connection, transaction
 
@@ -25,6 +26,13 @@ ROUNDS_MAX = 20
 STEPS = contract.INTERVALS_PER_HOUR + 2
 """Gate closure is step 0, interval k step k, the end of the hour the last."""
 
+DAYS_MAX = 100
+"""How many days one pass plans runs of."""
+RUNS = ("FINAL", "REVISION")
+RUN_DAYS = {"FINAL": 1, "REVISION": 14}
+"""How many days after the day's first instant each run is due, at `RUN_HOUR`."""
+RUN_HOUR = 2 * contract.HOUR
+
 
 def plan(now: int) -> int:
     """Store the jobs that are due at `now` (us) and are not there yet; return how many."""
@@ -36,7 +44,7 @@ def plan(now: int) -> int:
         count += hours
         if hours == 0:
             break
-    return count + _plan_periods(now)
+    return count + _plan_days(now) + _plan_periods(now)
 
 
 def row(
@@ -68,16 +76,28 @@ def step_due_at(hour_starts_at: int, step: int) -> int:
     return hour_starts_at + interval * contract.INTERVAL + contract.SETTLEMENT_LAG
 
 
+def run_due_at(day_starts_at: int, run: str) -> int:
+    """Return when a run over a day is due."""
+    return day_starts_at + RUN_DAYS[run] * contract.DAY + RUN_HOUR
+
+
 def _discover_hours() -> None:
-    """Open the hours of entitlements that have appeared since the last pass."""
+    """Open the hours, and days, of entitlements that have appeared since the last pass."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
+            WITH found AS (
+                SELECT grade, starts_at, max(id) AS last FROM settlement_entitlement
+                WHERE id > (SELECT coalesce(max(last_entitlement), 0) FROM settlement_deliveryhour)
+                GROUP BY grade, starts_at
+            ), day AS (
+                INSERT INTO settlement_deliveryday (grade, delivery_date, planned_runs)
+                SELECT DISTINCT grade, (starts_at AT TIME ZONE 'UTC')::date, 0 FROM found
+                ORDER BY 2, 1 ON CONFLICT (grade, delivery_date) DO NOTHING
+            )
             INSERT INTO settlement_deliveryhour AS hour
                 (grade, starts_at, last_entitlement, planned_steps)
-            SELECT grade, starts_at, max(id), 0 FROM settlement_entitlement
-            WHERE id > (SELECT coalesce(max(last_entitlement), 0) FROM settlement_deliveryhour)
-            GROUP BY grade, starts_at ORDER BY starts_at, grade
+            SELECT grade, starts_at, last, 0 FROM found ORDER BY starts_at, grade
             ON CONFLICT (grade, starts_at) DO UPDATE
             SET last_entitlement = greatest(hour.last_entitlement, excluded.last_entitlement)
             """
@@ -112,6 +132,50 @@ def _plan_hours(now: int) -> int:
         store(rows)
         models.DeliveryHour.objects.bulk_update(hours, ["planned_steps"])
     return len(hours)
+
+
+def _plan_days(now: int) -> int:
+    """Plan the runs that are due of days with delivery, the earliest days first."""
+    due = clock.to_datetime(now - RUN_HOUR)
+    with transaction.atomic():
+        days = list(
+            models.DeliveryDay.objects.raw(
+                """
+                SELECT * FROM settlement_deliveryday
+                WHERE planned_runs < 2 AND delivery_date <= (%s AT TIME ZONE 'UTC')::date
+                    - CASE planned_runs WHEN 0 THEN %s ELSE %s END
+                ORDER BY delivery_date, grade LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
+                """,
+                [due, *(RUN_DAYS[run] for run in RUNS), DAYS_MAX],
+            )
+        )
+        rows: list[models.Job] = []
+        for day in days:
+            starts_at = clock.to_micros(datetime.combine(day.delivery_date, time(), tzinfo=UTC))
+            while day.planned_runs < len(RUNS):
+                run = RUNS[day.planned_runs]
+                if run_due_at(starts_at, run) > now:
+                    break
+                rows += _run_rows(day.grade, starts_at, run, now)
+                day.planned_runs += 1
+        store(rows)
+        models.DeliveryDay.objects.bulk_update(days, ["planned_runs"])
+    return len(rows)
+
+
+def _run_rows(grade: str, day_starts_at: int, run: str, now: int) -> list[models.Job]:
+    """Return the jobs of one run over a day; a revision waits for the final run."""
+    slot = slots.of_run(grade, day_starts_at, run)
+    due_at = run_due_at(day_starts_at, run)
+    rows = []
+    for kind in kinds.every():
+        match kind.schedule:
+            case kinds.AfterDay(is_repeated=is_repeated) if is_repeated or run == RUNS[0]:
+                after = _after(kind, slot)
+                if run != RUNS[0]:
+                    after = (kind.name, slots.of_run(grade, day_starts_at, RUNS[0]))
+                rows.append(row(kind, slot, due_at, now, after))
+    return rows
 
 
 def _step_rows(grade: str, starts_at: int, step: int, now: int) -> list[models.Job]:

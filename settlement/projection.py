@@ -121,9 +121,22 @@ _INTERVALS = rowset.Table(
         "refunded_micros": "bigint",
         "compensated_micros": "bigint",
         "compensation_due_micros": "bigint",
+        "next_mark_ticks": "bigint",
         "at": rowset.INSTANT,
     },
     key=["allocation_id", "interval"],
+)
+_CORRECTIONS = rowset.Table(
+    "settlement_deliverycorrection",
+    {
+        "run": "text",
+        "allocation_id": "bigint",
+        "delivery_micros": "bigint",
+        "damages_micros": "bigint",
+        "due_micros": "bigint",
+        "at": rowset.INSTANT,
+    },
+    key=["run", "allocation_id"],
 )
 
 _OUTCOMES = b"""
@@ -308,11 +321,30 @@ def write_intervals(writer: rowset.Writer, settled: Sequence[Any]) -> None:
                 event.short_mntu,
                 event.delivered_mntu,
                 event.released,
+                event.next_mark,
                 event.refunded,
                 event.compensated,
                 event.compensation_due,
                 event.at,
             )
+
+
+def write_corrections(writer: rowset.Writer, corrected: Sequence[Any]) -> None:
+    """Store what later runs added (`exchange.events.DeliveryCorrected`)."""
+    _CORRECTIONS.insert(
+        writer,
+        [
+            (
+                event.run,
+                event.allocation,
+                event.delivery,
+                event.damages,
+                event.due,
+                event.at,
+            )
+            for event in corrected
+        ],
+    )
             for event in settled
         ],
     )

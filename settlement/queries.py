@@ -406,6 +406,20 @@ def settlements(organization_id: int) -> QuerySet[models.IntervalSettlement]:
 
 # The index
 
+def figures(allocations: Sequence[int]) -> dict[int, dict[str, int]]:
+    """Return what each party last said of allocations, in mNTU, by allocation and party."""
+    rows = (
+        models.DeliveryFigure.objects.filter(allocation_id__in=allocations)
+        .order_by("allocation_id", "party", "-id")
+        .distinct("allocation_id", "party")
+        .values_list("allocation_id", "party", "mntu")
+    )
+    found: dict[int, dict[str, int]] = {}
+    for allocation, party, mntu in rows:
+        found.setdefault(allocation, {})[party] = mntu
+    return found
+
+
 
 class PriceUnresolved(Refusal):
     """There is no price to settle on; whatever needs it waits until two operators set one."""
@@ -529,6 +543,10 @@ def work_due_by(at: datetime) -> int:
                          ELSE interval '1 minute' END)
                 + (SELECT count(*) FROM settlement_entitlement
                    WHERE id > (SELECT coalesce(max(last_entitlement), 0)
+                + (SELECT count(*) FROM settlement_deliveryday
+                   WHERE planned_runs < 2
+                     AND delivery_date + CASE planned_runs WHEN 0 THEN 1 ELSE 14 END
+                         <= ((%(at)s - interval '2 hours') AT TIME ZONE 'UTC')::date)
                                FROM settlement_deliveryhour))
             """,  # noqa: S608 - a constant of the module that reads the same rows
             {"at": at},

@@ -33,6 +33,11 @@ def of_interval(grade: str, hour_starts_at: int, interval: int) -> str:
     return f"{grade}/{hour_text(hour_starts_at)}/{interval:02}"
 
 
+def of_run(grade: str, day_starts_at: int, run: str) -> str:
+    """Return the slot of a run over a day: `LLAMA70B/20261205/final`."""
+    return f"{grade}/{_EPOCH + day_starts_at * _MICRO:%Y%m%d}/{run.lower()}"
+
+
 def read_instant(slot: str) -> int:
     """Return the instant of the slot of a periodic kind.
 
@@ -57,6 +62,16 @@ def read_interval(slot: str) -> tuple[str, int, int]:
     """
     grade, hour, interval = slot.split("/")
     return grade, _instant(hour), int(interval)
+
+
+def read_run(slot: str) -> tuple[str, int, str]:
+    """Return grade, first instant of the day and name of the slot of a run, in upper case.
+
+    :raises ValueError: when it is not one.
+    """
+    grade, day, run = slot.split("/")
+    starts_at = datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)
+    return grade, (starts_at - _EPOCH) // _MICRO, run.upper()
 
 
 def _instant(hour: str) -> int:

@@ -7,7 +7,7 @@ run twice, at once or never: the next sweep finds what is due.
 from celery import shared_task
 
 from marketplace import clock, contract
-from settlement import audit, jobs, kinds, operations, seals, slots
+from settlement import audit, jobs, kinds, operations, runs, seals, slots
 from settlement.kinds import Claim, Kind
 
 SEAL_EVERY = contract.INTERVAL
@@ -15,6 +15,7 @@ RECONCILE_EVERY = contract.HOUR
 RECONCILE_WINDOW = 3 * contract.HOUR
 """How far back an hourly reconciliation looks; the one at 02:00 looks at everything."""
 RECONCILE_FULL_HOUR = 2
+SETTLE_DAY_LEASE_S = 300.0
 
 
 @shared_task(name="settlement.sweep", ignore_result=True)
@@ -47,6 +48,11 @@ def expire_capacity(slot: str, at: int) -> None:
     """Expire what nobody used of an hour."""
     grade, hour_starts_at = slots.read_hour(slot)
     operations.expire_capacity(grade=grade, hour_starts_at=hour_starts_at, at=at)
+
+
+def settle_day(claim: Claim) -> None:
+    """Settle a whole day again, by everything known now."""
+    runs.settle(slot=claim.slot, at=claim.at, fence=lambda: jobs.fence(claim))
 
 
 def seal(_slot: str, at: int) -> None:
@@ -92,6 +98,16 @@ kinds.register(
         schedule=kinds.AfterHour(),
         handler=expire_capacity,
         after=kinds.REPORT_INTERVAL,
+    )
+)
+kinds.register(
+    Kind(
+        name=kinds.SETTLE_DAY,
+        queue=kinds.URGENT,
+        schedule=kinds.AfterDay(),
+        long_handler=settle_day,
+        after=kinds.REVIEW_DAY,
+        lease_s=SETTLE_DAY_LEASE_S,
     )
 )
 kinds.register(Kind(name="seal", schedule=kinds.Every(period=SEAL_EVERY), handler=seal))

@@ -274,4 +274,6 @@ CHECKS: tuple[Check, ...] = (
     _chains,
     _seals,
 )
-FULL_CHECKS: tuple[Check, ...] = (_balances,)
+SEALED: tuple[Check, ...] = (_chains, _seals)
+"""What must hold before anything of a day is settled again."""
+FULL_CHECKS: tuple[Check, ...] = (_balances, _running, _holds)
