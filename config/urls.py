@@ -10,6 +10,7 @@ from marketplace.api import account, capacity, demo, operator, public, schema, s
 from marketplace.endpoint import Nowhere, resource
 from marketplace.views import document
 from settlement import api as settlement
+from settlement import index_api
 
 API: list[URLPattern | URLResolver] = [
     # Public
@@ -24,8 +25,8 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/instruments/<str:symbol>/deltas", resource(exchange.ListDeltas)),
     path("api/v1/instruments/<str:symbol>/auction", resource(exchange.ShowAuction)),
     path("api/v1/curve/<str:grade>", resource(exchange.ShowCurve)),
-    path("api/v1/index/<str:grade>", resource(settlement.ListIndex)),
-    path("api/v1/index/<str:grade>/<str:hour>", resource(settlement.ShowIndex)),
+    path("api/v1/index/<str:grade>", resource(index_api.ListIndex)),
+    path("api/v1/index/<str:grade>/<str:hour>", resource(index_api.ShowIndex)),
     path("api/v1/pools", resource(admission.ListPools)),
     path("api/v1/pools/<str:pool_id>/transparency", resource(admission.ShowTransparency)),
     path("api/v1/keys", resource(public.ListSigningKeys)),
@@ -74,6 +75,7 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/market/halt", resource(operator.HaltMarket)),
     path("api/v1/market/resume", resource(operator.ResumeMarket)),
     path("api/v1/organizations/<str:organization_id>/kill", resource(operator.KillOrganization)),
+    path("api/v1/index/<str:grade>/<str:hour>/override", resource(operator.OverrideIndex)),
     # A demo
     path("api/v1/demo/organizations", resource(demo.CreateDemoOrganization)),
     path("api/v1/demo/clock", resource(demo.AdvanceClock)),

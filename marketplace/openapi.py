@@ -28,7 +28,8 @@ def document() -> dict[str, Any]:
     found = list(operations())
     kinds: list[Any] = [http.Problem]
     for _, endpoint in found:
-        output = endpoint.Item or endpoint.Output
+        is_plain = endpoint.Item is not None and not _is_more_than_a_page(endpoint)
+        output = endpoint.Item if is_plain else endpoint.Output
         kinds += [kind for kind in (endpoint.Input, output) if kind is not None]
     unique = list(dict.fromkeys(kinds))
     shown, components = _named(
@@ -218,7 +219,7 @@ def _responses(
 
 def _answer(endpoint: type[Endpoint], schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     """Return the schema of what an operation answers; a list is a page of its items."""
-    if endpoint.Item is None:
+    if endpoint.Item is None or _is_more_than_a_page(endpoint):
         return schemas[endpoint.Output]
     return {
         "type": "object",
@@ -228,6 +229,11 @@ def _answer(endpoint: type[Endpoint], schemas: dict[Any, dict[str, Any]]) -> dic
             "next_cursor": {"anyOf": [{"type": "string"}, {"type": "null"}]},
         },
     }
+
+
+def _is_more_than_a_page(endpoint: type[Endpoint]) -> bool:
+    """Whether a list says more than its items: its output is then a class of its own."""
+    return isinstance(endpoint.Output, type)
 
 
 def _codes(path: str, endpoint: type[Endpoint]) -> list[str]:

@@ -5,14 +5,11 @@ are printed with the tick's decimals, money with six, tokens as NTU with three; 
 stay readable for ever.
 """
 
-import base64
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-import msgspec
-
-from marketplace import clock, contract, errors, models, queries, wire
-from marketplace.endpoint import Answer, Call, Empty, Endpoint, Listed, Strict
+from marketplace import clock, contract, models, wire
+from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 from settlement import ledger, margin
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
@@ -349,80 +346,6 @@ class ListSettlements(Endpoint):
                 row.pk,
             ],
         )
-
-
-class IndexValue(Answer):
-    """The index of one hour; `method` says by which rung of the ladder it was found."""
-
-    grade: str
-    hour: str
-    starts_at: str
-    price: str
-    method: str
-    digest: str
-    published_at: str
-
-
-class ListIndex(Endpoint):
-    """The hourly index of a grade, the latest hour first."""
-
-    tag = "index"
-    Query = Empty
-    Item = IndexValue
-    Output = Listed[IndexValue]
-
-    def handle(self, call: Call, grade: str) -> Listed[IndexValue]:
-        """Answer."""
-        queries.grade(grade)
-        rows = settlement_models.IndexValue.objects.filter(grade=grade).order_by("-hour_starts_at")
-        after = call.page.number()
-        if after is not None:
-            rows = rows.filter(hour_starts_at__lt=clock.to_datetime(after))
-        return call.page.page(
-            rows[: call.page.fetch],
-            _index_value,
-            position=lambda row: [clock.to_micros(row.hour_starts_at)],
-        )
-
-
-class ShowIndex(Endpoint):
-    """The index of one hour with the inputs that reproduce it to the digit."""
-
-    tag = "index"
-
-    class Output(IndexValue):
-        """`inputs` is the canonical JSON whose SHA-256 is `digest`; `inputs_base64` its bytes."""
-
-        inputs: msgspec.Raw
-        inputs_base64: str
-
-    def handle(self, call: Call, grade: str, hour: str) -> Output:
-        """Answer."""
-        queries.grade(grade)
-        row = settlement_models.IndexValue.objects.filter(
-            grade=grade, hour_starts_at=clock.to_datetime(wire.parse_hour(hour, "hour"))
-        ).first()
-        if row is None:
-            raise errors.NotFound()
-        inputs = bytes(row.inputs)
-        return self.Output(
-            **msgspec.structs.asdict(_index_value(row)),
-            inputs=msgspec.Raw(inputs),
-            inputs_base64=base64.b64encode(inputs).decode(),
-        )
-
-
-def _index_value(row: settlement_models.IndexValue) -> IndexValue:
-    hour = clock.to_micros(row.hour_starts_at)
-    return IndexValue(
-        grade=row.grade,
-        hour=wire.hour_text(hour),
-        starts_at=wire.time_text(hour),
-        price=wire.price_text(row.price_ticks),
-        method=row.method,
-        digest=bytes(row.digest).hex(),
-        published_at=wire.moment_text(row.at),
-    )
 
 
 def _moment(text: str | None, field: str) -> datetime | None:

@@ -165,6 +165,21 @@ def corrected_until(hour_starts_at: int) -> int:
     return contract.day_start(hour_starts_at) + CORRECTED_UNTIL
 
 
+def reference_periods(at: int) -> list[tuple[str, int, int]]:
+    """Return (name, start, end) of the day, week and month of an instant and of those before."""
+    today, this_week = contract.day_start(at), contract.week_start(at)
+    month = contract.month_start(at)
+    before = contract.add_months(month, -1)
+    return [
+        ("day", today, today + contract.DAY),
+        ("day", today - contract.DAY, today),
+        ("week", this_week, this_week + 7 * contract.DAY),
+        ("week", this_week - 7 * contract.DAY, this_week),
+        ("month", month, contract.add_months(month, 1)),
+        ("month", before, month),
+    ]
+
+
 def is_plausible(price: int, beside: int) -> bool:
     """Whether a price is above zero and less than ten times off another, up or down."""
     return 0 < price < beside * IMPLAUSIBLE_FACTOR and beside < price * IMPLAUSIBLE_FACTOR

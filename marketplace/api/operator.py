@@ -8,9 +8,11 @@ from typing import Annotated
 import msgspec
 
 from exchange import queries as exchange_queries
-from marketplace import errors, operations, queries, wire
-from marketplace.endpoint import Answer, Call, Endpoint, Strict
+from marketplace import corrections, errors, http, operations, queries, text, wire
+from marketplace.endpoint import Answer, Call, Endpoint, Replayable, Strict
 
+REASON_LENGTH_MAX = 200
+"""Of a reason that is published."""
 Reason = Annotated[str, msgspec.Meta(max_length=500)]
 
 
@@ -169,6 +171,71 @@ class KillOrganization(Endpoint):
             request_id=call.request_id,
         )
         return self.Output(id=organization_id, killed=given.enabled)
+
+
+class OverrideIndex(Endpoint):
+    """Correct the index of an hour: one operator proposes, one of another organization confirms.
+
+    The first call is answered with 202 and `pending`; the second with the same price, by another
+    operator's organization, with 200 and `applied`. Another price is another proposal, in place of
+    the first. Possible until 02:00 on the day after; the difference to what was settled is settled
+    by the day's final run.
+    """
+
+    method = "POST"
+    scope = "operate"
+    tag = "operator"
+    codes = (
+        "index_final",
+        "index_changed",
+        "index_unchanged",
+        "second_operator_required",
+        "price_unresolved",
+    )
+
+    class Input(Strict):
+        """The price, and why."""
+
+        price: wire.PriceText
+        reason: Annotated[str, msgspec.Meta(min_length=1, max_length=REASON_LENGTH_MAX)]
+
+    class Output(Answer):
+        """The correction; `version` is the one that it is or would be."""
+
+        grade: str
+        hour: str
+        version: int
+        price: str
+        reason: str
+        state: Annotated[str, wire.one_of("pending", "applied")]
+        proposed_at: str
+        confirmed_at: str | None
+
+    def handle(self, call: Call, given: Input, grade: str, hour: str) -> Replayable:
+        """Answer."""
+        queries.grade(grade)
+        starts_at = wire.parse_hour(hour, "hour")
+        decided = corrections.override_index(
+            grade=grade,
+            hour_starts_at=starts_at,
+            price_ticks=wire.parse_price(given.price),
+            reason=text.parse_name(given.reason, "reason", length_max=REASON_LENGTH_MAX),
+            organization_id=call.organization,
+            actor=actor(call),
+        )
+        row = decided.row
+        said = self.Output(
+            grade=grade,
+            hour=wire.hour_text(starts_at),
+            version=row.version,
+            price=wire.price_text(row.price_ticks),
+            reason=row.reason,
+            state="applied" if decided.is_applied else "pending",
+            proposed_at=wire.moment_text(row.proposed_at),
+            confirmed_at=wire.optional_moment_text(row.confirmed_at),
+        )
+        status = 200 if decided.is_applied else 202
+        return Replayable(status=status, body=http.encode(said), is_replay=False)
 
 
 def actor(call: Call) -> str:

@@ -30,6 +30,7 @@ PROMISED = """
     DELETE listings/{listing_id}; POST instruments/{symbol}/halt;
     POST instruments/{symbol}/resume; POST grades/{grade}/halt; POST grades/{grade}/resume;
     POST market/halt; POST market/resume; POST organizations/{organization_id}/kill;
+    POST index/{grade}/{hour}/override;
     POST demo/organizations; POST demo/clock; POST demo/faults; GET schema
 """
 

@@ -44,6 +44,7 @@ def valid_body(endpoint: type[Endpoint], owner: dict[str, str]) -> dict[str, Any
         "CreateDemoOrganization": {"name": "Fabrikam", "role": "buyer"},
         "AdvanceClock": {"advance_to": "2026-12-01T10:00:00Z"},
         "SetFault": {"cluster": owner["cluster_id"], "available": 1.0},
+        "OverrideIndex": {"price": "1.300", "reason": "a stray quote"},
     }
     return bodies.get(endpoint.__name__, {})
 
