@@ -102,6 +102,8 @@ class Order(models.Model):
     min_lots = models.BigIntegerField(null=True)
     min_share = models.SmallIntegerField(null=True)
     """Percent of its lots that a strip trades at least."""
+    grade = models.CharField(max_length=16, db_default="", blank=True)
+    """The grade that a strip asked for first; its symbol has the one that it traded."""
     alternatives = models.CharField(max_length=255, db_default="", blank=True)
     """Grades that a strip tries after its own, with commas between."""
     notional_ticks = models.BigIntegerField(default=0)

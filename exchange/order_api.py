@@ -29,12 +29,12 @@ SYMBOL = r"^[A-Z][A-Z0-9]{1,15}\.H\.[0-9]{8}T[0-9]{2}Z$"
 
 
 class ListOrders(Endpoint):
-    """The organization's orders, the newest first."""
+    """The organization's orders and strips, the newest first."""
 
     scope = "read"
     tag = "orders"
-    Item = wire.OrderOut
-    Output = Listed[wire.OrderOut]
+    Item = wire.OrderRead
+    Output = Listed[wire.OrderRead]
 
     class Query(Strict):
         """Filters; `live` stands for orders that rest in a book or wait for their stop price."""
@@ -75,11 +75,11 @@ class ListOrders(Endpoint):
 
 
 class ShowOrder(Endpoint):
-    """One order with its fills."""
+    """One order, or strip, with its fills."""
 
     scope = "read"
     tag = "orders"
-    Output = wire.OrderOut
+    Output = wire.OrderRead
 
     def handle(self, call: Call, order_id: str) -> wire.OrderOut:
         """Answer."""

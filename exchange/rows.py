@@ -59,6 +59,7 @@ _STRIPS = rowset.Table(
         **_ORDERS.columns,
         "type": "text",
         "min_share": "smallint",
+        "grade": "text",
         "alternatives": "text",
     },
     key=["id"],
@@ -275,6 +276,7 @@ def _strip_row(
         event.at,
         "STRIP",
         request.min_share,
+        request.grade,
         ",".join(request.alternatives),
     )
 

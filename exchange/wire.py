@@ -7,6 +7,7 @@ the first request, byte for byte; an order that is read is made from its row.
 
 import zlib
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -99,6 +100,16 @@ class StripOut(OrderOut, kw_only=True):
     to: Moment
     min_share: int
     alternatives: list[str]
+
+
+class OrderRead(OrderOut, kw_only=True):
+    """An order or a strip as both are read: what only strips have is absent from other orders."""
+
+    grade: str | msgspec.UnsetType = msgspec.UNSET
+    from_: Moment | msgspec.UnsetType = msgspec.field(name="from", default=msgspec.UNSET)
+    to: Moment | msgspec.UnsetType = msgspec.UNSET
+    min_share: int | msgspec.UnsetType = msgspec.UNSET
+    alternatives: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class PreviewFill(msgspec.Struct, kw_only=True):
@@ -405,13 +416,10 @@ def order_state(view: Any) -> OrderState:
 
 
 def order_row(row: Any, trades: Sequence[Any]) -> OrderOut:
-    """Return an order from its row (`exchange.models.Order`) and its trades, oldest first."""
+    """Return an order or strip from its row (`exchange.models.Order`) and trades, oldest first."""
     is_strip = row.type == "STRIP"
     fills = [_fill_row(row.id, trade) for trade in trades]
-    if is_strip:
-        for fill, trade in zip(fills, trades, strict=True):
-            fill.instrument = trade.symbol
-    return OrderOut(
+    order = OrderOut(
         id=str(row.id),
         instrument=row.symbol,
         side=side_text(row.side),
@@ -441,6 +449,26 @@ def order_row(row: Any, trades: Sequence[Any]) -> OrderOut:
         updated_at=wire.moment_text(row.updated_at),
         fills=fills,
     )
+    if not is_strip:
+        return order
+    for fill, trade in zip(fills, trades, strict=True):
+        fill.instrument = trade.symbol
+    starts_at, ends_at = _hours_of(row.symbol)
+    return StripOut(
+        **{name: getattr(order, name) for name in OrderOut.__struct_fields__},
+        grade=row.grade,
+        from_=wire.moment_text(starts_at),
+        to=wire.moment_text(ends_at),
+        min_share=row.min_share,
+        alternatives=row.alternatives.split(",") if row.alternatives else [],
+    )
+
+
+def _hours_of(symbol: str) -> tuple[datetime, datetime]:
+    """Return the range of hours that a strip's symbol names."""
+    first, _, hours = symbol.rpartition(".")[2].partition("+")
+    starts_at = datetime.strptime(first, "%Y%m%dT%HZ").replace(tzinfo=UTC)
+    return starts_at, starts_at + timedelta(hours=int(hours))
 
 
 def _fill_row(order: int, trade: Any) -> Fill:

@@ -82,6 +82,7 @@ class Migration(migrations.Migration):
                 ('display_lots', models.BigIntegerField(null=True)),
                 ('min_lots', models.BigIntegerField(null=True)),
                 ('min_share', models.SmallIntegerField(null=True)),
+                ('grade', models.CharField(blank=True, db_default='', max_length=16)),
                 ('alternatives', models.CharField(blank=True, db_default='', max_length=255)),
                 ('notional_ticks', models.BigIntegerField(default=0)),
                 ('fee_micros', models.BigIntegerField(default=0)),

@@ -39,7 +39,7 @@ GIVEN: dict[str, Any] = {
     "until": ENDS_AT,
 }
 OPTIONAL_OF_ONE_FORM = {
-    models.Order: {"grade", "from", "to", "min_share", "fills"},
+    models.Order: {"grade", "from", "to", "min_share", "alternatives", "fills"},
     models.IndexValue: {"inputs", "inputs_base64"},
     models.ApiKey: {"key"},
     models.Fill: {"instrument"},

@@ -1,7 +1,12 @@
 """Reading orders of every kind over REST, and what auctions and their trades look like."""
 
+import msgspec
+
 from exchange import commands, models, operations
 from marketplace import audit
+from marketplace import clock as market_clock
+from marketplace.models import Grade
+from settlement import instructions
 from tests.market import HOUR, buy, sell
 from tests.rest import Api, World
 
@@ -64,6 +69,11 @@ def test_a_strip_is_read_as_an_order_with_fills_in_its_hours(world: World) -> No
     assert (order["status"], order["filled_quantity"]) == ("filled", 3)
     assert (order["average_price"], order["price"]) == ("1.255000", "1.300")
     assert [fill["instrument"] for fill in order["fills"]] == [HOUR, later]
+    assert (order["from"], order["to"]) == (
+        "2026-12-01T14:00:00.000000Z",
+        "2026-12-01T16:00:00.000000Z",
+    )
+    assert (order["grade"], order["min_share"], order["alternatives"]) == ("LLAMA70B", 100, [])
     assert buyer.api.get(f"orders/{order['id']}").json == order
     fills = buyer.api.get("fills").json["results"]
     assert [(fill["order_id"], fill["instrument"]) for fill in fills] == [
@@ -73,6 +83,40 @@ def test_a_strip_is_read_as_an_order_with_fills_in_its_hours(world: World) -> No
     assert [fill["instrument"] for fill in buyer.api.get("fills", instrument=HOUR).json["results"]]
     positions = {row["instrument"]: row for row in buyer.api.get("positions").json["results"]}
     assert set(positions) == {HOUR, later}
+
+
+def test_a_strip_that_traded_another_grade_still_says_what_was_asked_for(world: World) -> None:
+    buyer = world.party("Northwind", cash=1_000_000_000)
+    seller = world.party("Cirrus", "PROVIDER", cash=1_000_000_000)
+    world.cluster(seller)
+    Grade.objects.create(
+        code="GPT4O",
+        name="GPT-4o",
+        region="us",
+        precision="fp8",
+        model_shape="llama-70b",
+        context_tokens_max=131_072,
+        output_tokens_max=8_192,
+        reference_price_ticks=1_250,
+        created_at=market_clock.now(),
+    )
+    world.market.instruct(
+        "other", instructions.DefineGrade(grade="GPT4O", reference_price_ticks=1_250)
+    )
+    later = "LLAMA70B.H.20261201T15Z"
+    wanted = msgspec.structs.replace(
+        strip(buyer.id, "r1"), grade="GPT4O", alternatives=("LLAMA70B",), min_share=50
+    )
+    world.market.execute(
+        sell(seller.id, 1_250, 3, "s14"),
+        sell(seller.id, 1_260, 3, "s15", instrument=later),
+        wanted,
+        buy(buyer.id, 1_200, 1, "plain"),
+    )
+    plain, order = buyer.api.get("orders").json["results"]
+    assert (order["instrument"], order["grade"]) == ("LLAMA70B.R.20261201T14Z+2", "GPT4O")
+    assert (order["min_share"], order["alternatives"]) == (50, ["LLAMA70B"])
+    assert {"grade", "from", "to", "min_share", "alternatives"} & set(plain) == set()
 
 
 def test_an_auction_is_shown_while_it_runs_and_its_price_afterwards(world: World, clock) -> None:

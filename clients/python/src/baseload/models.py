@@ -247,7 +247,8 @@ class Fill(Model, frozen=True, kw_only=True):
 class Order(Model, frozen=True, kw_only=True):
     """An order or strip as it stands; `fills` is empty where they were not asked for.
 
-    A strip has its `grade`, `starts_at` and `ends_at`, and its quantities are lots in each hour.
+    A strip has its `grade`, `starts_at` and `ends_at`, `min_share` and `alternatives`, and its
+    quantities are lots in each hour.
     """
 
     id: str
@@ -279,6 +280,7 @@ class Order(Model, frozen=True, kw_only=True):
     starts_at: datetime | None = msgspec.field(name="from", default=None)
     ends_at: datetime | None = msgspec.field(name="to", default=None)
     min_share: int | None = None
+    alternatives: tuple[str, ...] = ()
 
     @property
     def is_live(self) -> bool:
