@@ -172,12 +172,12 @@ def rejected(order: wire.OrderOut) -> Rejected:
     return refused(order.reason or "rejected")
 
 
-def refused(reason: str) -> Rejected:
-    """Return the refusal of an order, an amendment or a cancel that a rule refused.
+def refused(reason: str, what: str = "order") -> Rejected:
+    """Return the refusal of an order, an amendment or a cancel (`what`) that a rule refused.
 
     One for too many orders says when the next hour begins, which counts them anew.
     """
-    detail = f"the order was refused: {reason.replace('_', ' ')}"
+    detail = f"the {what} was refused: {reason.replace('_', ' ')}"
     if reason != reasons.Reject.ORDER_TO_TRADE_RATIO:
         return Rejected(detail, code=reason)
     left = contract.HOUR - clock.now_micros() % contract.HOUR
@@ -225,15 +225,15 @@ def amended_order(order: wire.OrderOut | None, reply: envelope.Reply) -> wire.Or
         raise UnknownOrder()
     for event in reply.events:
         if isinstance(event, events.AmendRefused):
-            raise _refused_change(order, event.reason)
+            raise _refused_change(order, event.reason, "amendment")
     return order
 
 
-def _refused_change(order: wire.OrderOut, reason: str) -> errors.Refusal:
+def _refused_change(order: wire.OrderOut, reason: str, what: str) -> errors.Refusal:
     """Return why a known order was not amended or canceled."""
     if reason == reasons.UNKNOWN_ORDER:
         return NotResting(f"the order is {order.status.replace('_', ' ')}")
-    return refused(reason)
+    return refused(reason, what)
 
 
 def canceled(*, organization: int, order: int, reply: envelope.Reply) -> wire.OrderOut:
@@ -257,7 +257,7 @@ def canceled_order(order: wire.OrderOut | None, reply: envelope.Reply) -> wire.O
         raise UnknownOrder()
     for event in reply.events:
         if isinstance(event, events.CancelRefused):
-            raise _refused_change(order, event.reason)
+            raise _refused_change(order, event.reason, "cancel")
     return order
 
 

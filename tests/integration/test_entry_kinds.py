@@ -470,6 +470,8 @@ def test_a_call_gathers_orders_freezes_them_and_trades_at_one_price(
             ("DELETE", ORDERS),
         )
         assert [(each[0], each[2]["code"]) for each in (cancel, worse)] == [(422, "frozen")] * 2
+        assert cancel[2]["detail"] == "the cancel was refused: frozen"
+        assert worse[2]["detail"] == "the amendment was refused: frozen"
         assert (better[0], better[2]["quantity"], mass[2]) == (200, 9, {"results": []})
         clock.set("2026-12-01T12:00Z")
         say(key.buyer, ("DELETE", f"{ORDERS}/999"))
