@@ -1,9 +1,12 @@
 """Double entry: the kinds of account, the codes of transfers, and what may not go negative.
 
 A transfer moves a positive amount from the account it debits to the account it credits, both of
-one unit. An account's balance is its posted credits less its posted debits; what is held is counted
-apart. Cash accounts are identified by owner and kind; owner 0 is the exchange. Everything here is
-arithmetic on integers; the database enforces the same rules again (`ledger_post`).
+one unit. An account's balance is its posted credits less its posted debits; what is available is
+the balance less what is held. A *hold* reserves an amount on the account it would debit; it is
+posted (up to what is held, the rest is free again), voided, or it expires, and ends in one of these
+once. Holds and their ends are transfers like all others, told apart by their phase. Cash accounts
+are identified by owner and kind; owner 0 is the exchange. Everything here is arithmetic on
+integers; the database enforces the same rules again (`ledger_post`).
 """
 
 from enum import IntEnum
@@ -30,6 +33,16 @@ class Kind(IntEnum):
     SHARED = 55
 
 
+class Phase(IntEnum):
+    """What a transfer does: move, reserve, or end a hold; only `AT_ONCE` and `POST` move."""
+
+    AT_ONCE = 0
+    HOLD = 1
+    POST = 2
+    VOID = 3
+    EXPIRE = 4
+
+
 class Code(IntEnum):
     """Why a transfer was made."""
 
@@ -47,6 +60,9 @@ class Code(IntEnum):
     LAYER_LOAN = 12
     LAYER_REPAYMENT = 13
     USAGE_FEE = 14
+    REVERSAL = 15
+    DELIVERY_CORRECTION = 30
+    DAMAGES_CORRECTION = 31
     GRANT = 50
     CONSUME = 51
     EXPIRE = 52
@@ -60,9 +76,6 @@ the exchange's own capital, which it adds to by hand."""
 
 USD = "USD"
 
-    REVERSAL = 15
-    DELIVERY_CORRECTION = 30
-    DAMAGES_CORRECTION = 31
 
 def cash_account(owner: int, kind: int) -> int:
     """Return the id of a cash account; capacity accounts get theirs from a sequence."""

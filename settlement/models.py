@@ -38,27 +38,35 @@ class Account(models.Model):
     unit = models.CharField(max_length=40)
     debits = models.BigIntegerField(default=0)
     credits = models.BigIntegerField(default=0)
+    held = models.BigIntegerField(default=0)
+    """Reserved by open holds: what is available is credits less debits less this."""
     may_go_negative = models.BooleanField(default=False)
     opened_in = models.BigIntegerField()
     """First sequence of the batch that opened it: the batch's link hashes its identity."""
+    closed_in = models.BigIntegerField(null=True)
+    """Sequence of the chain's head when it was closed; nothing is posted to it afterwards."""
     created_at = models.DateTimeField()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["owner", "kind", "unit"], name="account_is_single"),
             models.CheckConstraint(
-                condition=Q(debits__gte=0, credits__gte=0),
+                condition=Q(debits__gte=0, credits__gte=0, held__gte=0),
                 name="account_totals_are_positive",
             ),
             models.CheckConstraint(
-                condition=Q(may_go_negative=True) | Q(credits__gte=F("debits")),
+                condition=Q(may_go_negative=True) | Q(credits__gte=F("debits") + F("held")),
                 name="account_is_not_overdrawn",
+            ),
+            models.CheckConstraint(
+                condition=Q(closed_in__isnull=True) | Q(credits=F("debits"), held=0),
+                name="account_closed_is_empty",
             ),
         ]
 
 
 class Transfer(models.Model):
-    """An immutable double entry. Written by `ledger_post` only."""
+    """An immutable double entry. Written by `ledger_post` only; partitioned by month of `at`."""
 
     pk = models.CompositePrimaryKey("chain", "sequence")
     chain = models.CharField(max_length=16)
@@ -70,6 +78,14 @@ class Transfer(models.Model):
     code = models.SmallIntegerField()
     cause = models.CharField(max_length=80)
     at = models.DateTimeField()
+    phase = models.SmallIntegerField()
+    """A `ledger.Phase`: a transfer at once, a hold, or what became of a hold."""
+    id = models.CharField(max_length=80, null=True)
+    """What its writer named it, unique in its chain for ever; every hold has one."""
+    hold = models.CharField(max_length=80, null=True)
+    """Id of the hold that this row resolves."""
+    expires_at = models.DateTimeField(null=True)
+    """Of a hold: from when on it can only expire."""
 
     class Meta:
         constraints = [
@@ -78,11 +94,74 @@ class Transfer(models.Model):
                 condition=~Q(debit_account=F("credit_account")),
                 name="transfer_has_two_accounts",
             ),
+            models.CheckConstraint(
+                condition=Q(phase=0, hold__isnull=True, expires_at__isnull=True)
+                | Q(phase=1, id__isnull=False, hold__isnull=True)
+                | Q(phase__in=[2, 3, 4], hold__isnull=False, expires_at__isnull=True),
+                name="transfer_keeps_its_phase",
+            ),
         ]
         indexes = [
             models.Index(fields=["debit_account", "chain", "sequence"], name="transfer_by_debit"),
             models.Index(fields=["credit_account", "chain", "sequence"], name="transfer_by_credit"),
             models.Index(fields=["cause"], name="transfer_by_cause"),
+        ]
+
+
+class TransferId(models.Model):
+    """Where the transfer of an id is; ids outlive partitions. Written by `ledger_post` only."""
+
+    pk = models.CompositePrimaryKey("chain", "sequence")
+    chain = models.CharField(max_length=16)
+    sequence = models.BigIntegerField()
+    id = models.CharField(max_length=80)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["chain", "id"], name="transfer_id_is_single"),
+        ]
+
+
+class Hold(models.Model):
+    """An amount that a transfer reserved on its debit account. Written by `ledger_post` only."""
+
+    pk = models.CompositePrimaryKey("chain", "sequence")
+    chain = models.CharField(max_length=16)
+    sequence = models.BigIntegerField()
+    id = models.CharField(max_length=80)
+    debit_account = models.BigIntegerField()
+    credit_account = models.BigIntegerField()
+    amount = models.BigIntegerField()
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["chain", "id"], name="hold_is_single"),
+            models.CheckConstraint(condition=Q(amount__gt=0), name="hold_is_positive"),
+        ]
+        indexes = [models.Index(fields=["debit_account"], name="hold_by_account")]
+
+
+class HoldResolution(models.Model):
+    """How a hold ended: one row for ever, so each ends once. Written by `ledger_post` only."""
+
+    pk = models.CompositePrimaryKey("chain", "sequence")
+    chain = models.CharField(max_length=16)
+    sequence = models.BigIntegerField()
+    hold = models.CharField(max_length=80)
+    phase = models.SmallIntegerField()
+    """A `ledger.Phase`: posted, voided or expired."""
+    amount = models.BigIntegerField()
+    """What was posted; nothing when it was voided or expired."""
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["chain", "hold"], name="hold_is_resolved_once"),
+            models.CheckConstraint(
+                condition=Q(phase=2, amount__gt=0) | Q(phase__in=[3, 4], amount=0),
+                name="hold_resolution_keeps_its_phase",
+            ),
         ]
 
 
@@ -96,7 +175,7 @@ class ChainHead(models.Model):
 
 
 class ChainLink(models.Model):
-    """One batch of a chain: the hash that binds it to all before."""
+    """One batch of a chain: the hash that binds it to all before; partitioned as transfers are."""
 
     pk = models.CompositePrimaryKey("chain", "sequence")
     chain = models.CharField(max_length=16)
@@ -392,6 +471,8 @@ class IntervalSettlement(models.Model):
     refunded_micros = models.BigIntegerField()
     compensated_micros = models.BigIntegerField()
     compensation_due_micros = models.BigIntegerField()
+    next_mark_ticks = models.BigIntegerField(default=0)
+    """Mark of the next hour that could be bought then; 0 where there was none."""
     at = models.DateTimeField()
 
     class Meta:
@@ -471,8 +552,6 @@ class Heartbeat(models.Model):
     process = models.CharField(max_length=64, primary_key=True)
     role = models.CharField(max_length=8)
     """`worker` or `beat`."""
-    next_mark_ticks = models.BigIntegerField(default=0)
-    """Mark of the next hour that could be bought then; 0 where there was none."""
     queues = models.CharField(max_length=80, blank=True)
     started_at = models.DateTimeField()
     """The database's own time, as is the next."""
@@ -505,6 +584,11 @@ class TransferShown(models.Model):
     code = models.SmallIntegerField()
     cause = models.CharField(max_length=80)
     at = models.DateTimeField()
+    phase = models.SmallIntegerField()
+    name = models.CharField(max_length=80, null=True)
+    """The transfer's own id, where its writer named it."""
+    hold = models.CharField(max_length=80, null=True)
+    expires_at = models.DateTimeField(null=True)
 
     class Meta:
         managed = False

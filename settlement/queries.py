@@ -133,7 +133,7 @@ def ledger_entries(
     one_side = """
         (SELECT sequence, at, code, {sign}amount AS amount, cause, {other} AS other
          FROM settlement_transfer
-         WHERE {side} = %(account)s AND chain = 'cash'
+         WHERE {side} = %(account)s AND chain = 'cash' AND phase IN (0, 2)
            AND (%(before)s::bigint IS NULL OR sequence < %(before)s)
            AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
            AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
@@ -192,9 +192,11 @@ def balance_at(
                              WHERE id = %(account)s), 0)
                 - coalesce((SELECT sum(amount) FROM settlement_transfer
                             WHERE credit_account = %(account)s AND chain = 'cash'
+                              AND phase IN (0, 2)
                               AND (sequence > %(sequence)s OR at >= %(before)s)), 0)
                 + coalesce((SELECT sum(amount) FROM settlement_transfer
                             WHERE debit_account = %(account)s AND chain = 'cash'
+                              AND phase IN (0, 2)
                               AND (sequence > %(sequence)s OR at >= %(before)s)), 0)
             """,
             {"account": account_id, "sequence": sequence, "before": before},
@@ -404,8 +406,6 @@ def settlements(organization_id: int) -> QuerySet[models.IntervalSettlement]:
     )
 
 
-# The index
-
 def figures(allocations: Sequence[int]) -> dict[int, dict[str, int]]:
     """Return what each party last said of allocations, in mNTU, by allocation and party."""
     rows = (
@@ -419,6 +419,8 @@ def figures(allocations: Sequence[int]) -> dict[int, dict[str, int]]:
         found.setdefault(allocation, {})[party] = mntu
     return found
 
+
+# The index
 
 
 class PriceUnresolved(Refusal):
@@ -541,12 +543,12 @@ def work_due_by(at: datetime) -> int:
                        starts_at + interval '5 minutes' * least(planned_steps, 12)
                        + CASE planned_steps WHEN 0 THEN interval '-5 minutes'
                          ELSE interval '1 minute' END)
-                + (SELECT count(*) FROM settlement_entitlement
-                   WHERE id > (SELECT coalesce(max(last_entitlement), 0)
                 + (SELECT count(*) FROM settlement_deliveryday
                    WHERE planned_runs < 2
                      AND delivery_date + CASE planned_runs WHEN 0 THEN 1 ELSE 14 END
                          <= ((%(at)s - interval '2 hours') AT TIME ZONE 'UTC')::date)
+                + (SELECT count(*) FROM settlement_entitlement
+                   WHERE id > (SELECT coalesce(max(last_entitlement), 0)
                                FROM settlement_deliveryhour))
             """,  # noqa: S608 - a constant of the module that reads the same rows
             {"at": at},

@@ -114,7 +114,8 @@ def _days(organization_id: int, *, before: int | None, limit: int) -> Iterator[i
         cursor.execute(
             """
             SELECT DISTINCT date_trunc('day', at, 'UTC') AS day FROM settlement_transfer
-            WHERE chain = 'cash' AND (credit_account = ANY(%s) OR debit_account = ANY(%s))
+            WHERE chain = 'cash' AND phase IN (0, 2)
+              AND (credit_account = ANY(%s) OR debit_account = ANY(%s))
               AND (%s::timestamptz IS NULL OR at < %s)
             ORDER BY day DESC LIMIT %s
             """,

@@ -1,4 +1,4 @@
-"""What must be true of accounts, transfers, chains and seals."""
+"""What must be true of accounts, transfers, holds, chains and seals."""
 
 import hashlib
 import struct
@@ -35,13 +35,15 @@ def _identities(_since: datetime | None) -> Finding:
 
 
 def _overdrawn(_since: datetime | None) -> Finding:
-    """No account is below zero that may not be."""
+    """No account is below zero that may not be, with what is held of it."""
     return from_sql(
         "no account is overdrawn",
         "SELECT count(*) FROM settlement_account",
         """
-        SELECT 'account ' || id || ' has ' || credits - debits FROM settlement_account
-        WHERE debits < 0 OR credits < 0 OR credits < debits AND kind NOT IN (10, 12, 13, 50)
+        SELECT 'account ' || id || ' has ' || credits - debits - held FROM settlement_account
+        WHERE debits < 0 OR credits < 0 OR held < 0
+           OR credits < debits + held AND kind NOT IN (10, 12, 13, 50)
+           OR closed_in IS NOT NULL AND (credits <> debits OR held <> 0)
         """,
     )
 
@@ -66,9 +68,10 @@ def _balances(_since: datetime | None) -> Finding:
         """
         WITH leg AS (
             SELECT debit_account AS account, sum(amount) AS debits, 0 AS credits
-            FROM settlement_transfer GROUP BY 1
+            FROM settlement_transfer WHERE phase IN (0, 2) GROUP BY 1
             UNION ALL
-            SELECT credit_account, 0, sum(amount) FROM settlement_transfer GROUP BY 1
+            SELECT credit_account, 0, sum(amount)
+            FROM settlement_transfer WHERE phase IN (0, 2) GROUP BY 1
         ), total AS (
             SELECT account, sum(debits) AS debits, sum(credits) AS credits
             FROM leg GROUP BY account
@@ -81,8 +84,122 @@ def _balances(_since: datetime | None) -> Finding:
     )
 
 
+def _running(_since: datetime | None) -> Finding:
+    """No account was ever below zero on its way, entry by entry, nor moved after it was closed."""
+    return from_sql(
+        "accounts were never overdrawn on the way",
+        "SELECT count(*) FROM settlement_account",
+        """
+        WITH ended AS (
+            SELECT transfer.*, hold.amount AS held_amount
+            FROM settlement_transfer transfer
+            LEFT JOIN settlement_transfer hold
+              ON hold.chain = transfer.chain AND hold.id = transfer.hold AND hold.phase = 1
+        ), entry AS (
+            SELECT debit_account AS account, sequence,
+                   CASE phase WHEN 0 THEN -amount WHEN 1 THEN -amount
+                        WHEN 2 THEN held_amount - amount ELSE held_amount END AS freed
+            FROM ended
+            UNION ALL
+            SELECT credit_account, sequence, amount FROM ended WHERE phase IN (0, 2)
+        ), after AS (
+            SELECT account, sequence,
+                   sum(freed) OVER (PARTITION BY account ORDER BY sequence) AS available
+            FROM entry
+        ), way AS (
+            SELECT account, min(available) AS lowest, max(sequence) AS last,
+                   (array_agg(available ORDER BY sequence DESC))[1] AS available
+            FROM after GROUP BY account
+        )
+        SELECT 'account ' || id FROM settlement_account LEFT JOIN way ON account = id
+        WHERE coalesce(lowest, 0) < 0 AND kind NOT IN (10, 12, 13, 50)
+           OR coalesce(available, 0) <> credits - debits - held
+           OR closed_in < last
+        """,
+    )
+
+
+def _held(_since: datetime | None) -> Finding:
+    """What is held on an account is the sum of its open holds."""
+    return from_sql(
+        "what is held is the sum of open holds",
+        "SELECT count(*) FROM settlement_account",
+        """
+        WITH open AS (
+            SELECT debit_account AS id, sum(hold.amount) AS held
+            FROM settlement_hold hold
+            LEFT JOIN settlement_holdresolution ended
+              ON ended.chain = hold.chain AND ended.hold = hold.id
+            WHERE ended.hold IS NULL GROUP BY debit_account
+        )
+        SELECT 'account ' || coalesce(account.id, open.id) || ' holds ' || coalesce(account.held, 0)
+            || ', not ' || coalesce(open.held, 0)
+        FROM settlement_account account FULL JOIN open ON open.id = account.id
+        WHERE coalesce(account.held, 0) <> coalesce(open.held, 0)
+        """,
+    )
+
+
+def _holds(_since: datetime | None) -> Finding:
+    """Holds and their ends are what the transfers say, and each hold ended at most once."""
+    return from_sql(
+        "holds and their ends are their transfers",
+        "SELECT count(*) FROM settlement_hold",
+        """
+        WITH kept AS (
+            SELECT chain, sequence, id AS name, 1 AS phase, amount, expires_at
+            FROM settlement_hold
+            UNION ALL
+            SELECT chain, sequence, hold, phase, amount, NULL FROM settlement_holdresolution
+        ), said AS (
+            SELECT chain, sequence, CASE phase WHEN 1 THEN id ELSE hold END AS name,
+                   phase::integer, CASE WHEN phase > 2 THEN 0 ELSE amount END AS amount, expires_at
+            FROM settlement_transfer WHERE phase > 0
+        )
+        SELECT 'hold ' || coalesce(kept.name, said.name)
+        FROM kept FULL JOIN said USING (chain, sequence)
+        WHERE (kept.name, kept.phase, kept.amount) IS DISTINCT FROM
+              (said.name, said.phase, said.amount)
+           OR kept.expires_at IS DISTINCT FROM said.expires_at
+        UNION ALL
+        SELECT 'hold ' || ended.hold FROM settlement_transfer ended
+        LEFT JOIN settlement_transfer hold
+          ON hold.chain = ended.chain AND hold.id = ended.hold AND hold.phase = 1
+         AND hold.sequence < ended.sequence
+         AND hold.debit_account = ended.debit_account
+         AND hold.credit_account = ended.credit_account
+        WHERE ended.hold IS NOT NULL
+        GROUP BY ended.chain, ended.hold
+        HAVING count(*) <> 1 OR count(hold.id) <> 1 OR max(ended.amount) > max(hold.amount)
+        UNION ALL
+        SELECT 'id ' || coalesce(known.id, posted.id)
+        FROM settlement_transferid known
+        FULL JOIN (SELECT chain, sequence, id FROM settlement_transfer WHERE id IS NOT NULL) posted
+          ON posted.chain = known.chain AND posted.sequence = known.sequence
+        WHERE known.id IS DISTINCT FROM posted.id
+        """,
+    )
+
+
+def _partitions(_since: datetime | None) -> Finding:
+    """The ledger has partitions for at least the month after its last transfer's."""
+    return from_sql(
+        "partitions are made ahead",
+        "SELECT count(*) FROM pg_inherits WHERE inhparent = 'settlement_transfer'::regclass",
+        """
+        SELECT part || ' of ' || to_char(month, 'YYYY-MM') || ' is missing'
+        FROM (SELECT date_trunc('month', max(at), 'UTC') AS month FROM settlement_chainhead) last,
+        LATERAL (VALUES (month), (month + interval '32 days')) AS wanted (ends),
+        LATERAL (VALUES ('settlement_transfer'), ('settlement_chainlink')) AS parts (part)
+        WHERE month > 'epoch' AND NOT EXISTS (
+            SELECT 1 FROM pg_inherits WHERE inhparent = part::regclass AND inhrelid = to_regclass(
+                part || '_' || to_char(ends AT TIME ZONE 'UTC', 'YYYYMM')))
+        """,
+    )
+
+
 def _transfers(since: datetime | None) -> Finding:
-    """Transfers are positive, between two accounts of one unit, on the chain of that unit."""
+    """Transfers are positive, once each, between two accounts of one unit, on its chain."""
     return from_sql(
         "transfers keep their form",
         "SELECT count(*) FROM settlement_transfer WHERE %(since)s::timestamptz IS NULL"
@@ -96,6 +213,10 @@ def _transfers(since: datetime | None) -> Finding:
           AND (amount <= 0 OR debit_account = credit_account
             OR debit.unit IS DISTINCT FROM credit.unit OR debit.unit IS NULL
             OR chain <> CASE debit.unit WHEN 'USD' THEN 'cash' ELSE 'capacity' END)
+        UNION ALL
+        SELECT chain || ' ' || sequence FROM settlement_transfer
+        WHERE %(since)s::timestamptz IS NULL OR at >= %(since)s
+        GROUP BY chain, sequence HAVING count(*) > 1
         """,
         {"since": since},
     )
@@ -178,8 +299,9 @@ def _rows_of(
         for batch, *account in cursor.fetchall():
             opened.setdefault(batch, []).append(tuple(account))
         cursor.execute(
-            "SELECT sequence, debit_account, credit_account, amount, code, cause, at"
-            " FROM settlement_transfer WHERE chain = %s AND sequence BETWEEN %s AND %s",
+            "SELECT sequence, debit_account, credit_account, amount, code, cause, at, phase, id,"
+            " hold, expires_at FROM settlement_transfer"
+            " WHERE chain = %s AND sequence BETWEEN %s AND %s",
             [chain, first, last],
         )
         return {row[0]: row[1:] for row in cursor.fetchall()}, opened
@@ -199,17 +321,27 @@ def _link_hash(
     digest.update(struct.pack(">i", len(opened)))
     for id_, owner, kind, unit in opened:
         digest.update(struct.pack(">qqh", id_, owner, kind) + _prefixed(unit))
+    is_plain = all(row is None or (row[6], row[7]) == (0, None) for row in batch)
+    digest.update(struct.pack(">i", 0 if is_plain else 1))
     for row in batch:
         if row is None or row[5] != at:
             return b""
-        debit, credit, amount, code, cause, _ = row
+        debit, credit, amount, code, cause, _, phase, id_, hold, expires_at = row
         digest.update(struct.pack(">qqqh", debit, credit, amount, code) + _prefixed(cause))
+        if not is_plain:
+            ends = 0 if expires_at is None else (expires_at - _EPOCH) // timedelta(microseconds=1)
+            digest.update(
+                struct.pack(">h", phase)
+                + _prefixed(id_)
+                + _prefixed(hold)
+                + struct.pack(">q", ends)
+            )
     return digest.digest()
 
 
-def _prefixed(text: str) -> bytes:
+def _prefixed(text: str | None) -> bytes:
     """Return a text with its length before it."""
-    data = text.encode()
+    data = (text or "").encode()
     return struct.pack(">i", len(data)) + data
 
 
@@ -268,6 +400,8 @@ def _seals(since: datetime | None) -> Finding:
 CHECKS: tuple[Check, ...] = (
     _identities,
     _overdrawn,
+    _held,
+    _partitions,
     _conserved,
     _transfers,
     _clearing,

@@ -164,7 +164,7 @@ def _moved_cash(_since: datetime | None) -> Finding:
     """Every deposit and withdrawal that was carried out moved its amount, once."""
     return from_sql(
         "deposits and withdrawals have exactly their transfers",
-        "SELECT count(*) FROM settlement_transfer WHERE code IN (1, 2)",
+        "SELECT count(*) FROM settlement_transfer WHERE code IN (1, 2) AND phase IN (0, 2)",
         """
         WITH asked AS (
             SELECT CASE WHEN length(id) <= 80 THEN id ELSE 'command:' || sequence END AS cause,
@@ -180,7 +180,7 @@ def _moved_cash(_since: datetime | None) -> Finding:
                    CASE code WHEN 1 THEN credit_account ELSE debit_account END AS account,
                    CASE code WHEN 1 THEN debit_account ELSE credit_account END AS other
             FROM settlement_transfer
-            WHERE code IN (1, 2)
+            WHERE code IN (1, 2) AND phase IN (0, 2)
         )
         SELECT coalesce(cause, '') FROM asked FULL JOIN done USING (cause, code, account, amount)
         GROUP BY cause, code, account, amount

@@ -5,6 +5,46 @@ import django.db.models.deletion
 from django.db import migrations, models
 
 
+# What grows without end is partitioned by month (`ledger_partitions`). A key of the whole must name
+# the partition's column; that a chain has each sequence once is the one writer's doing, who moves the
+# chain's head by as many in the same statement.
+PARTITIONED = """
+CREATE TABLE settlement_transfer (
+    chain varchar(16) NOT NULL,
+    sequence bigint NOT NULL,
+    debit_account bigint NOT NULL,
+    credit_account bigint NOT NULL,
+    amount bigint NOT NULL,
+    code smallint NOT NULL,
+    cause varchar(80) NOT NULL,
+    at timestamptz NOT NULL,
+    phase smallint NOT NULL,
+    id varchar(80),
+    hold varchar(80),
+    expires_at timestamptz,
+    PRIMARY KEY (chain, sequence, at),
+    CONSTRAINT transfer_is_positive CHECK (amount > 0),
+    CONSTRAINT transfer_has_two_accounts CHECK (debit_account <> credit_account),
+    CONSTRAINT transfer_keeps_its_phase CHECK (
+        phase = 0 AND hold IS NULL AND expires_at IS NULL
+        OR phase = 1 AND id IS NOT NULL AND hold IS NULL
+        OR phase IN (2, 3, 4) AND hold IS NOT NULL AND expires_at IS NULL)
+) PARTITION BY RANGE (at);
+CREATE INDEX transfer_by_debit ON settlement_transfer (debit_account, chain, sequence);
+CREATE INDEX transfer_by_credit ON settlement_transfer (credit_account, chain, sequence);
+CREATE INDEX transfer_by_cause ON settlement_transfer (cause);
+CREATE TABLE settlement_chainlink (
+    chain varchar(16) NOT NULL,
+    sequence bigint NOT NULL,
+    first_sequence bigint NOT NULL,
+    previous_hash bytea NOT NULL,
+    hash bytea NOT NULL,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (chain, sequence, at)
+) PARTITION BY RANGE (at);
+"""
+
+
 class Migration(migrations.Migration):
 
     initial = True
@@ -18,18 +58,6 @@ class Migration(migrations.Migration):
             fields=[
                 ('chain', models.CharField(max_length=16, primary_key=True, serialize=False)),
                 ('sequence', models.BigIntegerField()),
-                ('hash', models.BinaryField(max_length=32)),
-                ('at', models.DateTimeField()),
-            ],
-        ),
-        migrations.CreateModel(
-            name='ChainLink',
-            fields=[
-                ('pk', models.CompositePrimaryKey('chain', 'sequence', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('chain', models.CharField(max_length=16)),
-                ('sequence', models.BigIntegerField()),
-                ('first_sequence', models.BigIntegerField()),
-                ('previous_hash', models.BinaryField(max_length=32)),
                 ('hash', models.BinaryField(max_length=32)),
                 ('at', models.DateTimeField()),
             ],
@@ -91,12 +119,14 @@ class Migration(migrations.Migration):
                 ('unit', models.CharField(max_length=40)),
                 ('debits', models.BigIntegerField(default=0)),
                 ('credits', models.BigIntegerField(default=0)),
+                ('held', models.BigIntegerField(default=0)),
                 ('may_go_negative', models.BooleanField(default=False)),
                 ('opened_in', models.BigIntegerField()),
+                ('closed_in', models.BigIntegerField(null=True)),
                 ('created_at', models.DateTimeField()),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('owner', 'kind', 'unit'), name='account_is_single'), models.CheckConstraint(condition=models.Q(('credits__gte', 0), ('debits__gte', 0)), name='account_totals_are_positive'), models.CheckConstraint(condition=models.Q(('may_go_negative', True), ('credits__gte', models.F('debits')), _connector='OR'), name='account_is_not_overdrawn')],
+                'constraints': [models.UniqueConstraint(fields=('owner', 'kind', 'unit'), name='account_is_single'), models.CheckConstraint(condition=models.Q(('credits__gte', 0), ('debits__gte', 0), ('held__gte', 0)), name='account_totals_are_positive'), models.CheckConstraint(condition=models.Q(('may_go_negative', True), ('credits__gte', models.F('debits') + models.F('held')), _connector='OR'), name='account_is_not_overdrawn'), models.CheckConstraint(condition=models.Q(('closed_in__isnull', True), models.Q(('credits', models.F('debits')), ('held', 0)), _connector='OR'), name='account_closed_is_empty')],
             },
         ),
         migrations.CreateModel(
@@ -295,22 +325,87 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
-            name='Transfer',
+            name='TransferId',
             fields=[
                 ('pk', models.CompositePrimaryKey('chain', 'sequence', blank=True, editable=False, primary_key=True, serialize=False)),
                 ('chain', models.CharField(max_length=16)),
                 ('sequence', models.BigIntegerField()),
-                ('debit_account', models.BigIntegerField()),
-                ('credit_account', models.BigIntegerField()),
-                ('amount', models.BigIntegerField()),
-                ('code', models.SmallIntegerField()),
-                ('cause', models.CharField(max_length=80)),
+                ('id', models.CharField(max_length=80)),
                 ('at', models.DateTimeField()),
             ],
             options={
-                'indexes': [models.Index(fields=['debit_account', 'chain', 'sequence'], name='transfer_by_debit'), models.Index(fields=['credit_account', 'chain', 'sequence'], name='transfer_by_credit'), models.Index(fields=['cause'], name='transfer_by_cause')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('amount__gt', 0)), name='transfer_is_positive'), models.CheckConstraint(condition=models.Q(('debit_account', models.F('credit_account')), _negated=True), name='transfer_has_two_accounts')],
+                'constraints': [models.UniqueConstraint(fields=('chain', 'id'), name='transfer_id_is_single')],
             },
+        ),
+        migrations.CreateModel(
+            name='Hold',
+            fields=[
+                ('pk', models.CompositePrimaryKey('chain', 'sequence', blank=True, editable=False, primary_key=True, serialize=False)),
+                ('chain', models.CharField(max_length=16)),
+                ('sequence', models.BigIntegerField()),
+                ('id', models.CharField(max_length=80)),
+                ('debit_account', models.BigIntegerField()),
+                ('credit_account', models.BigIntegerField()),
+                ('amount', models.BigIntegerField()),
+                ('expires_at', models.DateTimeField(null=True)),
+            ],
+            options={
+                'indexes': [models.Index(fields=['debit_account'], name='hold_by_account')],
+                'constraints': [models.UniqueConstraint(fields=('chain', 'id'), name='hold_is_single'), models.CheckConstraint(condition=models.Q(('amount__gt', 0)), name='hold_is_positive')],
+            },
+        ),
+        migrations.CreateModel(
+            name='HoldResolution',
+            fields=[
+                ('pk', models.CompositePrimaryKey('chain', 'sequence', blank=True, editable=False, primary_key=True, serialize=False)),
+                ('chain', models.CharField(max_length=16)),
+                ('sequence', models.BigIntegerField()),
+                ('hold', models.CharField(max_length=80)),
+                ('phase', models.SmallIntegerField()),
+                ('amount', models.BigIntegerField()),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('chain', 'hold'), name='hold_is_resolved_once'), models.CheckConstraint(condition=models.Q(('amount__gt', 0), ('phase', 2)) | models.Q(('amount', 0), ('phase__in', [3, 4])), name='hold_resolution_keeps_its_phase')],
+            },
+        ),
+        migrations.SeparateDatabaseAndState(
+            state_operations=[
+                migrations.CreateModel(
+                    name='ChainLink',
+                    fields=[
+                        ('pk', models.CompositePrimaryKey('chain', 'sequence', blank=True, editable=False, primary_key=True, serialize=False)),
+                        ('chain', models.CharField(max_length=16)),
+                        ('sequence', models.BigIntegerField()),
+                        ('first_sequence', models.BigIntegerField()),
+                        ('previous_hash', models.BinaryField(max_length=32)),
+                        ('hash', models.BinaryField(max_length=32)),
+                        ('at', models.DateTimeField()),
+                    ],
+                ),
+                migrations.CreateModel(
+                    name='Transfer',
+                    fields=[
+                        ('pk', models.CompositePrimaryKey('chain', 'sequence', blank=True, editable=False, primary_key=True, serialize=False)),
+                        ('chain', models.CharField(max_length=16)),
+                        ('sequence', models.BigIntegerField()),
+                        ('debit_account', models.BigIntegerField()),
+                        ('credit_account', models.BigIntegerField()),
+                        ('amount', models.BigIntegerField()),
+                        ('code', models.SmallIntegerField()),
+                        ('cause', models.CharField(max_length=80)),
+                        ('at', models.DateTimeField()),
+                        ('phase', models.SmallIntegerField()),
+                        ('id', models.CharField(max_length=80, null=True)),
+                        ('hold', models.CharField(max_length=80, null=True)),
+                        ('expires_at', models.DateTimeField(null=True)),
+                    ],
+                    options={
+                        'indexes': [models.Index(fields=['debit_account', 'chain', 'sequence'], name='transfer_by_debit'), models.Index(fields=['credit_account', 'chain', 'sequence'], name='transfer_by_credit'), models.Index(fields=['cause'], name='transfer_by_cause')],
+                        'constraints': [models.CheckConstraint(condition=models.Q(('amount__gt', 0)), name='transfer_is_positive'), models.CheckConstraint(condition=models.Q(('debit_account', models.F('credit_account')), _negated=True), name='transfer_has_two_accounts'), models.CheckConstraint(condition=models.Q(('expires_at__isnull', True), ('hold__isnull', True), ('phase', 0)) | models.Q(('hold__isnull', True), ('id__isnull', False), ('phase', 1)) | models.Q(('expires_at__isnull', True), ('hold__isnull', False), ('phase__in', [2, 3, 4])), name='transfer_keeps_its_phase')],
+                    },
+                ),
+            ],
+            database_operations=[migrations.RunSQL(PARTITIONED, "DROP TABLE settlement_transfer; DROP TABLE settlement_chainlink;")],
         ),
         migrations.CreateModel(
             name='DeliveryReport',
@@ -343,6 +438,7 @@ class Migration(migrations.Migration):
                 ('refunded_micros', models.BigIntegerField()),
                 ('compensated_micros', models.BigIntegerField()),
                 ('compensation_due_micros', models.BigIntegerField()),
+                ('next_mark_ticks', models.BigIntegerField(default=0)),
                 ('at', models.DateTimeField()),
                 ('allocation', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='settlement.allocation')),
             ],
@@ -354,8 +450,6 @@ class Migration(migrations.Migration):
             model_name='allocation',
             index=models.Index(fields=['starts_at', 'grade'], name='allocation_by_hour'),
         ),
-    ]
-                ('next_mark_ticks', models.BigIntegerField(default=0)),
         migrations.CreateModel(
             name='DeliveryDay',
             fields=[
@@ -531,3 +625,4 @@ class Migration(migrations.Migration):
             model_name='settlementrunline',
             constraint=models.UniqueConstraint(fields=('run', 'allocation'), name='settlement_run_line_is_single'),
         ),
+    ]

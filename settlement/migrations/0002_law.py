@@ -5,12 +5,25 @@ triggers refuse everybody else, owners of the tables included, and the role that
 under may only read them. A batch is one call: it opens the accounts that are missing, checks every
 rule in the order of the batch, and binds the batch to the chain by one hash.
 
+A transfer may also be a *hold*, which reserves its amount on the debit account, or what becomes of
+one: it is *posted* (up to what is held, the rest is free again), *voided*, or it *expires*. Each is a
+row of its own, and `hold_is_resolved_once` keeps a second end out (migration 0004). A transfer that
+has an id is posted once for ever: the same batch again is answered as the first was, another one is
+refused.
+
 The hash of a link is the SHA-256 of: the previous hash; the first and last sequence and the instant
 (three 8-byte integers); the number of accounts opened (4 bytes) and, in order of id, their id (8),
-owner (8), kind (2) and unit (length in 4 bytes, UTF-8); then per transfer in order its debit
-account, credit account and amount (8 each), code (2) and cause (length in 4 bytes, UTF-8). Integers
-are big-endian and signed, instants microseconds since the epoch. Nothing is joined by a separator,
-so different batches have different bytes (FAULTS P148).
+owner (8), kind (2) and unit (length in 4 bytes, UTF-8); then 0 or 1 (4 bytes); then per transfer in
+order its debit account, credit account and amount (8 each), code (2) and cause (length in 4 bytes,
+UTF-8), and, if it was 1 because a transfer of the batch has an id or is not made at once, its phase
+(2), id and hold (length in 4 bytes, UTF-8; nothing of length 0) and end (8; 0 for none). Integers are
+big-endian and signed, instants microseconds since the epoch. Nothing is joined by a separator, so
+different batches have different bytes (FAULTS P148).
+
+Transfers and links are partitioned by month. `ledger_partitions` makes partitions, each with the
+triggers and the rights of the whole, because a statement that names a partition passes those of its
+parent by. A job makes them a year ahead; should it not have run, the function that posts makes what
+it needs, so that a missing partition never stops the engine.
 """
 
 from django.db import migrations
@@ -33,6 +46,17 @@ AS $$
     SELECT int8send(p_id) || int8send(p_owner) || int2send(p_kind)
         || int4send(octet_length(p_unit)) || convert_to(p_unit, 'UTF8')
 $$;
+
+CREATE FUNCTION ledger_text_bytes(p_text text) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT int4send(coalesce(octet_length(p_text), 0))
+        || convert_to(coalesce(p_text, ''), 'UTF8')
+$$;
+
+CREATE FUNCTION ledger_micros(p_at timestamptz) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT (extract(epoch FROM p_at) * 1000000)::bigint $$;
 
 CREATE FUNCTION ledger_head(p_chain text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
@@ -67,7 +91,11 @@ CREATE FUNCTION ledger_post(
     p_amount bigint[],
     p_code smallint[],
     p_cause text[],
-    p_at timestamptz
+    p_at timestamptz,
+    p_phase smallint[] DEFAULT NULL,
+    p_id text[] DEFAULT NULL,
+    p_hold text[] DEFAULT NULL,
+    p_expires_at timestamptz[] DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public
@@ -76,17 +104,23 @@ AS $$
 DECLARE
     v_count integer := cardinality(p_amount);
     v_last bigint := p_expected + v_count;
-    v_micros bigint := (extract(epoch FROM p_at) * 1000000)::bigint;
+    v_is_plain boolean := p_phase IS NULL;
+    v_is_behind boolean;
     v_debit bigint[];
     v_credit bigint[];
+    v_moved bigint[] := p_amount;
+    v_held bigint[];
     v_previous bytea;
     v_opened bytea;
     v_opened_count integer;
     v_rows bytea;
     v_hash bytea;
     v_bad bigint;
+    v_closed bigint;
+    v_known bigint;
 BEGIN
-    IF ledger_head(p_chain) <> p_expected THEN
+    v_is_behind := ledger_head(p_chain) <> p_expected;
+    IF v_is_behind AND v_is_plain THEN
         RAISE EXCEPTION 'the % chain is not at %', p_chain, p_expected
             USING ERRCODE = 'BL002', CONSTRAINT = 'chain_moved';
     END IF;
@@ -101,6 +135,11 @@ BEGIN
         OR array_position(p_debit_owner, NULL) IS NOT NULL
         OR array_position(p_credit_owner, NULL) IS NOT NULL
         OR p_at IS NULL
+        OR NOT v_is_plain AND (
+            (cardinality(p_phase), cardinality(p_id), cardinality(p_hold),
+             cardinality(p_expires_at))
+            IS DISTINCT FROM (v_count, v_count, v_count, v_count)
+            OR array_position(p_phase, NULL) IS NOT NULL)
     THEN
         RAISE EXCEPTION 'a batch has whole rows'
             USING ERRCODE = 'BL001', CONSTRAINT = 'batch_is_whole';
@@ -135,8 +174,10 @@ BEGIN
             AS row (debit_owner, debit_kind, credit_owner, credit_kind, place);
         WITH opened AS (
             INSERT INTO settlement_account
-                (id, owner, kind, unit, debits, credits, may_go_negative, opened_in, created_at)
-            SELECT id, id / 64, id % 64, 'USD', 0, 0, id % 64 IN (10, 12, 13), p_expected + 1, p_at
+                (id, owner, kind, unit, debits, credits, held, may_go_negative, opened_in,
+                 created_at)
+            SELECT id, id / 64, id % 64, 'USD', 0, 0, 0, id % 64 IN (10, 12, 13), p_expected + 1,
+                   p_at
             FROM (SELECT DISTINCT id FROM unnest(v_debit || v_credit) AS id) missing
             WHERE NOT EXISTS (
                 SELECT 1 FROM settlement_account account WHERE account.id = missing.id)
@@ -149,8 +190,9 @@ BEGIN
     ELSE
         WITH opened AS (
             INSERT INTO settlement_account
-                (id, owner, kind, unit, debits, credits, may_go_negative, opened_in, created_at)
-            SELECT nextval('settlement_capacity_account'), owner, kind, unit, 0, 0, kind = 50,
+                (id, owner, kind, unit, debits, credits, held, may_go_negative, opened_in,
+                 created_at)
+            SELECT nextval('settlement_capacity_account'), owner, kind, unit, 0, 0, 0, kind = 50,
                    p_expected + 1, p_at
             FROM (
                 SELECT DISTINCT owner, kind, unit FROM (
@@ -185,57 +227,108 @@ BEGIN
             USING ERRCODE = 'BL001', CONSTRAINT = 'same_account';
     END IF;
 
+    IF NOT v_is_plain THEN
+        v_known := ledger_known(
+            p_chain, v_debit, v_credit, p_amount, p_code, p_cause, p_phase, p_id, p_hold,
+            p_expires_at);
+        IF v_known IS NOT NULL THEN
+            RETURN v_known;
+        END IF;
+        IF v_is_behind THEN
+            RAISE EXCEPTION 'the % chain is not at %', p_chain, p_expected
+                USING ERRCODE = 'BL002', CONSTRAINT = 'chain_moved';
+        END IF;
+        SELECT moved, held INTO v_moved, v_held
+        FROM ledger_resolve(
+            p_chain, p_expected, v_debit, v_credit, p_amount, p_at, p_phase, p_id, p_hold,
+            p_expires_at);
+    END IF;
+
     -- Totals, in sorted order of accounts; and the lowest point of each on its way there.
     WITH leg AS (
-        SELECT debit AS account, place, amount AS debit, 0::bigint AS credit
-        FROM unnest(v_debit, p_amount) WITH ORDINALITY AS row (debit, amount, place)
+        SELECT debit AS account, place, moved AS debit, 0::bigint AS credit,
+               coalesce(held, 0) AS held
+        FROM unnest(v_debit, v_moved, v_held) WITH ORDINALITY AS row (debit, moved, held, place)
         UNION ALL
-        SELECT credit, place, 0, amount
-        FROM unnest(v_credit, p_amount) WITH ORDINALITY AS row (credit, amount, place)
+        SELECT credit, place, 0, moved, 0
+        FROM unnest(v_credit, v_moved) WITH ORDINALITY AS row (credit, moved, place)
     ), running AS (
-        SELECT account, debit, credit,
-               sum(credit - debit) OVER (PARTITION BY account ORDER BY place) AS balance
+        SELECT account, debit, credit, held,
+               sum(credit - debit - held) OVER (PARTITION BY account ORDER BY place) AS balance
         FROM leg
     ), total AS (
         SELECT account, sum(debit)::bigint AS debits, sum(credit)::bigint AS credits,
-               min(balance)::bigint AS lowest
+               sum(held)::bigint AS held, min(balance)::bigint AS lowest
         FROM running GROUP BY account ORDER BY account
     ), locked AS (
-        SELECT account.id, total.debits, total.credits,
+        SELECT account.id, total.debits, total.credits, total.held,
+               account.closed_in IS NOT NULL AS is_closed,
                NOT account.may_go_negative
-               AND account.credits - account.debits + total.lowest < 0 AS is_overdrawn
+               AND account.credits - account.debits - account.held + total.lowest < 0
+                   AS is_overdrawn
         FROM settlement_account account JOIN total ON total.account = account.id
         ORDER BY account.id FOR NO KEY UPDATE OF account
     ), updated AS (
         UPDATE settlement_account account
-        SET debits = account.debits + locked.debits, credits = account.credits + locked.credits
-        FROM locked WHERE locked.id = account.id AND NOT locked.is_overdrawn
+        SET debits = account.debits + locked.debits, credits = account.credits + locked.credits,
+            held = account.held + locked.held
+        FROM locked
+        WHERE locked.id = account.id AND NOT locked.is_overdrawn AND NOT locked.is_closed
         RETURNING 1
     )
-    SELECT min(id) INTO v_bad FROM locked WHERE is_overdrawn;
+    SELECT min(id) FILTER (WHERE is_overdrawn), min(id) FILTER (WHERE is_closed)
+    INTO v_bad, v_closed FROM locked;
+    IF v_closed IS NOT NULL THEN
+        RAISE EXCEPTION 'account % is closed', v_closed
+            USING ERRCODE = 'BL001', CONSTRAINT = 'account_closed';
+    END IF;
     IF v_bad IS NOT NULL THEN
         RAISE EXCEPTION 'account % would be overdrawn', v_bad
             USING ERRCODE = 'BL001', CONSTRAINT = 'insufficient_funds';
     END IF;
 
+    IF to_regclass('public.settlement_transfer_' || to_char(p_at AT TIME ZONE 'UTC', 'YYYYMM'))
+        IS NULL
+    THEN
+        PERFORM ledger_partitions(p_at, 2);
+    END IF;
     INSERT INTO settlement_transfer
-        (chain, sequence, debit_account, credit_account, amount, code, cause, at)
-    SELECT p_chain, p_expected + place, debit, credit, amount, code, cause, p_at
-    FROM unnest(v_debit, v_credit, p_amount, p_code, p_cause) WITH ORDINALITY
-        AS row (debit, credit, amount, code, cause, place)
+        (chain, sequence, debit_account, credit_account, amount, code, cause, at,
+         phase, id, hold, expires_at)
+    SELECT p_chain, p_expected + place, debit, credit, amount, code, cause, p_at,
+           coalesce(phase, 0), id, hold, expires_at
+    FROM unnest(v_debit, v_credit, p_amount, p_code, p_cause, p_phase, p_id, p_hold, p_expires_at)
+        WITH ORDINALITY
+        AS row (debit, credit, amount, code, cause, phase, id, hold, expires_at, place)
     ORDER BY place;
 
-    SELECT string_agg(
-               int8send(debit) || int8send(credit) || int8send(amount) || int2send(code)
-               || int4send(octet_length(cause)) || convert_to(cause, 'UTF8'),
-               ''::bytea ORDER BY place)
-    INTO v_rows
-    FROM unnest(v_debit, v_credit, p_amount, p_code, p_cause) WITH ORDINALITY
-        AS row (debit, credit, amount, code, cause, place);
+    IF v_is_plain THEN
+        SELECT string_agg(
+                   int8send(debit) || int8send(credit) || int8send(amount) || int2send(code)
+                   || int4send(octet_length(cause)) || convert_to(cause, 'UTF8'),
+                   ''::bytea ORDER BY place)
+        INTO v_rows
+        FROM unnest(v_debit, v_credit, p_amount, p_code, p_cause) WITH ORDINALITY
+            AS row (debit, credit, amount, code, cause, place);
+    ELSE
+        INSERT INTO settlement_transferid (chain, sequence, id, at)
+        SELECT p_chain, p_expected + place, id, p_at
+        FROM unnest(p_id) WITH ORDINALITY AS row (id, place) WHERE id IS NOT NULL;
+        SELECT string_agg(
+                   int8send(debit) || int8send(credit) || int8send(amount) || int2send(code)
+                   || ledger_text_bytes(cause) || int2send(phase) || ledger_text_bytes(id)
+                   || ledger_text_bytes(hold) || int8send(coalesce(ledger_micros(expires_at), 0)),
+                   ''::bytea ORDER BY place)
+        INTO v_rows
+        FROM unnest(v_debit, v_credit, p_amount, p_code, p_cause, p_phase, p_id, p_hold,
+                    p_expires_at) WITH ORDINALITY
+            AS row (debit, credit, amount, code, cause, phase, id, hold, expires_at, place);
+    END IF;
     SELECT hash INTO v_previous FROM settlement_chainhead WHERE chain = p_chain;
     v_hash := sha256(
-        v_previous || int8send(p_expected + 1) || int8send(v_last) || int8send(v_micros)
-        || int4send(v_opened_count) || v_opened || v_rows);
+        v_previous || int8send(p_expected + 1) || int8send(v_last)
+        || int8send(ledger_micros(p_at)) || int4send(v_opened_count) || v_opened
+        || int4send(CASE WHEN v_is_plain THEN 0 ELSE 1 END) || v_rows);
     INSERT INTO settlement_chainlink (chain, sequence, first_sequence, previous_hash, hash, at)
     VALUES (p_chain, v_last, p_expected + 1, v_previous, v_hash, p_at);
     UPDATE settlement_chainhead SET sequence = v_last, hash = v_hash, at = p_at
@@ -251,7 +344,9 @@ END $$;
 DROP_LEDGER = """
 DROP FUNCTION ledger_post(
     text, bigint, bigint[], smallint[], bigint[], smallint[], text[], bigint[], smallint[], text[],
-    timestamptz);
+    timestamptz, smallint[], text[], text[], timestamptz[]);
+DROP FUNCTION ledger_micros(timestamptz);
+DROP FUNCTION ledger_text_bytes(text);
 DROP FUNCTION ledger_head(text);
 DROP FUNCTION ledger_account_bytes(bigint, bigint, smallint, text);
 DROP FUNCTION ledger_genesis();
@@ -275,10 +370,61 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER transfer_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
-    ON settlement_transfer FOR EACH STATEMENT EXECUTE FUNCTION append_only();
-CREATE TRIGGER chain_link_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
-    ON settlement_chainlink FOR EACH STATEMENT EXECUTE FUNCTION append_only();
+CREATE FUNCTION ledger_guard(p_table regclass) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %s'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION append_only()', p_table);
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER ledger_only BEFORE INSERT ON %s'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION ledger_only()', p_table);
+    IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'baseload_app') THEN
+        EXECUTE format('REVOKE INSERT, UPDATE, DELETE ON %s FROM baseload_app', p_table);
+    END IF;
+END $$;
+
+SELECT ledger_guard(name::regclass) FROM unnest(ARRAY[
+    'settlement_transfer', 'settlement_chainlink', 'settlement_transferid', 'settlement_hold',
+    'settlement_holdresolution']) AS name;
+
+-- Makes the partitions of a month and of some months after it; returns how many were missing.
+CREATE FUNCTION ledger_partitions(p_at timestamptz, p_months integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public
+AS $$
+DECLARE
+    v_table text;
+    v_name text;
+    v_month timestamp;
+    v_made integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('ledger_partitions'));
+    FOR v_month IN
+        SELECT generate_series(
+            date_trunc('month', p_at AT TIME ZONE 'UTC'),
+            date_trunc('month', p_at AT TIME ZONE 'UTC') + make_interval(months => p_months),
+            interval '1 month')
+    LOOP
+        FOREACH v_table IN ARRAY ARRAY['settlement_transfer', 'settlement_chainlink'] LOOP
+            v_name := 'public.' || v_table || '_' || to_char(v_month, 'YYYYMM');
+            CONTINUE WHEN to_regclass(v_name) IS NOT NULL;
+            -- To attach is to lock out neither readers nor writers of the whole.
+            EXECUTE format('CREATE TABLE %s (LIKE public.%I INCLUDING ALL)', v_name, v_table);
+            PERFORM ledger_guard(v_name::regclass);
+            EXECUTE format(
+                'ALTER TABLE public.%I ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)',
+                v_table, v_name, v_month AT TIME ZONE 'UTC',
+                (v_month + interval '1 month') AT TIME ZONE 'UTC');
+            v_made := v_made + 1;
+        END LOOP;
+    END LOOP;
+    RETURN v_made;
+END $$;
+
+SELECT ledger_guard(inhrelid::regclass) FROM pg_inherits
+WHERE inhparent IN ('settlement_transfer'::regclass, 'settlement_chainlink'::regclass);
+
 CREATE TRIGGER seal_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
     ON settlement_seal FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 CREATE TRIGGER account_stays BEFORE DELETE OR TRUNCATE
@@ -286,10 +432,6 @@ CREATE TRIGGER account_stays BEFORE DELETE OR TRUNCATE
 CREATE TRIGGER chain_head_stays BEFORE DELETE OR TRUNCATE
     ON settlement_chainhead FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 
-CREATE TRIGGER transfer_ledger_only BEFORE INSERT
-    ON settlement_transfer FOR EACH STATEMENT EXECUTE FUNCTION ledger_only();
-CREATE TRIGGER chain_link_ledger_only BEFORE INSERT
-    ON settlement_chainlink FOR EACH STATEMENT EXECUTE FUNCTION ledger_only();
 CREATE TRIGGER account_ledger_only BEFORE INSERT OR UPDATE
     ON settlement_account FOR EACH STATEMENT EXECUTE FUNCTION ledger_only();
 CREATE TRIGGER chain_head_ledger_only BEFORE INSERT OR UPDATE
@@ -297,6 +439,8 @@ CREATE TRIGGER chain_head_ledger_only BEFORE INSERT OR UPDATE
 """
 
 DROP_TRIGGERS = """
+DROP FUNCTION ledger_partitions(timestamptz, integer);
+DROP FUNCTION ledger_guard(regclass);
 DROP FUNCTION append_only() CASCADE;
 DROP FUNCTION ledger_only() CASCADE;
 """
@@ -327,20 +471,14 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA public
 ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO baseload_app;
 
 REVOKE INSERT, UPDATE, DELETE ON
-    settlement_account, settlement_transfer, settlement_chainlink, settlement_chainhead
+    settlement_account, settlement_transfer, settlement_chainlink, settlement_chainhead,
+    settlement_transferid, settlement_hold, settlement_holdresolution
     FROM baseload_app;
 REVOKE UPDATE, DELETE ON settlement_seal FROM baseload_app;
 REVOKE ALL ON SEQUENCE settlement_capacity_account FROM baseload_app;
-REVOKE ALL ON FUNCTION
-    ledger_post(text, bigint, bigint[], smallint[], bigint[], smallint[], text[], bigint[],
-                smallint[], text[], timestamptz),
-    ledger_head(text)
-    FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION
-    ledger_post(text, bigint, bigint[], smallint[], bigint[], smallint[], text[], bigint[],
-                smallint[], text[], timestamptz),
-    ledger_head(text)
-    TO baseload_app;
+REVOKE ALL ON FUNCTION ledger_post, ledger_head, ledger_partitions, ledger_guard FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ledger_post, ledger_head, ledger_partitions TO baseload_app;
+SELECT ledger_partitions(now(), 2);
 """
 
 DROP_ROLE = """

@@ -14,8 +14,9 @@ class Migration(migrations.Migration):
         migrations.RunSQL(
             """
             CREATE VIEW settlement_transfer_shown WITH (security_invoker = true) AS
-            SELECT chain || ':' || sequence AS id, "chain", "sequence", "debit_account", "credit_account", "amount", "code", "cause", "at"
-            FROM settlement_transfer
+            SELECT chain || ':' || sequence AS id, "chain", "sequence", "debit_account", "credit_account", "amount", "code", "cause", "at",
+                "phase", transfer.id AS name, "hold", "expires_at"
+            FROM settlement_transfer transfer
             """,
             "DROP VIEW settlement_transfer_shown",
         ),
@@ -31,6 +32,10 @@ class Migration(migrations.Migration):
                 ("code", models.SmallIntegerField()),
                 ("cause", models.CharField(max_length=80)),
                 ("at", models.DateTimeField()),
+                ("phase", models.SmallIntegerField()),
+                ("name", models.CharField(max_length=80, null=True)),
+                ("hold", models.CharField(max_length=80, null=True)),
+                ("expires_at", models.DateTimeField(null=True)),
             ],
             options={
                 "verbose_name": "transfer",

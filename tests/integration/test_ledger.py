@@ -23,6 +23,7 @@ def move(
     amount: int,
     code: int = Code.DEPOSIT,
     cause: str = "test",
+    **named: object,
 ) -> SimpleNamespace:
     """Return a cash transfer between two accounts, each (owner, kind)."""
     return SimpleNamespace(
@@ -33,6 +34,7 @@ def move(
         amount=amount,
         code=code,
         cause=cause,
+        **named,
     )
 
 
@@ -44,11 +46,14 @@ def cash(owner: int) -> tuple[int, int]:
     return (owner, Kind.CASH)
 
 
-def post(*transfers: SimpleNamespace, expected: int | None = None) -> int:
+def post(*transfers: SimpleNamespace, expected: int | None = None, at: int = AT) -> int:
     """Post a batch to the cash chain at its head."""
+    is_plain = not any(hasattr(transfer, "phase") for transfer in transfers)
     with posting.refusals(), transaction.atomic(), connection.cursor() as cursor:
         head = posting.lock_chain(cursor, "cash") if expected is None else expected
-        return operations.post_cash(cursor, transfers, at=AT, expected_sequence=head)
+        return operations.post_cash(
+            cursor, transfers, at=at, expected_sequence=head, is_plain=is_plain
+        )
 
 
 def balance(owner: int, kind: int = Kind.CASH) -> int:
@@ -286,9 +291,18 @@ def test_an_account_that_is_posted_to_does_not_block_rows_about_its_owner() -> N
 
 def test_the_applications_role_works_on_every_table_but_the_ledgers() -> None:
     ledger_tables = {
-        f"settlement_{name}" for name in ("account", "transfer", "chainlink", "chainhead")
-    }
+        f"settlement_{name}"
+        for name in (
+            "account", "transfer", "transferid", "hold", "holdresolution", "chainlink",
+            "chainhead",
+        )
+    }  # fmt: skip
     with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits"
+            " WHERE inhparent IN ('settlement_transfer'::regclass, 'settlement_chainlink'::regclass)"
+        )
+        ledger_tables |= {row[0] for row in cursor.fetchall()}
         cursor.execute(
             """
             SELECT tablename,

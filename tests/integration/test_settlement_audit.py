@@ -12,7 +12,7 @@ from marketplace import audit as whole_audit
 from marketplace import clock as market_clock
 from marketplace import contract
 from settlement import audit, instructions, models, operations, posting, seals
-from settlement.ledger import Code, Kind
+from settlement.ledger import Code, Kind, Phase
 
 pytestmark = pytest.mark.django_db
 
@@ -33,6 +33,16 @@ def post(*moves: tuple[tuple[int, int], tuple[int, int], int, int, str]) -> None
             for debit, credit, amount, code, cause in moves
         ]  # fmt: skip
         operations.post_cash(cursor, transfers, at=AT, expected_sequence=head)
+
+
+def post_named(debit: tuple[int, int], credit: tuple[int, int], amount: int, **named) -> None:
+    with connection.cursor() as cursor:
+        head = posting.lock_chain(cursor, "cash")
+        transfer = SimpleNamespace(
+            debit_owner=debit[0], debit_kind=debit[1], credit_owner=credit[0],
+            credit_kind=credit[1], amount=amount, code=Code.WITHDRAWAL, cause="w", **named,
+        )  # fmt: skip
+        operations.post_cash(cursor, [transfer], at=AT, expected_sequence=head, is_plain=False)
 
 
 AT = market_clock.to_micros(market_clock.to_datetime(1_796_115_600_000_000))
@@ -82,6 +92,8 @@ def sound(clock) -> None:
         organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700,
         escrow_micros=escrow - 2 * PER_INTERVAL, updated_at=at,
     )  # fmt: skip
+    for phase, name, hold in ((Phase.HOLD, "a", ""), (Phase.HOLD, "b", ""), (Phase.VOID, "", "b")):
+        post_named(HOLDER_CASH, OUTSIDE, 300, phase=phase, id=name, hold=hold)
     used = operations.Consumption(
         holder=HOLDER, seller=SELLER, grade=GRADE, hour_starts_at=HOUR, mntu=5_000, cause="r"
     )
@@ -131,6 +143,18 @@ CORRUPTIONS = {
     "balances are the sums of transfers": (
         "UPDATE settlement_account SET credits = credits + 5, debits = debits + 5 WHERE id = 449"
     ),
+    "what is held is the sum of open holds": (
+        "UPDATE settlement_account SET held = held - 1 WHERE id = 449"
+    ),
+    "holds and their ends are their transfers": (
+        "UPDATE settlement_holdresolution SET hold = 'a' WHERE hold = 'b'"
+    ),
+    "accounts were never overdrawn on the way": (
+        f"{TRANSFER} sequence = 99 - sequence WHERE chain = 'cash' AND sequence IN (1, 98)"
+    ),
+    "partitions are made ahead": (
+        "ALTER TABLE settlement_transfer DETACH PARTITION settlement_transfer_202612"
+    ),
     "transfers keep their form": (
         f"{TRANSFER} credit_account = (SELECT id FROM settlement_account WHERE kind = 51)"
         " WHERE code = 1"
@@ -138,7 +162,7 @@ CORRUPTIONS = {
     "the ledger's hash chains verify": f"{TRANSFER} cause = 'deposit:9:1' WHERE code = 1",
     "seals verify": "UPDATE settlement_seal SET signature = decode(repeat('00', 64), 'hex')",
     "clearing nets to zero": (
-        "INSERT INTO settlement_account VALUES (12, 0, 12, 'USD', 0, 5, true, 1, now())"
+        "INSERT INTO settlement_account VALUES (12, 0, 12, 'USD', 0, 5, 0, true, 1, NULL, now())"
     ),
     "positions sum to zero": "UPDATE settlement_position SET net_lots = 4 WHERE net_lots = 3",
     "the machine's money is the ledger's": "UPDATE settlement_marginaccount SET cash_micros = 1",
@@ -167,6 +191,7 @@ CORRUPTIONS = {
 def corrupt(statements: str) -> None:
     """Change rows as nobody can but the owner of the server, past the triggers."""
     with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         cursor.execute("SET LOCAL session_replication_role = replica")
         for statement in statements.split(";"):
             cursor.execute(statement)
@@ -194,7 +219,7 @@ def test_every_check_has_its_corruption(sound) -> None:
         "UPDATE settlement_chainhead SET sequence = sequence - 1 WHERE chain = 'capacity'",
         "UPDATE settlement_account SET owner = 9 WHERE kind = 51",
         "INSERT INTO settlement_transfer SELECT chain, sequence + 99, debit_account,"
-        " credit_account, amount, code, cause, at FROM settlement_transfer WHERE code = 1",
+        " credit_account, amount, code, cause, at, phase FROM settlement_transfer WHERE code = 1",
     ],
 )
 def test_any_change_of_history_breaks_a_chain(sound, statement: str) -> None:
@@ -233,10 +258,10 @@ def test_the_command_prints_a_table_and_fails_on_a_violation() -> None:
     out = StringIO()
     call_command("audit_ledger", stdout=out)
     names = [finding.name for finding in whole_audit.run()]
-    assert len(names) == len(set(names)) == 25
+    assert len(names) == len(set(names)) == 29
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0].strip() for line in lines[:-1]] == names
-    assert lines[-1] == "all 25 invariants hold"
+    assert lines[-1] == "all 29 invariants hold"
     at = market_clock.to_datetime(AT)
     models.Position.objects.create(
         organization_id=1, symbol="X", net_lots=1, cost_ticks=1, updated_at=at
