@@ -370,7 +370,8 @@ class Engine:
         with store.transaction(self.connection) as writer:
             store.advance_head(writer, self.head, batch, stream_entry=self.stream_entry)
             cash_sequence = self._project(writer, works, happened, facts, touched, batch)
-            # The database is at work by now: what is told of the batch is made meanwhile.
+            # The database goes to work: what is told of the batch is made meanwhile.
+            writer.flush()
             news = self._compose(facts, touched, self.machine)
             rows.write_deltas(writer, news.deltas, batch.at)
             for work in works:
@@ -426,8 +427,8 @@ class Engine:
             allocations=facts.get(events.Allocated, ()),
         )
         projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
-        projection.write_outcomes(writer, passing.outcomes(works, facts))
         projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))
+        projection.write_outcomes(writer, passing.outcomes(works, facts))
         return cash_sequence
 
     # After the commit

@@ -105,7 +105,20 @@ def connect() -> Connection:
     given = {name: value for name, value in given.items() if value not in ("", None)}
     connection: Connection = psycopg.connect(**given, autocommit=True)
     connection.execute("SET TIME ZONE 'UTC'")
+    for setting in _PLANNED:
+        connection.execute(setting)
     return connection
+
+
+_PLANNED: tuple[LiteralString, ...] = (
+    "SET plan_cache_mode = force_generic_plan",
+    "SET enable_seqscan = off",
+    "SET enable_bitmapscan = off",
+    "SET enable_hashjoin = off",
+    "SET enable_mergejoin = off",
+)
+"""A writer's statements find rows by their keys and are planned once, on tables that may still be
+empty: a plan that reads a whole table would be right then, and ruinous an hour later."""
 
 
 # The lock and the head
@@ -195,15 +208,15 @@ def transaction(connection: Connection) -> Iterator[rowset.Writer]:
 
 _ADVANCE = b"""
     WITH moved AS (
-        UPDATE exchange_head SET sequence = %(sequence)s, hash = %(hash)s, at = %(at)s,
-            stream_entry = %(stream_entry)s, released_sequence = %(released)s
-        WHERE "group" = %(group)s AND epoch = %(epoch)s AND sequence = %(previous_sequence)s
+        UPDATE exchange_head SET sequence = $1, hash = $2, at = $3, stream_entry = $4,
+            released_sequence = $5
+        WHERE "group" = $6 AND epoch = $7 AND sequence = $8
         RETURNING 1
     )
     INSERT INTO exchange_journalbatch ("group", sequence, first_sequence, epoch, at, format,
         rules, commands, events, previous_hash, hash)
-    SELECT %(group)s, %(sequence)s, %(first)s, (SELECT %(epoch)s::bigint FROM moved), %(at)s,
-        %(format)s, %(rules)s, %(commands)s, %(events)s, %(previous_hash)s, %(hash)s
+    SELECT $6, $1, $9::bigint, (SELECT $7 FROM moved), $3, $10::smallint, $11::smallint,
+        $12::bytea, $13::bytea, $14::bytea, $2
 """
 """Where no head is moved the batch has no epoch, which the table refuses: the first statement of
 the transaction fails, and whatever was sent after it is never carried out."""
@@ -216,22 +229,22 @@ def advance_head(writer: rowset.Writer, head: Head, batch: Batch, *, stream_entr
     """
     writer.execute(
         _ADVANCE,
-        {
-            "group": head.group,
-            "epoch": head.epoch,
-            "previous_sequence": head.sequence,
-            "released": head.released_sequence,
-            "stream_entry": stream_entry,
-            "sequence": batch.sequence,
-            "first": batch.first_sequence,
-            "at": clock.to_datetime(batch.at),
-            "format": batch.format,
-            "rules": batch.rules,
-            "commands": batch.commands,
-            "events": batch.events,
-            "previous_hash": batch.previous_hash,
-            "hash": batch.hash,
-        },
+        [
+            batch.sequence,
+            batch.hash,
+            clock.to_datetime(batch.at),
+            stream_entry,
+            head.released_sequence,
+            head.group,
+            head.epoch,
+            head.sequence,
+            batch.first_sequence,
+            batch.format,
+            batch.rules,
+            batch.commands,
+            batch.events,
+            batch.previous_hash,
+        ],
     )
 
 
@@ -263,20 +276,40 @@ def remembered(
     """Return the orders that (account, client order id) pairs stand for, of any age."""
     if not keys:
         return {}
-    rows = connection.execute(
-        """
-        SELECT o.organization_id, o.client_order_id, o.id, o.fingerprint, o.placed_sequence
-        FROM unnest(%s::bigint[], %s::text[]) AS wanted (organization_id, client_order_id)
-        JOIN exchange_order o USING (organization_id, client_order_id)
-        """,
-        [[account for account, _ in keys], [name for _, name in keys]],
-    ).fetchall()
+    rows: list[Any] = rowset.fetch(
+        connection,
+        _REMEMBERED,
+        [
+            rowset.array_text("bigint", [account for account, _ in keys]),
+            rowset.array_text("text", [name for _, name in keys]),
+        ],
+    )
     return {
-        (row[0], row[1]): Remembered(
-            order=row[2], fingerprint=bytes(row[3]), placed_sequence=row[4]
+        (_integer(account), name.decode()): Remembered(
+            order=_integer(order), fingerprint=fingerprint, placed_sequence=_integer(sequence)
         )
-        for row in rows
+        for account, name, order, fingerprint, sequence in rows
     }
+
+
+_REMEMBERED = b"""
+    SELECT wanted.organization_id, wanted.client_order_id, o.id, o.fingerprint, o.placed_sequence
+    FROM unnest(%s::bigint[], %s::text[]) AS wanted (organization_id, client_order_id)
+    CROSS JOIN LATERAL (
+        SELECT client_order_id, id, fingerprint, placed_sequence FROM exchange_order
+        WHERE organization_id = wanted.organization_id
+          AND client_order_id >= wanted.client_order_id
+        ORDER BY client_order_id LIMIT 1
+    ) AS o
+    WHERE o.client_order_id = wanted.client_order_id
+"""
+"""The first id at or after each: only the index of both columns has that order, so that no plan
+goes through all orders of an organization, whatever is known of the table when it is made."""
+
+
+def _integer(value: bytes) -> int:
+    """Return a bigint as PostgreSQL sends it."""
+    return int.from_bytes(value, "big", signed=True)
 
 
 # The journal

@@ -4,50 +4,155 @@ A batch is sent column by column (`unnest` of arrays), so that a thousand rows c
 plan and one round trip. The statements are composed once, from names that stand in the source and
 never from data.
 
-`transaction` is where they go: a `Writer` sends each statement and waits for none, so the database
-works on the first while the next is still being composed. Before the commit it waits for all of
-them and judges what they did; the first that failed raises, and nothing of the block is kept.
+`transaction` is where they go: a `Writer` takes each statement and waits for none, and the commit
+goes out behind the last. What a statement must have done is part of it: one that writes another
+number of rows than it should fails, and nothing of the block is kept.
+
+This speaks to libpq itself, with psycopg's errors: its cursors cost as much as the statements do,
+and send each for itself, which wakes the database and this process a dozen times for one batch.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import select
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
+from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg import errors, pq
+from psycopg.pq.abc import PGresult
 
 from marketplace import clock
 
 Row = Sequence[Any]
-Check = Callable[[int], None]
-"""Judges how many rows a statement has written; raises when it should have been others."""
 INSTANTS_MAX = 4_096
+STATEMENTS_MAX = 1_024
 INSTANT = "instant"
 """The kind of a column whose values are microseconds since the epoch; a `timestamptz`."""
+_COUNTED_WRONG = "22012"
+"""`division_by_zero`: how a statement fails that has not written the rows it should."""
+
+_prepared: "WeakKeyDictionary[psycopg.Connection[Any], dict[bytes, bytes]]" = WeakKeyDictionary()
+"""What each session knows by which name."""
+_names = count(1)
 
 
 class Writer:
     """The statements of one transaction, sent one after another without waiting for any."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._pgconn = connection.pgconn
         self._connection = connection
-        self._cursor = connection.cursor()
-        self._checks: list[tuple[psycopg.Cursor[Any], Check]] = []
+        self._known = _prepared.setdefault(connection, {})
+        self._new: list[bytes] = []
+        self._expected: list[Exception | None] = []
+        """What each result that is still to come is in place of, when its statement miscounts."""
+        self._pgconn.enter_pipeline_mode()
+        self.execute(b"BEGIN")
 
-    def execute(self, statement: bytes, arguments: Any = (), check: Check | None = None) -> None:
-        """Send a statement; `check` is asked for its judgment before the commit.
+    def execute(
+        self,
+        statement: bytes,
+        arguments: Sequence[Any] = (),
+        *,
+        rows: int | None = None,
+        otherwise: Exception | None = None,
+    ) -> None:
+        """Take a statement; in the end `otherwise` is raised when it has not written `rows` rows.
 
-        :raises psycopg.Error: when an earlier statement is known to have failed.
+        :raises psycopg.Error: when the session is lost.
         """
-        cursor = self._cursor if check is None else self._connection.cursor()
-        cursor.execute(statement, arguments, prepare=bool(arguments))
-        if check is not None:
-            self._checks.append((cursor, check))
+        form = _numbered(statement, is_counted=rows is not None)
+        name = self._known.get(form)
+        if name is None:
+            name = b"baseload_%d" % next(_names)
+            self._pgconn.send_prepare(name, form)
+            self._expected.append(None)
+            self._known[form] = name
+            self._new.append(form)
+        values = [_dumped(value) for value in arguments]
+        if rows is not None:
+            values.append(b"%d" % rows)
+        formats = [pq.Format.BINARY if isinstance(each, bytes) else _TEXT for each in arguments]
+        formats += [_TEXT] * (len(values) - len(formats))
+        self._pgconn.send_query_prepared(name, values, formats)
+        self._expected.append(otherwise)
 
-    def judge(self) -> None:
-        """Ask every check; all statements are through."""
-        for cursor, check in self._checks:
-            check(cursor.rowcount)
+    def flush(self) -> None:
+        """Let the database begin with what it has been given.
+
+        :raises psycopg.OperationalError: when the session is lost.
+        """
+        while self._pgconn.flush():
+            self._wait(select.POLLIN | select.POLLOUT)
+
+    def commit(self) -> None:
+        """Commit, and wait until it is known.
+
+        :raises psycopg.Error: what the first statement that failed did, or the session is lost.
+        """
+        self.execute(b"COMMIT")
+        error = self._end()
+        if error is not None:
+            raise error
+
+    def abandon(self) -> None:
+        """Keep nothing, and let the session go on, unless it is lost."""
+        for form in self._new:
+            self._known.pop(form, None)
+        if self._connection.closed:
+            return
+        if self._pgconn.pipeline_status != pq.PipelineStatus.OFF:
+            self._end()
+        self._connection.rollback()
+
+    def _end(self) -> Exception | None:
+        """Wait for all that was sent; return the error of the first statement that failed."""
+        self._pgconn.pipeline_sync()
+        self.flush()
+        failed: Exception | None = None
+        for otherwise in self._expected:
+            result = self._next()
+            assert result is not None, "every statement has a result"
+            if failed is None and result.status == pq.ExecStatus.FATAL_ERROR:
+                failed = self._error(result, otherwise)
+            while self._next() is not None:
+                pass
+        self._expected.clear()
+        result = self._next()
+        assert result is not None, "the end of a pipeline has a result"
+        assert result.status == pq.ExecStatus.PIPELINE_SYNC, "nothing else was sent"
+        self._pgconn.exit_pipeline_mode()
+        return failed
+
+    def _error(self, result: PGresult, otherwise: Exception | None) -> Exception:
+        """Return what a failed statement means.
+
+        :raises psycopg.OperationalError: when the session is lost.
+        """
+        if self._pgconn.status != pq.ConnStatus.OK:
+            raise psycopg.OperationalError("the session is lost")
+        error = errors.error_from_result(result)
+        is_count = otherwise is not None and error.sqlstate == _COUNTED_WRONG
+        return otherwise if is_count and otherwise is not None else error
+
+    def _next(self) -> PGresult | None:
+        """Return the next result, None where a statement's results end."""
+        while self._pgconn.is_busy():
+            self._wait(select.POLLIN)
+        if self._pgconn.status != pq.ConnStatus.OK:
+            raise psycopg.OperationalError("the session is lost")
+        return self._pgconn.get_result()
+
+    def _wait(self, events: int) -> None:
+        """Wait until something can be read, or written where that is asked for."""
+        poll = select.poll()
+        poll.register(self._pgconn.socket, events)
+        if any(ready & ~select.POLLOUT for _, ready in poll.poll()):
+            self._pgconn.consume_input()
 
 
 @contextlib.contextmanager
@@ -56,18 +161,70 @@ def transaction(connection: psycopg.Connection[Any]) -> Iterator[Writer]:
 
     :raises psycopg.Error: when a statement failed, or the outcome of the commit is unknown.
     """
+    writer = Writer(connection)
     try:
-        with connection.pipeline() as pipeline:
-            writer = Writer(connection)
-            writer.execute(b"BEGIN")
-            yield writer
-            pipeline.sync()
-            writer.judge()
-            writer.execute(b"COMMIT")
+        yield writer
+        writer.commit()
     except BaseException:
-        if not connection.closed:
-            connection.rollback()
+        writer.abandon()
         raise
+
+
+def fetch(
+    connection: psycopg.Connection[Any], statement: bytes, arguments: Sequence[Any]
+) -> list[tuple[bytes | None, ...]]:
+    """Return the rows of a question that is asked often, each value as PostgreSQL sends it.
+
+    :raises psycopg.Error: when it fails.
+    """
+    pgconn, form = connection.pgconn, _numbered(statement, is_counted=False)
+    known = _prepared.setdefault(connection, {})
+    if form not in known:
+        name = b"baseload_%d" % next(_names)
+        _checked(pgconn.prepare(name, form))
+        known[form] = name
+    formats = [pq.Format.BINARY if isinstance(each, bytes) else _TEXT for each in arguments]
+    values: list[Any] = [_dumped(value) for value in arguments]
+    result = _checked(pgconn.exec_prepared(known[form], values, formats, pq.Format.BINARY))
+    columns = range(result.nfields)
+    return [
+        tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)
+    ]
+
+
+def _checked(result: PGresult) -> PGresult:
+    """:raises psycopg.Error: when it is the result of a failure."""
+    if result.status == pq.ExecStatus.FATAL_ERROR:
+        error = errors.error_from_result(result)
+        raise error if error.sqlstate else psycopg.OperationalError("the session is lost")
+    return result
+
+
+def _dumped(value: Any) -> bytes | None:
+    """Return an argument as it is sent."""
+    if isinstance(value, str):
+        return value.encode()
+    if value is None or isinstance(value, bytes):
+        return value
+    assert isinstance(value, int | datetime), "a kind of argument that is sent"
+    return str(value).encode()
+
+
+@lru_cache(STATEMENTS_MAX)
+def _numbered(statement: bytes, *, is_counted: bool) -> bytes:
+    """Return a statement with its arguments numbered, and counting what it writes."""
+    first, *others = statement.split(b"%s")
+    form = first + b"".join(b"$%d" % i + other for i, other in enumerate(others, 1))
+    if not is_counted:
+        return form
+    last = len(others) + 1
+    return b"WITH written AS (%b RETURNING 1) SELECT 1 / (count(*) = $%d)::int FROM written" % (
+        form,
+        last,
+    )
+
+
+_TEXT = pq.Format.TEXT
 
 
 class Table:
@@ -104,22 +261,23 @@ class Table:
 
     def update(self, writer: Writer, rows: Sequence[Row]) -> None:
         """Change the rows that the key finds; the transaction asserts that it found every one."""
-        count = len(rows)
-
-        def check(written: int) -> None:
-            assert written == count, f"every row of {self.name} is there"
-
-        self._run(writer, self._update, rows, check)
+        missing = AssertionError(f"every row of {self.name} is there")
+        self._run(writer, self._update, rows, missing)
 
     def _run(
-        self, writer: Writer, statement: bytes, rows: Sequence[Row], check: Check | None = None
+        self,
+        writer: Writer,
+        statement: bytes,
+        rows: Sequence[Row],
+        otherwise: Exception | None = None,
     ) -> None:
         if rows:
             columns = zip(*rows, strict=True)
             arrays = [
                 array_text(kind, column) for kind, column in zip(self._kinds, columns, strict=True)
             ]
-            writer.execute(statement, arrays, check)
+            written = None if otherwise is None else len(rows)
+            writer.execute(statement, arrays, rows=written, otherwise=otherwise)
 
 
 def array_text(kind: str, values: Sequence[Any]) -> str:

@@ -170,10 +170,6 @@ def write_outcomes(writer: rowset.Writer, outcomes: Sequence[tuple[Any, str, str
     if not outcomes:
         return
 
-    def check(written: int) -> None:
-        if written != len(outcomes):
-            raise OutcomeLost(f"{len(outcomes) - written} instructions were not pending")
-
     writer.execute(
         _OUTCOMES,
         [
@@ -183,7 +179,8 @@ def write_outcomes(writer: rowset.Writer, outcomes: Sequence[tuple[Any, str, str
             rowset.array_text("bigint", [event.sequence for event, _, _ in outcomes]),
             rowset.array_text(rowset.INSTANT, [event.at for event, _, _ in outcomes]),
         ],
-        check,
+        rows=len(outcomes),
+        otherwise=OutcomeLost("an instruction was not pending"),
     )
 
 
@@ -321,12 +318,15 @@ def write_intervals(writer: rowset.Writer, settled: Sequence[Any]) -> None:
                 event.short_mntu,
                 event.delivered_mntu,
                 event.released,
-                event.next_mark,
                 event.refunded,
                 event.compensated,
                 event.compensation_due,
+                event.next_mark,
                 event.at,
             )
+            for event in settled
+        ],
+    )
 
 
 def write_corrections(writer: rowset.Writer, corrected: Sequence[Any]) -> None:
@@ -343,8 +343,5 @@ def write_corrections(writer: rowset.Writer, corrected: Sequence[Any]) -> None:
                 event.at,
             )
             for event in corrected
-        ],
-    )
-            for event in settled
         ],
     )
