@@ -6,9 +6,9 @@ allocation, two signed differences to what all before it have posted:
 
 *Delivery.* Of what an allocation pays, only the refund depends on anything: the holder has paid its
 own price (variation and escrow together do that, whatever the delivery price) and gets back
-`5F` of each lot and interval that was not available and unmissed. So the difference in refunds is
-the whole of it, of a corrected index too: variation to the new `F` and an escrow of the new `F` take
-each other's place to the micro-USD, and an hour that was delivered in full owes nothing.
+`5F` of each lot and interval that was not available, or missed. So the difference in refunds is
+the whole of it, of a corrected index too: variation to the new `F` and an escrow of the new `F`
+cancel to the micro-USD, and an hour that was delivered in full owes nothing.
 
 *Damages.* `due` is what RULEBOOK 6.5 asks for, `paid` what the seller's means reached. A claim that
 was not reached has ended, so a later run adds what is due *more*, and takes back only what was

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from django.db import connection, transaction
 
-from settlement.audit import books, delivery
+from settlement.audit import books, delivery, runs
 from settlement.audit.findings import Finding
 
 
@@ -23,7 +23,7 @@ def run(*, since: datetime | None = None) -> list[Finding]:
     """Carry out the checks of settlement's own rows, all of them or the recent ones."""
     checks = [*books.CHECKS, *delivery.CHECKS]
     if since is None:
-        checks += [*books.FULL_CHECKS, *delivery.FULL_CHECKS]
+        checks += [*books.FULL_CHECKS, *delivery.FULL_CHECKS, *runs.FULL_CHECKS]
     return [check(since) for check in checks]
 
 

@@ -89,7 +89,7 @@ def sound(clock) -> None:
             cost_ticks=lots * PRICE, updated_at=at,
         )  # fmt: skip
     models.MarginAccount.objects.create(
-        organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700,
+        organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700 + 60 - 40,
         escrow_micros=escrow - 2 * PER_INTERVAL, updated_at=at,
     )  # fmt: skip
     for phase, name, hold in ((Phase.HOLD, "a", ""), (Phase.HOLD, "b", ""), (Phase.VOID, "", "b")):
@@ -98,7 +98,31 @@ def sound(clock) -> None:
         holder=HOLDER, seller=SELLER, grade=GRADE, hour_starts_at=HOUR, mntu=5_000, cause="r"
     )
     operations.consume(usages=[used], at=AT)
+    correct(delivery=60, damages=-40)
     seals.seal(AT)
+
+
+def correct(*, delivery: int, damages: int) -> None:
+    """A run of the day found that the holder is owed more of its price, and less as damages."""
+    at = market_clock.to_datetime(AT)
+    run = models.SettlementRun.objects.create(
+        id="run", grade=GRADE, delivery_date=at.date(), kind="FINAL", inputs_digest=b"",
+        result_digest=b"", posted_digest=b"", allocations=1, at=at,
+    )  # fmt: skip
+    models.SettlementRunLine.objects.create(
+        run=run, allocation_id=3, price_ticks=PRICE, refunded_micros=delivery, due_micros=0,
+        posted_refunded_micros=0, posted_due_micros=-damages, posted_paid_micros=-damages,
+        delivery_micros=delivery, damages_micros=damages,
+    )  # fmt: skip
+    cause = "correction:3:run"
+    post(
+        (SELLER_CASH, HOLDER_CASH, delivery, Code.DELIVERY_CORRECTION, cause),
+        (HOLDER_CASH, SELLER_CASH, -damages, Code.DAMAGES_CORRECTION, cause),
+    )
+    models.DeliveryCorrection.objects.create(
+        run="run", allocation_id=3, delivery_micros=delivery, damages_micros=damages,
+        due_micros=damages, at=at,
+    )  # fmt: skip
 
 
 def settle(interval: int, *, released: int, refunded: int, compensated: int) -> None:
@@ -182,6 +206,10 @@ CORRUPTIONS = {
     "settled intervals have exactly their transfers": (
         f"{TRANSFER} code = 7 WHERE code = 8"
     ),
+    "corrections have exactly their transfers": f"{TRANSFER} amount = 41 WHERE code = 31",
+    "corrections are what runs asked for": (
+        "UPDATE settlement_settlementrunline SET delivery_micros = 61, refunded_micros = 61"
+    ),
     "granted capacity is left, used or expired": (
         "UPDATE settlement_entitlement SET delivered_mntu = delivered_mntu + 1"
     ),
@@ -258,10 +286,10 @@ def test_the_command_prints_a_table_and_fails_on_a_violation() -> None:
     out = StringIO()
     call_command("audit_ledger", stdout=out)
     names = [finding.name for finding in whole_audit.run()]
-    assert len(names) == len(set(names)) == 29
+    assert len(names) == len(set(names)) == 31
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0].strip() for line in lines[:-1]] == names
-    assert lines[-1] == "all 29 invariants hold"
+    assert lines[-1] == "all 31 invariants hold"
     at = market_clock.to_datetime(AT)
     models.Position.objects.create(
         organization_id=1, symbol="X", net_lots=1, cost_ticks=1, updated_at=at
