@@ -391,6 +391,48 @@ class Cascaded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
     at: int
 
 
+class Defaulted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
+    """An account could not pay `amount` of what it owed to clearing: others bear it."""
+
+    account: int
+    amount: int
+    cause: str
+    at: int
+
+
+class HaircutTaken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=42):
+    """An account received so much less than it was owed, for the whole waterfall was used up."""
+
+    account: int
+    amount: int
+    cause: str
+    at: int
+
+
+class MarginCalled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
+    """An account has until `due_at` to bring so much more, or to need so much less."""
+
+    account: int
+    amount: int
+    due_at: int
+    at: int
+
+
+class MarginCallMet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=44):
+    """An account that was called has its initial margin again."""
+
+    account: int
+    at: int
+
+
+class LiquidationStarted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=45):
+    """A margin call was not met by so much: positions are reduced from here on."""
+
+    account: int
+    amount: int
+    at: int
+
+
 Event = (
     OrderPlaced
     | OrderRejected
@@ -425,6 +467,11 @@ Event = (
     | SwitchSet
     | Previewed
     | Cascaded
+    | Defaulted
+    | HaircutTaken
+    | MarginCalled
+    | MarginCallMet
+    | LiquidationStarted
     | DeliveryCorrected
 )
 

@@ -51,6 +51,7 @@ class Close(StrEnum):
     KILLED = "killed"
     COVERAGE_LOST = "coverage_lost"
     UNFUNDED = "unfunded"
+    LIQUIDATED = "liquidated"
     BAND_MOVED = "band_moved"
     EXPIRED = "expired"
 

@@ -21,6 +21,7 @@ class Kind(IntEnum):
     CASH = 1
     ESCROW = 2
     USAGE_HOLD = 3
+    FUND = 4
     OUTSIDE = 10
     FEES = 11
     CLEARING = 12
@@ -61,6 +62,11 @@ class Code(IntEnum):
     LAYER_REPAYMENT = 13
     USAGE_FEE = 14
     REVERSAL = 15
+    FUND_CONTRIBUTION = 16
+    FUND_RETURN = 17
+    FUND_USE = 18
+    FUND_SHARE = 19
+    FUND_REPAYMENT = 20
     DELIVERY_CORRECTION = 30
     DAMAGES_CORRECTION = 31
     GRANT = 50

@@ -13,12 +13,14 @@ from exchange.machine import (
     cascade,
     delivery,
     limits,
+    liquidation,
     listing,
     marks,
     orders,
     switches,
     uncrossing,
     usage,
+    waterfall,
 )
 from exchange.machine.entries import Entry
 from exchange.machine.state import Grade, Instrument, State
@@ -85,6 +87,8 @@ def _perform(state: State, at: int, kind: Entry, number: int, now: int) -> None:
             orders.expire(state, number)
         case Entry.SWITCH:
             switches.fire(state, state.accounts[number], now)
+        case Entry.MARGIN_CALL:
+            liquidation.enforce(state, state.accounts[number])
         case Entry.MARK_ONE:
             instrument = state.by_id.get(number)
             if instrument is not None:
@@ -112,6 +116,7 @@ def _start_day(state: State) -> None:
             continue
         uncrossing.move_band(state, instrument, instrument.mark)
         state.announce(instrument)
+    waterfall.set_shares(state)
     for grade in sorted(state.grades.values(), key=lambda grade: grade.id):
         listing.list_due(state, grade)
         old = [hour for hour in grade.index if hour < state.at - INDEX_KEPT]

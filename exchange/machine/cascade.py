@@ -10,10 +10,11 @@ What one parent's positions add up to is zero, so it is in its parts.
 """
 
 from exchange import events
-from exchange.machine import coverage, listing, marks, sessions, withdrawals
+from exchange.machine import coverage, listing, marks, sessions, waterfall, withdrawals
 from exchange.machine.state import Account, Instrument, State
 from exchange.reasons import Close
 from marketplace.contract import DAY, HOUR, InstrumentState, Product
+from settlement.ledger import Code
 
 
 def end_trading(state: State, instrument: Instrument) -> None:
@@ -27,7 +28,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
     state.events.append(events.Marked(instrument.symbol, price, method, state.at))
     payments: dict[int, int] = {}
     marks.settle(state, instrument, price, payments)
-    marks.pay(state, payments, f"cascade:{instrument.symbol}")
+    waterfall.settle(state, payments, Code.VARIATION, f"cascade:{instrument.symbol}")
     listing.list_due(state, instrument.grade)
     children = _children(state, instrument)
     concerned = _hand_on(state, instrument, children, price)

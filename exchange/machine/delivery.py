@@ -12,7 +12,15 @@ what its purchases are prepaid with: nobody else ever pays for it.
 """
 
 from exchange import events
-from exchange.machine import coverage, listing, marks, sessions, withdrawals
+from exchange.machine import (
+    coverage,
+    listing,
+    marks,
+    proceeds,
+    sessions,
+    waterfall,
+    withdrawals,
+)
 from exchange.machine.state import (
     Account,
     Allocation,
@@ -46,7 +54,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
     state.events.append(events.Marked(instrument.symbol, price, "index", state.at))
     payments: dict[int, int] = {}
     marks.settle(state, instrument, price, payments)
-    marks.pay(state, payments, f"gate:{instrument.symbol}")
+    waterfall.settle(state, payments, Code.VARIATION, f"gate:{instrument.symbol}")
     lots = sum(position.net for position in positions if position.net > 0)
     state.events.append(
         events.GateClosed(
@@ -160,7 +168,7 @@ def _grant(state: State, hour: Hour, position: Position) -> int:
     number = state.number("entitlement")
     escrow = contract.notional_micros(price_ticks=hour.price, lots=position.net)
     cause = f"entitlement:{number}"
-    state.lend_up_to(account, escrow, cause)
+    waterfall.cover(state, account, escrow, cause, must=True)
     state.transfer((account.id, Kind.CASH), (account.id, Kind.ESCROW), escrow, Code.ESCROW, cause)
     hour.entitlements[number] = Entitlement(number, account.id, position.net, escrow)
     state.events.append(
@@ -289,8 +297,9 @@ def _pay_interval(
         escrow = (holder.id, Kind.ESCROW)
         state.transfer(escrow, (seller.id, Kind.CASH), legs.released, Code.RELEASE, cause)
         state.transfer(escrow, (holder.id, Kind.CASH), legs.refunded, Code.REFUND, cause)
-        state.repay(seller, legs.released, cause)
-        state.repay(holder, legs.refunded, cause)
+        waterfall.repay(state, seller, legs.released, cause)
+        proceeds.lock(state, seller, legs.released, hour.starts_at)
+        waterfall.repay(state, holder, legs.refunded, cause)
         hour.entitlements[allocation.entitlement].escrow -= legs.released + legs.refunded
         settled.append((allocation, line, legs))
     compensated = _compensate(state, order.interval, settled)
@@ -349,11 +358,13 @@ def pay_damages(
     """
     amounts = [amount for _, amount, _ in due]
     reach = max(0, seller.cash - _prepaid(seller))
+    if due and reach < sum(amounts):
+        reach += waterfall.use_own_share(state, seller, sum(amounts) - reach, due[0][2])
     if reach < sum(amounts):
         amounts = delivery.largest_remainder(reach, amounts)
     for (holder, _, cause), amount in zip(due, amounts, strict=True):
         state.transfer((seller.id, Kind.CASH), (holder, Kind.CASH), amount, code, cause)
-        state.repay(state.accounts[holder], amount, cause)
+        waterfall.repay(state, state.accounts[holder], amount, cause)
     coverage.withdraw_unfunded(state, seller)
     return amounts
 

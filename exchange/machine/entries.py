@@ -19,3 +19,4 @@ class Entry(IntEnum):
     EXPIRE = 8
     SWITCH = 9
     WATCH_MID = 10
+    MARGIN_CALL = 11

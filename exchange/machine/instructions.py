@@ -16,13 +16,16 @@ from exchange.machine import (
     delivery,
     limits,
     listing,
+    margin_calls,
     orders,
+    proceeds,
     resettlement,
     sessions,
     strips,
     switches,
     uncrossing,
     usage,
+    waterfall,
     withdrawals,
 )
 from exchange.machine.state import UNKNOWN, Cluster, Grade, Instrument, State
@@ -183,7 +186,8 @@ def _deposit(state: State, order: instructions.Deposit, cause: str) -> Refuse | 
         Code.DEPOSIT,
         cause,
     )
-    state.repay(account, order.amount_micros, cause)
+    waterfall.repay(state, account, order.amount_micros, cause)
+    margin_calls.look(state, account)
     return None
 
 
@@ -195,7 +199,7 @@ def _withdraw(state: State, order: instructions.Withdraw, cause: str) -> Refuse 
         return Refuse.INVALID_AMOUNT
     if account.debt:
         return Refuse.ACCOUNT_IN_DEBT
-    if order.amount_micros > account.available:
+    if order.amount_micros > proceeds.withdrawable(account):
         return Refuse.INSUFFICIENT_FUNDS
     state.transfer(
         (account.id, Kind.CASH),
@@ -238,6 +242,7 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
         coverage.withdraw_uncovered(state, account, grade)
         coverage.refresh(state, account, grade)
     coverage.withdraw_unfunded(state, account)
+    margin_calls.look(state, account)
     return None
 
 

@@ -15,12 +15,12 @@ what is not funded any more is withdrawn.
 from bisect import bisect_left
 
 from exchange import events
-from exchange.machine import books, coverage
+from exchange.machine import books, coverage, margin_calls, proceeds, waterfall
 from exchange.machine.entries import Entry
 from exchange.machine.state import Instrument, State
 from marketplace.contract import HOUR, MICROS_PER_SECOND, InstrumentState, Product
 from settlement import index, margin, surveillance
-from settlement.ledger import EXCHANGE, Code, Kind
+from settlement.ledger import Code
 
 MARK_WINDOW = HOUR // 2
 LOOK_AFTER = MICROS_PER_SECOND
@@ -50,7 +50,9 @@ def mark_all(state: State) -> None:
         if price != instrument.mark:
             state.events.append(events.Marked(instrument.symbol, price, method, state.at))
         settle(state, instrument, price, payments)
-    pay(state, payments, f"mark:{state.at}")
+    waterfall.settle(state, payments, Code.VARIATION, f"mark:{state.at}")
+    waterfall.note_peaks(state)
+    proceeds.release(state)
     state.stale.update(account for account in state.accounts.values() if account.uncovered)
     coverage.settle(state)
     for number in sorted(state.accounts):
@@ -58,6 +60,7 @@ def mark_all(state: State) -> None:
         for grade in sorted(account.uncovered):
             coverage.withdraw_uncovered(state, account, grade)
         coverage.withdraw_unfunded(state, account)
+        margin_calls.look(state, account)
 
 
 def _longest_first(instrument: Instrument) -> tuple[int, int]:
@@ -76,12 +79,14 @@ def mark_now(state: State, instrument: Instrument) -> None:
     state.events.append(events.Marked(instrument.symbol, price, method, state.at))
     payments: dict[int, int] = {}
     settle(state, instrument, price, payments)
-    pay(state, payments, f"mark:{instrument.symbol}:{state.at}")
+    cause = f"mark:{instrument.symbol}:{state.at}"
+    waterfall.settle(state, payments, Code.VARIATION, cause)
     accounts = [state.accounts[number] for number in sorted(instrument.positions)]
     state.stale.update(account for account in accounts if account.uncovered)
     coverage.settle(state)
     for account in accounts:
         coverage.withdraw_unfunded(state, account)
+        margin_calls.look(state, account)
 
 
 def watch(state: State, instrument: Instrument) -> None:
@@ -128,25 +133,6 @@ def settle(state: State, instrument: Instrument, price: int, payments: dict[int,
             payments[number] = payments.get(number, 0) + unit * due
             state.touched_positions.add(position)
     set_mark(state, instrument, price)
-
-
-def pay(state: State, payments: dict[int, int], cause: str) -> None:
-    """Pay the variation of each account, in micro-USD, those who owe first."""
-    assert sum(payments.values()) == 0, "variation adds up to zero"
-    for number in sorted(payments):
-        amount = -payments[number]
-        if amount > 0:
-            state.lend_up_to(state.accounts[number], amount, cause)
-            state.transfer(
-                (number, Kind.CASH), (EXCHANGE, Kind.CLEARING), amount, Code.VARIATION, cause
-            )
-    for number in sorted(payments):
-        amount = payments[number]
-        if amount > 0:
-            state.transfer(
-                (EXCHANGE, Kind.CLEARING), (number, Kind.CASH), amount, Code.VARIATION, cause
-            )
-            state.repay(state.accounts[number], amount, cause)
 
 
 def set_mark(state: State, instrument: Instrument, price: int) -> None:

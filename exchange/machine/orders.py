@@ -39,7 +39,7 @@ def place(state: State, command: commands.PlaceOrder) -> None:
         return
     if known is None:
         position = state.position(account, instrument)
-    order = _accept(state, position, command, number, price)
+    order = accept(state, position, command, number, price)
     last = instrument.last
     if waits:
         stops.wait(state, instrument, order)
@@ -107,7 +107,7 @@ def why_absent(state: State, symbol: str) -> Reject:
     return Reject.CLOSED if terms.trading_ends_at <= state.at else Reject.UNKNOWN_INSTRUMENT
 
 
-def _accept(
+def accept(
     state: State, position: Position, command: commands.PlaceOrder, number: int, price: int
 ) -> Order:
     """Make the order and say that it was accepted."""

@@ -11,7 +11,7 @@ the interval itself (RULEBOOK 3.7, 6.5); what was paid too much of them comes ba
 """
 
 from exchange import events
-from exchange.machine import coverage, delivery
+from exchange.machine import coverage, delivery, waterfall
 from exchange.machine.state import Account, State
 from exchange.reasons import Refuse
 from marketplace import contract
@@ -100,9 +100,9 @@ def _pay(
     """Move what is owed in full; what the payer lacks is lent."""
     if not amount:
         return
-    state.lend_up_to(payer, amount, cause)
+    waterfall.lend(state, payer, amount - payer.cash, cause)
     state.transfer((payer.id, Kind.CASH), (receiver.id, Kind.CASH), amount, code, cause)
-    state.repay(receiver, amount, cause)
+    waterfall.repay(state, receiver, amount, cause)
     coverage.withdraw_unfunded(state, payer)
 
 

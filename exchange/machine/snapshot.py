@@ -48,6 +48,12 @@ class _Account(msgspec.Struct, array_like=True):
     entered: int
     traded: int
     switches: list[tuple[str, int]]
+    fund: int
+    in_default: bool
+    call_due: int
+    owed: list[tuple[int, int]]
+    peaks: list[tuple[int, int]]
+    locked: list[tuple[int, int]]
 
 
 class _Order(msgspec.Struct, array_like=True):
@@ -109,6 +115,7 @@ class _State(msgspec.Struct, array_like=True):
     at: int
     halted: bool
     prepaid_until: int
+    layer_max: int
     next_order: int
     next_trade: int
     counters: list[tuple[str, int]]
@@ -132,6 +139,7 @@ def dump(state: State) -> bytes:
             state.at,
             state.halted,
             state.prepaid_until,
+            state.layer_max,
             state.next_order,
             state.next_trade,
             sorted(state.counters.items()),
@@ -160,6 +168,12 @@ def _dump_account(account: Account) -> _Account:
         account.entered,
         account.traded,
         sorted(account.switches.items()),
+        account.fund,
+        account.in_default,
+        account.call_due,
+        sorted(account.owed.items()),
+        sorted(account.peaks.items()),
+        sorted(account.locked.items()),
     )
 
 
@@ -239,6 +253,7 @@ def load(data: bytes) -> State:
     state.at = written.at
     state.halted = written.halted
     state.prepaid_until = written.prepaid_until
+    state.layer_max = written.layer_max
     state.next_order = written.next_order
     state.next_trade = written.next_trade
     state.counters.update(written.counters)
@@ -255,6 +270,12 @@ def load(data: bytes) -> State:
         account.entered = row.entered
         account.traded = row.traded
         account.switches.update(row.switches)
+        account.fund = row.fund
+        account.in_default = row.in_default
+        account.call_due = row.call_due
+        account.owed.update(row.owed)
+        account.peaks.update(row.peaks)
+        account.locked.update(row.locked)
     for due_at, kind, number in state.calendar:
         if kind == Entry.SWITCH:
             state.accounts[number].switch_due = due_at

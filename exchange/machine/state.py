@@ -43,9 +43,10 @@ class Account:
     """An organization: its cash, what is reserved of it, its live orders and positions."""
 
     __slots__ = (
-        "cash", "clusters", "crossing", "debt", "delivery_margin", "entered", "escrow", "group",
-        "id", "killed", "news", "orders", "peers", "positions", "required", "stale", "switch_due",
-        "switches", "traded", "uncovered", "usage_hold",
+        "call_due", "cash", "clusters", "crossing", "debt", "delivery_margin", "entered", "escrow",
+        "fund", "group", "id", "in_default", "killed", "locked", "news", "orders", "owed", "peaks",
+        "peers", "positions", "required", "stale", "switch_due", "switches", "traded", "uncovered",
+        "usage_hold",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,19 @@ class Account:
         self.escrow = 0
         self.usage_hold = 0
         self.debt = 0
+        """What the exchange and others have paid for the account."""
+        self.owed: dict[int, int] = {}
+        """What of that other members have paid, by account."""
+        self.in_default = False
+        """Whether it had others pay for more than its receivables and its share."""
+        self.fund = 0
+        """Its share of the default fund."""
+        self.peaks: dict[int, int] = {}
+        """Its highest short notional by day, of the last 30."""
+        self.locked: dict[int, int] = {}
+        """Proceeds that count as margin but cannot be withdrawn before an instant, by that."""
+        self.call_due = 0
+        """When the margin call that runs is enforced; 0 while none does."""
         self.killed = False
         self.delivery_margin = 0
         self.required = 0
@@ -397,9 +411,9 @@ class State:
     __slots__ = (
         "accounts", "at", "by_id", "by_window", "calendar", "clusters", "counters", "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
-        "instruments", "next_order", "next_trade", "orders", "performing", "prepaid_until",
-        "rules", "sequence", "stale", "touched_accounts", "touched_auctions", "touched_instruments",
-        "touched_orders", "touched_positions",
+        "instruments", "layer_max", "next_order", "next_trade", "orders", "performing",
+        "prepaid_until", "rules", "sequence", "stale", "touched_accounts", "touched_auctions",
+        "touched_instruments", "touched_orders", "touched_positions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -423,6 +437,8 @@ class State:
         """Every live order, at rest or waiting for its stop price; the index all books share."""
         self.hours: dict[tuple[str, int], Hour] = {}
         self.holds: dict[tuple[int, str, int], Hold] = {}
+        self.layer_max = LAYER_MAX
+        """What the exchange's own layer bears at most."""
         self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)
         self.calendar: list[tuple[int, int, int]] = []
         """A heap of (due at, kind, id)."""
@@ -483,36 +499,13 @@ class State:
         elif kind == Kind.ESCROW:
             account.escrow += amount
             assert account.escrow >= 0, "escrow is not overdrawn"
+        elif kind == Kind.FUND:
+            account.fund += amount
+            assert account.fund >= 0, "a share is not overdrawn"
         else:
-            assert kind == Kind.USAGE_HOLD, "an organization has three cash accounts"
+            assert kind == Kind.USAGE_HOLD, "an organization has four cash accounts"
             account.usage_hold += amount
             assert account.usage_hold >= 0, "a hold is not overdrawn"
-
-    def lend_up_to(self, account: Account, amount: int, cause: str) -> None:
-        """Lend what the account's cash lacks of an amount it has to pay."""
-        missing = amount - account.cash
-        if missing > 0:
-            self.transfer(
-                (ledger.EXCHANGE, Kind.LAYER),
-                (account.id, Kind.CASH),
-                missing,
-                Code.LAYER_LOAN,
-                cause,
-            )
-            account.debt += missing
-
-    def repay(self, account: Account, received: int, cause: str) -> None:
-        """Pay a debt back from what was just received."""
-        amount = min(account.debt, received)
-        if amount:
-            account.debt -= amount
-            self.transfer(
-                (account.id, Kind.CASH),
-                (ledger.EXCHANGE, Kind.LAYER),
-                amount,
-                Code.LAYER_REPAYMENT,
-                cause,
-            )
 
     # Accounts, identifiers, calendar
 
@@ -609,6 +602,8 @@ class State:
 
 
 UNKNOWN = -1
+LAYER_MAX = 10**11
+"""Micro-USD that the exchange's own layer bears in all, unless the operator says otherwise."""
 IDLE_ENTRIES_MAX = 1_000
 COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation")
 _EXCHANGE_KINDS = (Kind.OUTSIDE, Kind.FEES, Kind.CLEARING, Kind.LAYER)

@@ -8,7 +8,7 @@ reserves the fee of the highest price there can be.
 
 from exchange import events, matching
 from exchange.book import Order
-from exchange.machine import marks, withdrawals
+from exchange.machine import marks, waterfall, withdrawals
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import Close, OrderStatus
 from settlement.ledger import EXCHANGE, Code, Kind
@@ -196,7 +196,7 @@ def fee_reserve(instrument: Instrument, order: Order) -> int:
 def pay_fee(state: State, account: Account, fee: int, cause: str) -> None:
     """Move a fee to the exchange; an account that a mark or a damage has emptied is lent it."""
     if account.cash < fee:
-        state.lend_up_to(account, fee, cause)
+        waterfall.lend(state, account, fee - account.cash, cause)
     account.cash -= fee
     state.exchange[_FEES] += fee
     state.events.append(

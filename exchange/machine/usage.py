@@ -5,6 +5,7 @@ interval. What the hold does not reach is taken from cash, and what cash does no
 becomes debt, so that the cluster's owner is always paid what was served (RULEBOOK 6.10).
 """
 
+from exchange.machine import waterfall
 from exchange.machine.state import Grade, Hold, State
 from exchange.reasons import Refuse
 from marketplace import contract
@@ -70,7 +71,7 @@ def charge(state: State, order: instructions.ChargeUsage) -> Refuse | None:
     if beyond > 0:
         reach = max(0, min(account.available, beyond))
         if reach < beyond:
-            state.lend_up_to(account, account.cash + beyond - reach, cause)
+            waterfall.lend(state, account, beyond - reach, cause)
         state.transfer(cash, held, beyond, Code.USAGE_HOLD, cause)
         hold.amount += beyond
     points = amount * grade.taker_fee_bp
@@ -78,7 +79,7 @@ def charge(state: State, order: instructions.ChargeUsage) -> Refuse | None:
     earned = amount - fee
     state.transfer(held, (order.seller, Kind.CASH), earned, Code.USAGE_CHARGE, cause)
     state.transfer(held, (EXCHANGE, Kind.FEES), fee, Code.USAGE_FEE, cause)
-    state.repay(state.accounts[order.seller], earned, cause)
+    waterfall.repay(state, state.accounts[order.seller], earned, cause)
     hold.amount -= amount
     if order.release:
         state.transfer(held, cash, hold.amount, Code.USAGE_RELEASE, cause)

@@ -8,7 +8,7 @@ import msgspec
 
 from exchange import auction, commands, events
 from exchange.book import Order
-from exchange.machine import news, sessions
+from exchange.machine import news, proceeds, sessions
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
 from settlement import margin
@@ -37,6 +37,12 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     orders_sequence: int
     fills_sequence: int
     account_sequence: int
+    fund: int = 0
+    """Its share of the default fund."""
+    margin_call_due: int = 0
+    """When the margin call that runs is enforced; 0 while none does."""
+    locked: int = 0
+    """Proceeds that cannot be withdrawn before their day is final."""
 
 
 class PositionView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -155,7 +161,7 @@ def of_account(account: Account) -> AccountView:
         order_margin=account.required - initial,
         initial_margin=initial,
         maintenance_margin=margin.maintenance(initial),
-        withdrawable=max(0, available) if not account.debt else 0,
+        withdrawable=proceeds.withdrawable(account),
         escrow=account.escrow,
         usage_hold=account.usage_hold,
         debt=account.debt,
@@ -163,6 +169,9 @@ def of_account(account: Account) -> AccountView:
         orders_sequence=account.news.orders,
         fills_sequence=account.news.fills,
         account_sequence=account.news.account,
+        fund=account.fund,
+        margin_call_due=account.call_due,
+        locked=sum(account.locked.values()),
     )
 
 
