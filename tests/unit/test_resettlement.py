@@ -128,7 +128,7 @@ def floor() -> Floor:
     floor.to("19:55")
     for number in range(1, 13):
         assert floor.settle("20", number, {1: (FULL // 1_000, 0)}) is None
-    floor.to("21:10")
+    floor.to("+1 02:01")
     return floor
 
 
@@ -177,9 +177,9 @@ def test_who_lacks_the_cash_for_a_refund_is_lent_it(floor) -> None:
     assert floor.view(SELLER).debt == 500
 
 
-def test_damages_are_paid_as_far_as_the_sellers_own_cash_reaches(floor) -> None:
+def test_damages_are_paid_from_the_sellers_own_cash_and_fund_share_and_no_further(floor) -> None:
     assert floor.withdraw(SELLER, floor.view(SELLER).withdrawable - 40) is None
-    left = floor.view(SELLER).cash
+    left = floor.view(SELLER).cash + floor.machine.state.accounts[SELLER].fund
     assert correct(floor, line(due_micros=left + 60, damages_micros=left + 60)) is None
     (corrected,) = floor.of(events.DeliveryCorrected)
     assert (corrected.damages, corrected.due) == (left, left + 60)
@@ -217,7 +217,7 @@ def test_what_no_delivery_could_owe_is_refused_and_moves_nothing(floor, given, r
 
 def test_an_instruction_is_about_an_hour_that_is_over_and_settled(floor) -> None:
     given = line(delivery_micros=1)
-    assert correct(floor, given, hour_starts_at=hour("21")) == "unknown_hour"
+    assert correct(floor, given, hour_starts_at=hour("+1 02")) == "unknown_hour"
     assert correct(floor, given, hour_starts_at=hour("20") + 1) == "unknown_hour"
     assert correct(floor, given, grade="OTHER") == "unknown_grade"
     assert correct(floor) == "invalid_terms"
@@ -239,7 +239,7 @@ def test_an_hour_with_an_interval_to_settle_is_not_corrected() -> None:
 
 
 def test_orders_that_a_correction_leaves_unfunded_are_withdrawn(floor) -> None:
-    order = floor.buy(BUYER, 10, PRICE, at="22")
+    order = floor.buy(BUYER, 10, PRICE, at="+1 10")
     assert floor.rejected() is None
     assert floor.withdraw(BUYER, floor.view(BUYER).available) is None
     assert correct(floor, line(delivery_micros=-1_000)) is None
