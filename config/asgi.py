@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
+from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
 
 # whitenoise hands Django a file to read, which is what static files are.
@@ -21,7 +22,7 @@ from django.urls import get_resolver
 
 from config import servable
 from exchange import entry
-from marketplace import http, stream
+from marketplace import gauges, http, stream
 
 STREAM_PATH = "/ws/v1"
 
@@ -53,7 +54,7 @@ async def _http(scope: http.Scope, receive: http.Receive, send: http.Send) -> No
     elif path == "/readyz":
         await servable.ready(send)
     elif path == "/metrics":
-        await servable.metrics(send)
+        await servable.metrics(send, await sync_to_async(gauges.text, thread_sensitive=False)())
     elif entry.serves(scope["method"], path):
         await servable.guarded("entry", entry.application, scope, receive, send)
     else:

@@ -3,14 +3,19 @@
 A message is a doorbell. What is due, who does it and what became of it are rows of
 `settlement.Job`, so a message that is lost, doubled or late changes nothing: the sweep rings again.
 Messages are JSON, are acknowledged after the work, and come back when a worker is lost.
+
+Each queue has a worker process of its own, because a process has one interpreter: a search for a
+certified rate, or two of them, must not keep an interval from being settled. The sweep is urgent.
 """
 
+import contextlib
 import os
 import warnings
+from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-from celery import Celery
+from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 from django.conf import settings
 from kombu import Queue
@@ -58,3 +63,21 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
+
+_watch = contextlib.ExitStack()
+
+
+@signals.worker_ready.connect(weak=False)
+def _begin_watch(sender: Any, **_: object) -> None:
+    """Watch beside the work, in whatever process a worker is."""
+    from marketplace import watchman
+
+    watch = watchman.Watchman(queues=",".join(sorted(sender.task_consumer.queues_by_name)))
+    watch.start()
+    _watch.callback(watch.stop)
+
+
+@signals.worker_shutting_down.connect(weak=False)
+def _end_watch(**_: object) -> None:
+    """Say that the worker has gone."""
+    _watch.close()

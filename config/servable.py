@@ -159,10 +159,10 @@ async def answer(send: http.Send, status: int, body: object) -> None:
     await http.respond(send, status, headers, msgspec.json.encode(body))
 
 
-async def metrics(send: http.Send) -> None:
-    """Answer with everything this process has counted."""
+async def metrics(send: http.Send, more: bytes = b"") -> None:
+    """Answer with everything this process has counted, and with what it was given."""
     headers = [(b"content-type", prometheus_client.CONTENT_TYPE_LATEST.encode())]
-    await http.respond(send, 200, headers, prometheus_client.generate_latest())
+    await http.respond(send, 200, headers, prometheus_client.generate_latest() + more)
 
 
 async def ready(send: http.Send) -> None:

@@ -6,7 +6,16 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from admission import api as admission
 from exchange import api as exchange
 from exchange import order_api as orders
-from marketplace.api import account, capacity, demo, operator, public, schema, statements
+from marketplace.api import (
+    account,
+    capacity,
+    control_room,
+    demo,
+    operator,
+    public,
+    schema,
+    statements,
+)
 from marketplace.endpoint import Nowhere, resource
 from marketplace.views import document
 from settlement import api as settlement
@@ -76,6 +85,9 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/market/resume", resource(operator.ResumeMarket)),
     path("api/v1/organizations/<str:organization_id>/kill", resource(operator.KillOrganization)),
     path("api/v1/index/<str:grade>/<str:hour>/override", resource(operator.OverrideIndex)),
+    path("api/v1/operations", resource(control_room.ShowOperations)),
+    path("api/v1/operations/jobs/run-again", resource(control_room.RunJobAgain)),
+    path("api/v1/operations/jobs/give-up", resource(control_room.GiveJobUp)),
     # A demo
     path("api/v1/demo/organizations", resource(demo.CreateDemoOrganization)),
     path("api/v1/demo/clock", resource(demo.AdvanceClock)),

@@ -2,7 +2,15 @@
 
 from django.urls import URLPattern, path
 
-from marketplace.views import capacity, instrument, markets, people, portfolio, tickets
+from marketplace.views import (
+    capacity,
+    control_room,
+    instrument,
+    markets,
+    people,
+    portfolio,
+    tickets,
+)
 
 urlpatterns: list[URLPattern] = [
     path("", markets.home),
@@ -29,6 +37,9 @@ urlpatterns: list[URLPattern] = [
     path("sell/certifications/<int:certification_id>", capacity.certification),
     path("sell/list", capacity.list_capacity),
     path("sell/withdraw", capacity.withdraw),
+    path("operations", control_room.page),
+    path("operations/run-again", control_room.run_again),
+    path("operations/give-up", control_room.give_up),
     path("signup", people.sign_up),
     path("login", people.log_in),
     path("logout", people.log_out),

@@ -20,6 +20,7 @@ clock. Kinds are registered by the `tasks` module of the app that does the work
 (`settlement.kinds`), rows are planned by `settlement.planning`.
 """
 
+import contextlib
 import functools
 import logging
 from collections.abc import Sequence
@@ -105,6 +106,23 @@ def ring(queue: str) -> None:
             )
     except (kombu.exceptions.KombuError, OSError):
         logger.warning("the broker is away; the next sweep rings again")
+
+
+def doorbells() -> int | None:
+    """Return how many doorbells wait in the broker; None when it does not answer."""
+    waiting = 0
+    try:
+        with (
+            _bell().connection_for_write(transport_options=BROKER_ONCE) as broker,
+            broker.channel() as channel,
+        ):
+            declare: Any = channel.queue_declare  # type: ignore[attr-defined]
+            for queue in (kinds.URGENT, kinds.NORMAL):
+                with contextlib.suppress(*broker.channel_errors):  # one that is empty is none
+                    waiting += declare(queue, passive=True).message_count
+    except (kombu.exceptions.KombuError, OSError):
+        return None
+    return waiting
 
 
 @functools.cache
@@ -416,7 +434,7 @@ def _ready(queue: str, at: int) -> int:
     """Count the jobs of a queue that a worker could claim now."""
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT count(*) FROM settlement_job job WHERE {backlog.READY}",  # noqa: S608 - as above
+            f"SELECT count(*) FROM settlement_job job WHERE {backlog.READY}",  # noqa: S608
             {"names": kinds.names(queue), "at": clock.to_datetime(at)},
         )
         return int(cursor.fetchone()[0])

@@ -4,10 +4,12 @@ A message names a queue and nothing else; what there is to do stands in `Job` ro
 run twice, at once or never: the next sweep finds what is due.
 """
 
+from typing import Any
+
 from celery import shared_task
 
 from marketplace import clock, contract
-from settlement import audit, jobs, kinds, operations, runs, seals, slots
+from settlement import audit, heartbeats, jobs, kinds, operations, runs, seals, slots
 from settlement.kinds import Claim, Kind
 
 SEAL_EVERY = contract.INTERVAL
@@ -18,9 +20,10 @@ RECONCILE_FULL_HOUR = 2
 SETTLE_DAY_LEASE_S = 300.0
 
 
-@shared_task(name="settlement.sweep", ignore_result=True)
-def sweep(**_: object) -> None:
-    """Plan what has become due and wake workers."""
+@shared_task(name="settlement.sweep", ignore_result=True, bind=True)
+def sweep(self: Any, /, **_: object) -> None:
+    """Plan what has become due and wake workers; whoever sent this is alive."""
+    heartbeats.heard(process=str(self.request.origin or ""), role=heartbeats.BEAT)
     jobs.sweep()
 
 

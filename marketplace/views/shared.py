@@ -27,6 +27,8 @@ MEMBER_LINKS = (
     ("/keys", "Keys"),
 )
 
+OPERATOR_LINKS = (("/operations", "Operations"),)
+
 View = Callable[..., HttpResponse]
 
 ROLE_MAY = {
@@ -72,6 +74,20 @@ def member_of(request: HttpRequest) -> Member | None:
     return Member(user=found.user, organization=found.organization, role=found.role)
 
 
+def may_operate(request: HttpRequest) -> bool:
+    """Whether the user is staff, or acts for an operator with a role that decides."""
+    if not request.user.is_authenticated:
+        return False
+    if request.user.is_staff:
+        return True
+    member = member_of(request)
+    return (
+        member is not None
+        and member.organization.role == models.Organization.Role.OPERATOR
+        and member.role != models.Membership.Role.VIEWER
+    )
+
+
 def page(
     request: HttpRequest, template: str, values: dict[str, Any] | None = None, status: int = 200
 ) -> HttpResponse:
@@ -79,7 +95,12 @@ def page(
     # A request that an early middleware refused has no user yet.
     member = member_of(request) if hasattr(request, "user") else None
     path = request.path
-    links = PUBLIC_LINKS + (MEMBER_LINKS if member else ())
+    is_operator = hasattr(request, "user") and may_operate(request)
+    links = (
+        PUBLIC_LINKS
+        + (MEMBER_LINKS if member else ())
+        + (OPERATOR_LINKS if is_operator else ())
+    )
     now = clock.now()
     site = {
         "links": [
@@ -87,6 +108,7 @@ def page(
             for href, label in links
         ],
         "is_member": member is not None,
+        "is_operator": is_operator,
         "organization": member.organization if member else None,
         "organizations": [one.organization for one in getattr(request, "_memberships", [])],
         "is_demo": settings.IS_DEMO,

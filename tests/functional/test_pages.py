@@ -29,6 +29,8 @@ POSTS = [
     "/sell/list",
     "/sell/withdraw",
     "/organization",
+    "/operations/run-again",
+    "/operations/give-up",
 ]
 FORMS = ("/login", "/signup", "/keys")
 PASSWORD = "correct horse battery"

@@ -83,7 +83,7 @@ def test_ready_means_that_everything_answers_and_says_where(first: stack.Stack, 
     roles = [one["role"] for one in demo["organizations"]]
     assert all(roles.count(role) >= 2 for role in ("buyer", "provider", "operator"))
     assert set(children(var)) == {
-        "web", "gateway", "cluster", "engine", "worker", "beat", "maker",
+        "web", "gateway", "cluster", "engine", "worker-urgent", "worker-normal", "beat", "maker",
     }  # fmt: skip
 
 
