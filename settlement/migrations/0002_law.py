@@ -425,6 +425,8 @@ END $$;
 SELECT ledger_guard(inhrelid::regclass) FROM pg_inherits
 WHERE inhparent IN ('settlement_transfer'::regclass, 'settlement_chainlink'::regclass);
 
+CREATE TRIGGER index_value_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
+    ON settlement_indexvalue FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 CREATE TRIGGER seal_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
     ON settlement_seal FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 CREATE TRIGGER account_stays BEFORE DELETE OR TRUNCATE
