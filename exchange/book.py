@@ -2,9 +2,14 @@
 
 Each ladder keeps its prices as signed keys, +price for bids and -price for asks, so that on both
 sides the best is the greatest and stands at the end of a plain sorted list. That list is touched
-only when a level appears or empties. A level is a linked first-in-first-out list with a running
-total, so resting, filling and canceling cost the same however deep the book is. The two kinds of
-key never collide, so one number names a level of the whole book.
+only when a level appears or empties. The two kinds of key never collide, so one number names a
+level of the whole book.
+
+A level is a plain list of orders, first come first, with a running total. What leaves it from the
+front is passed over, what leaves it from the middle is noted by its id; the list is put in order
+when as much has left as there is, so resting, filling and canceling cost the same on average
+however deep the book is. An order at rest knows nothing of its place: nothing has to be written
+into it or its neighbors, and it is no part of a cycle that a collector would have to follow.
 
 `check()` states the invariants. The index from order id to order may be shared by several books.
 Stop orders wait apart (`Stops`): they are in no book until they are triggered.
@@ -18,11 +23,17 @@ import msgspec
 
 from exchange.reasons import OrderStatus
 
+TIDY_MIN = 32
+"""A level with fewer orders that have left it is not worth putting in order."""
+NO_ASK = 1 << 62
+"""The best price of asks where there are none: no order reaches it."""
 
-class Resting(msgspec.Struct, eq=False):
+
+class Resting(msgspec.Struct, eq=False, gc=False):
     """What a book needs of an order, and all that an order is to a book on its own.
 
-    A struct is made in half the time of a class; two orders are one only if they are the same.
+    A struct is made in half the time of a class; two orders are one only if they are the same. It
+    holds numbers alone, so a collector has nothing to find in it.
     """
 
     id: int
@@ -34,9 +45,6 @@ class Resting(msgspec.Struct, eq=False):
     """What is on show in the book, or all that is left of an order that does not rest."""
     hidden: int = 0
     """What is left of an iceberg and not on show."""
-    level: "Level | None" = None
-    before: "Order | None" = None
-    after: "Order | None" = None
 
     @property
     def left(self) -> int:
@@ -44,8 +52,8 @@ class Resting(msgspec.Struct, eq=False):
         return self.remaining + self.hidden
 
 
-class Order(Resting):
-    """An order and its place in the book; what is not the book's is the machine's."""
+class Order(Resting, gc=True):
+    """An order with all that the machine, not the book, has to know of it."""
 
     account: Any = None
     position: Any = None
@@ -60,6 +68,11 @@ class Order(Resting):
     fee_points: int = 0
     fee: int = 0
     fee_reserve: int = 0
+
+    @property
+    def rests(self) -> bool:
+        """Whether a live order rests in its book; if not, it waits for its stop price."""
+        return self.status is not OrderStatus.UNTRIGGERED
 
     def show(self, lots: int) -> int:
         """Show of `lots` what an iceberg may show, hide the rest; return what is on show."""
@@ -78,45 +91,86 @@ class Order(Resting):
 
 
 class Level:
-    """One price of one side: a queue of orders and the sum of their lots."""
+    """One price of one side: a queue of orders and the sum of their lots.
 
-    __slots__ = ("head", "key", "lots", "tail")
+    The queue begins at `start`, where there always is an order at rest. Before it stand orders that
+    have left, and behind it may stand those of `gone`.
+    """
 
-    def __init__(self, key: int, order: Order) -> None:
-        self.key = key
+    __slots__ = ("gone", "gone_max", "lots", "orders", "start")
+
+    def __init__(self, order: Order) -> None:
         self.lots = order.remaining
-        self.head: Order | None = order
-        self.tail: Order | None = order
+        self.orders: list[Order] = [order]
+        self.start = 0
+        self.gone: dict[int, int] = {}
+        """How often, by order id, the queue has still to pass an order that has left it."""
+        self.gone_max = TIDY_MIN
 
-    def send_back(self, head: Order) -> Order:
-        """Put the first order behind all others; return who is first then."""
-        after = head.after
-        if after is None:
-            return head
-        tail = self.tail
-        assert tail is not None, "no level is empty"
-        head.before = tail
-        head.after = None
-        tail.after = self.tail = head
-        return after
+    def leave(self, order: Order) -> None:
+        """Take an order out of the queue; it is not the last one."""
+        orders = self.orders
+        gone = self.gone
+        start = self.start
+        if orders[start] is order:
+            self.start_at(start + 1)
+            return
+        number = order.id
+        gone[number] = gone[number] + 1 if number in gone else 1
+        if len(gone) > self.gone_max:
+            self._tidy()
+
+    def start_at(self, start: int) -> None:
+        """Let the queue begin with the first order at rest from here on."""
+        orders = self.orders
+        if self.gone:
+            while self.passes(orders[start]):
+                start += 1
+        if start > TIDY_MIN and start * 2 > len(orders):
+            self.orders = orders[start:]
+            start = 0
+        self.start = start
+
+    def passes(self, order: Order) -> bool:
+        """Whether the next order of the queue has left it; it is forgotten then."""
+        gone = self.gone
+        left = gone.pop(order.id, 0)
+        if left > 1:
+            gone[order.id] = left - 1
+        return left > 0
+
+    def _tidy(self) -> None:
+        """Keep only what rests."""
+        orders = self.orders
+        self.orders = kept = [
+            orders[at] for at in range(self.start, len(orders)) if not self.passes(orders[at])
+        ]
+        self.start = 0
+        self.gone_max = max(TIDY_MIN, len(kept))
 
     def __iter__(self) -> Iterator[Order]:
-        """Yield the orders, first come first."""
-        order = self.head
-        while order is not None:
-            after = order.after
+        """Yield the orders, first come first; forget on the way those that have left."""
+        orders = self.orders
+        at = self.start
+        while at < len(orders):
+            order = orders[at]
+            if self.gone and self.passes(order):
+                del orders[at]
+                continue
+            at += 1
             yield order
-            order = after
 
 
 class Ladder:
     """One side of a book: levels by signed key, best last in `keys`."""
 
-    __slots__ = ("keys", "levels")
+    __slots__ = ("empty", "front", "keys", "levels")
 
-    def __init__(self) -> None:
+    def __init__(self, empty: int) -> None:
         self.keys: list[int] = []
         self.levels: dict[int, Level] = {}
+        self.front = self.empty = empty
+        """The best price, that an arriving order has to reach; without one, `empty`."""
 
     def __iter__(self) -> Iterator[Order]:
         """Yield every order, best price first, then first come first."""
@@ -125,7 +179,7 @@ class Ladder:
 
     def best(self) -> int:
         """Return the best price, 0 when the side is empty."""
-        return abs(self.keys[-1]) if self.keys else 0
+        return self.front if self.keys else 0
 
     def depth(self, count: int) -> list[tuple[int, int]]:
         """Return (price, lots) of the best `count` levels, best first."""
@@ -137,12 +191,23 @@ class Ladder:
         level = self.levels.get(key)
         return level.lots if level is not None else 0
 
+    def add(self, key: int, order: Order) -> None:
+        """Open a level with its first order."""
+        self.levels[key] = Level(order)
+        keys = self.keys
+        if not keys or keys[-1] < key:
+            keys.append(key)
+            self.front = order.price
+        else:
+            insort(keys, key)
+
     def drop(self, key: int) -> None:
         """Forget an empty level."""
         del self.levels[key]
         keys = self.keys
         if keys[-1] == key:
             keys.pop()
+            self.front = abs(keys[-1]) if keys else self.empty
         else:
             del keys[bisect_left(keys, key)]
 
@@ -153,8 +218,8 @@ class Book:
     __slots__ = ("asks", "bids", "orders")
 
     def __init__(self, orders: dict[int, Order] | None = None) -> None:
-        self.bids = Ladder()
-        self.asks = Ladder()
+        self.bids = Ladder(0)
+        self.asks = Ladder(NO_ASK)
         self.orders: dict[int, Order] = {} if orders is None else orders
 
     def ladder(self, side: int) -> Ladder:
@@ -170,56 +235,44 @@ class Book:
         return (self.bids if key > 0 else self.asks).lots_at(key)
 
     def rest(self, order: Order) -> None:
-        """Put an order behind all others of its price.
-
-        What is in no book has no neighbors, so there are none to be taken from it.
-        """
-        side = order.side
-        ladder = self.bids if side > 0 else self.asks
-        key = side * order.price
+        """Put an order behind all others of its price."""
+        if order.side > 0:
+            ladder = self.bids
+            key = order.price
+        else:
+            ladder = self.asks
+            key = -order.price
         level = ladder.levels.get(key)
         if level is None:
-            order.level = ladder.levels[key] = Level(key, order)
-            keys = ladder.keys
-            if not keys or keys[-1] < key:
-                keys.append(key)
-            else:
-                insort(keys, key)
+            ladder.add(key, order)
         else:
-            tail = level.tail
-            order.before = tail
-            tail.after = level.tail = order  # type: ignore[union-attr]
+            level.orders.append(order)
             level.lots += order.remaining
-            order.level = level
         self.orders[order.id] = order
 
     def remove(self, order: Order) -> None:
         """Take a resting order out of the book, whatever it has left."""
-        level = order.level
-        assert level is not None, "only a resting order can be removed"
-        before = order.before
-        after = order.after
-        if before is None:
-            if after is None:
-                (self.bids if order.side > 0 else self.asks).drop(level.key)
-            else:
-                level.head = after
-                after.before = None
-                level.lots -= order.remaining
-        else:
-            before.after = after
-            if after is None:
-                level.tail = before
-            else:
-                after.before = before
-            level.lots -= order.remaining
-        order.level = order.before = order.after = None
         del self.orders[order.id]
+        self._leave(order)
+
+    def _leave(self, order: Order) -> None:
+        if order.side > 0:
+            ladder = self.bids
+            key = order.price
+        else:
+            ladder = self.asks
+            key = -order.price
+        level = ladder.levels[key]
+        lots = level.lots - order.remaining
+        if lots:
+            level.lots = lots
+            level.leave(order)
+        else:
+            ladder.drop(key)
 
     def shrink(self, order: Order, lots: int) -> None:
         """Take lots off a resting order, hidden ones first; it keeps its place."""
-        level = order.level
-        assert level is not None, "only a resting order has a place to keep"
+        level = self._level(order)
         level.lots -= order.shrink(lots)
         assert order.remaining > 0, "something is left on show"
 
@@ -228,11 +281,9 @@ class Book:
 
         An iceberg whose tip is gone shows the next one behind all others of its price.
         """
-        level = order.level
-        assert level is not None, "only a resting order takes part in an auction"
         if lots < order.remaining:
+            self._level(order).lots -= lots
             order.remaining -= lots
-            level.lots -= lots
             return
         left = order.left - lots
         self.remove(order)
@@ -243,10 +294,13 @@ class Book:
 
     def cancel(self, order_id: int) -> Order | None:
         """Remove the order with this id and return it; None when it does not rest."""
-        order = self.orders.get(order_id)
+        order = self.orders.pop(order_id, None)
         if order is not None:
-            self.remove(order)
+            self._leave(order)
         return order
+
+    def _level(self, order: Order) -> Level:
+        return self.ladder(order.side).levels[order.side * order.price]
 
     def __iter__(self) -> Iterator[Order]:
         """Yield bids, then asks, each best price first, then first come first."""
@@ -257,17 +311,17 @@ class Book:
         """Assert that ladders, levels, queues and index agree; only in a call prices may cross."""
         for ladder, side in ((self.bids, 1), (self.asks, -1)):
             assert ladder.keys == sorted(ladder.levels), "one sorted key for each level"
+            best = abs(ladder.keys[-1]) if ladder.keys else ladder.empty
+            assert ladder.front == best, "the front is the best price"
             for key, level in ladder.levels.items():
-                assert level.key == key, "a level knows its key"
+                assert level.orders[level.start].id not in level.gone, "a queue begins with one"
                 orders = list(level)
+                assert not level.gone, "what has left has stood in the queue"
+                assert level.orders[level.start :] == orders, "nothing else stands in the queue"
                 assert orders, "no level is empty"
-                assert level.head is orders[0], "the head is first"
-                assert level.tail is orders[-1], "the tail is last"
+                assert len({order.id for order in orders}) == len(orders), "nobody stands twice"
                 assert level.lots == sum(order.remaining for order in orders), "totals add up"
-                before = None
                 for order in orders:
-                    assert order.before is before, "the queue is linked both ways"
-                    assert order.level is level, "an order knows its level"
                     assert order.side * order.price == key, "an order rests at its price"
                     assert order.side == side, "an order rests on its side"
                     assert order.remaining > 0, "nothing filled rests"
@@ -276,7 +330,6 @@ class Book:
                         shows = order.request.terms.display_lots
                         assert 0 < order.remaining <= shows, "an iceberg shows its tip"
                     assert self.orders.get(order.id) is order, "every resting order is indexed"
-                    before = order
         bid, ask = self.best()
         assert may_cross or not bid or not ask or bid < ask, "the book is not crossed"
 
@@ -334,4 +387,3 @@ class Stops:
             for key, number, order in waiting:
                 assert order.side == side, "a stop waits on its side"
                 assert (key, number) == (-side * order.stop_price, -order.id), "by its stop price"
-                assert order.level is None, "nothing waits that rests"

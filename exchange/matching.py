@@ -17,7 +17,7 @@ allocates nothing but the fills it returns.
 from collections.abc import Sequence
 
 from exchange import commands
-from exchange.book import Book, Level, Order
+from exchange.book import TIDY_MIN, Book, Level, Order
 
 Fill = tuple[Order, int]
 """A maker and the lots it traded, at its own price.
@@ -42,63 +42,76 @@ def match(
     group. Makers that were filled have left the book; the order itself does not rest yet. An
     iceberg has a fill for each tip. A decrement lowers the `lots` of the one that survives it.
     """
-    side = order.side
-    ladder = book.asks if side > 0 else book.bids
-    keys = ladder.keys
-    worst = -side * (limit or order.price)
-    if not keys or keys[-1] < worst:
-        return _UNTOUCHED
+    price = limit or order.price
+    if order.side > 0:
+        ladder = book.asks
+        if price < ladder.front:
+            return _UNTOUCHED
+        worst = -price
+    else:
+        ladder = book.bids
+        if price > ladder.front:
+            return _UNTOUCHED
+        worst = price
     remaining = order.remaining
     group = order.group
-    levels = ladder.levels
+    keys = ladder.keys
     index = book.orders
     fills: list[Fill] = []
     stopped = False
-    while keys and keys[-1] >= worst:
-        level = levels[keys[-1]]
-        maker = level.head
-        gone = 0
-        while maker is not None:
+    key = keys[-1]
+    while key >= worst:
+        level = ladder.levels[key]
+        orders = level.orders
+        gone = level.gone
+        at = level.start
+        shown = level.lots
+        while True:
+            maker = orders[at]
             lots = maker.remaining
+            if gone and level.passes(maker):
+                at += 1
+                continue
             if maker.group == group:
                 order.remaining = remaining
                 lost, stopped = _meet_own(order, maker, prevention, fills)
                 remaining = order.remaining
-                gone += lost
+                shown -= lost
                 if lost < lots:
                     break
             elif lots > remaining:
                 maker.remaining = lots - remaining
                 fills.append((maker, remaining))
-                gone += remaining
+                shown -= remaining
                 remaining = 0
                 break
             else:
                 fills.append((maker, lots))
-                gone += lots
+                shown -= lots
                 remaining -= lots
                 if maker.hidden:
-                    gone -= maker.show(maker.hidden)
-                    maker = level.send_back(maker)
+                    shown += maker.show(maker.hidden)
+                    orders.append(maker)
+                    at += 1
                     if remaining:
                         continue
                     break
                 maker.remaining = 0
+            at += 1
             del index[maker.id]
-            after = maker.after
-            maker.level = maker.after = None
-            maker = after
-            if stopped or not remaining:
+            if not shown or not remaining or stopped:
                 break
-        if maker is None:
-            del levels[keys.pop()]
-            if remaining and not stopped:
-                continue
-        else:
-            level.head = maker
-            maker.before = None
-            level.lots -= gone
-        break
+        if shown:
+            level.lots = shown
+            if gone or at > TIDY_MIN:
+                level.start_at(at)
+            else:
+                level.start = at
+            break
+        ladder.drop(key)
+        if not remaining or stopped or not keys:
+            break
+        key = keys[-1]
     order.remaining = remaining
     return fills, stopped
 

@@ -114,7 +114,7 @@ def _judge_terms(
 
 def _shrink(state: State, instrument: Instrument, order: Order, lots: int) -> None:
     """Take lots off an order that keeps its place."""
-    if order.level is not None:
+    if order.rests:
         instrument.book.shrink(order, lots)
         instrument.dirty.add(order.side * order.price)
     else:

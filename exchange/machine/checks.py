@@ -106,11 +106,12 @@ def _check_session(state: State, instrument: Instrument) -> None:
 def _check_terms(state: State, instrument: Instrument) -> None:
     """Assert that every live order is where its terms want it, and shows what they say."""
     instrument.stops.check()
+    resting = {order.id for order in instrument.book}
     for order in instrument.live_orders():
         request = order.request
         wants = request.terms or commands.PLAIN
         waits = order.status is OrderStatus.UNTRIGGERED
-        assert waits == (order.level is None), "what does not rest waits for its stop price"
+        assert waits != (order.id in resting), "what does not rest waits for its stop price"
         assert waits or order.status is OrderStatus.OPEN, "a live order is open"
         assert waits or terms.may_rest(request), "nothing rests that may not"
         assert waits or wants.type in (commands.LIMIT, commands.STOP_LIMIT), "and has a limit"

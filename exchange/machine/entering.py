@@ -39,17 +39,18 @@ def enter(state: State, instrument: Instrument, order: Order) -> matching.Fills:
             withdrawals.end(state, order, _CANCELED, reason)
             return []
         fills, stopped, rests = _meet(state, instrument, order)
-    if not order.remaining:
+    rests = rests and not stopped and order.remaining > 0
+    if rests:
+        _rest(instrument, order)
+    elif not order.remaining:
         withdrawals.end(state, order, _FILLED, "")
     elif stopped:
         withdrawals.end(state, order, _CANCELED, Close.SELF_TRADE)
-    elif rests:
-        _rest(instrument, order)
     else:
         withdrawals.end(state, order, _CANCELED, _why_it_does_not_rest(order))
     if not is_plain:
         sessions.watch_band(instrument)
-    if fills or order.level is not None:
+    if fills or rests:
         position.refresh()
         if position.reducing:
             withdrawals.withdraw_not_reducing(state, position)

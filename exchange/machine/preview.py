@@ -170,12 +170,10 @@ def _copy_order(trial: State, order: Order, instrument: Instrument) -> None:
     copied = copy.copy(order)
     copied.account = trial.accounts[order.account.id]
     copied.position = position = instrument.positions[order.account.id]
-    # What rests beside it may not be in the copy: its neighbors here are whom it joins.
-    copied.level = copied.before = copied.after = None
     copied.account.orders[order.request.client_order_id] = copied
     if order.id in order.position.reducing:
         position.reducing[order.id] = copied
-    if order.level is not None:
+    if order.rests:
         instrument.book.rest(copied)
     else:
         trial.orders[order.id] = copied

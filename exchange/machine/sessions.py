@@ -97,7 +97,7 @@ def refuse(state: State, instrument: Instrument, command: commands.PlaceOrder) -
 
 def unseats(position: Position, side: int, lots: int) -> bool:
     """Whether so many more lots of a side would have reduce-only orders leave that rest there."""
-    if not any(o.side == side and o.level is not None for o in position.reducing.values()):
+    if not any(o.side == side and o.rests for o in position.reducing.values()):
         return False
     resting = position.buy_lots if side > 0 else position.sell_lots
     return resting + lots > -side * position.net

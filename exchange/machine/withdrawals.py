@@ -31,7 +31,7 @@ def end(state: State, order: Order, status: str, reason: str) -> None:
 
 def is_frozen(state: State, order: Order) -> bool:
     """Whether an order may not leave: it rests in a call that is about to end."""
-    return order.level is not None and state.is_frozen(order.position.instrument)
+    return order.rests and state.is_frozen(order.position.instrument)
 
 
 def enlist(order: Order, fee_reserve: int) -> None:
@@ -60,13 +60,13 @@ def lift(state: State, order: Order) -> None:
     """Take a live order from where it rests or waits, and release what it reserved."""
     position = order.position
     instrument = position.instrument
-    if order.level is not None:
+    if order.status is OrderStatus.UNTRIGGERED:
+        instrument.stops.discard(order)
+        del state.orders[order.id]
+    elif order.id in state.orders:  # What gave way to another order has left its book already.
         instrument.book.remove(order)
         instrument.dirty.add(order.side * order.price)
         state.dirty[instrument.id] = instrument
-    elif order.status is OrderStatus.UNTRIGGERED:
-        instrument.stops.discard(order)
-        del state.orders[order.id]
     unlist(order)
     position.add_resting(order, -order.remaining - order.hidden, -order.fee_reserve)
     order.fee_reserve = 0

@@ -201,7 +201,7 @@ class Duel:
             _same(ours, slow.queue(side))
         waiting = sorted(order.id for order in slow.waiting)
         live = [o for a in self.machine.state.accounts.values() for o in a.orders.values()]
-        ours = [o.id for o in live if o.level is None and self.market_of[o.id] == symbol]
+        ours = [o.id for o in live if not o.rests and self.market_of[o.id] == symbol]
         _same(sorted(ours), waiting)
         if slow.state != "closed":
             for account in ACCOUNTS:
@@ -369,9 +369,9 @@ def amend(duel: Duel, chance: random.Random, features: frozenset[str]) -> None:
     price = order.price + chance.randint(-6, 6) if order.price and chance.random() < 0.5 else 0
     lots = chance.randint(1, order.lots + 8) if chance.random() < 0.7 else 0
     stop = 0
-    if order.stop_price and order.level is None and chance.random() < 0.5:
+    if order.stop_price and not order.rests and chance.random() < 0.5:
         stop = order.stop_price + chance.randint(-6, 6)
-    if order.level is None and not order.request.price:
+    if not order.rests and not order.request.price:
         price = 0
     duel.amend(order.account.id, order.id, price, lots, stop)
 
