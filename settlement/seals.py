@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Max
 
 from marketplace import clock
 from settlement import models
@@ -65,6 +66,16 @@ def seal(at: int) -> int:
             )
             count += len(new)
     return count
+
+
+def last_at() -> int:
+    """Return when the chain that has gone without longest was last sealed; 0 for never."""
+    sealed = dict(models.Seal.objects.values_list("chain").annotate(Max("at")))
+    instants = [
+        clock.to_micros(sealed[chain]) if chain in sealed else 0
+        for chain in models.ChainHead.objects.filter(sequence__gt=0).values_list("chain", flat=True)
+    ]
+    return min(instants, default=0)
 
 
 def private_key() -> Ed25519PrivateKey:

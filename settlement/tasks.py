@@ -7,12 +7,17 @@ run twice, at once or never: the next sweep finds what is due.
 from typing import Any
 
 from celery import shared_task
+from django.db import connection, transaction
 
 from marketplace import clock, contract
-from settlement import audit, heartbeats, jobs, kinds, operations, runs, seals, slots
+from settlement import audit, heartbeats, jobs, kinds, operations, posting, runs, seals, slots
 from settlement.kinds import Claim, Kind
 
 SEAL_EVERY = contract.INTERVAL
+SEAL_WINDOW = contract.HOUR
+"""How far back is verified, at least, before a head is signed."""
+PARTITIONS_AHEAD = 13
+"""Months whose partitions are made ahead; the audit says when the next month's is missing."""
 RECONCILE_EVERY = contract.HOUR
 RECONCILE_WINDOW = 3 * contract.HOUR
 """How far back an hourly reconciliation looks; the one at 02:00 looks at everything."""
@@ -58,9 +63,23 @@ def settle_day(claim: Claim) -> None:
     runs.settle(slot=claim.slot, at=claim.at, fence=lambda: jobs.fence(claim))
 
 
-def seal(_slot: str, at: int) -> None:
-    """Sign the heads of the chains."""
-    seals.seal(at)
+def seal(claim: Claim) -> None:
+    """Sign the heads of the chains, once everything since the last seal verifies."""
+    since = min(claim.at - SEAL_WINDOW, seals.last_at())
+    with audit.one_moment():
+        found = [
+            finding for finding in audit.sealed(clock.to_datetime(since)) if finding.violations
+        ]
+    assert not found, "; ".join(str(finding) for finding in found)
+    with transaction.atomic():
+        jobs.fence(claim)
+        seals.seal(claim.at)
+
+
+def make_partitions(_slot: str, at: int) -> None:
+    """Make the ledger's partitions of a year to come."""
+    with connection.cursor() as cursor:
+        posting.make_partitions(cursor, at=at, months=PARTITIONS_AHEAD)
 
 
 def reconcile(claim: Claim) -> None:
@@ -113,7 +132,15 @@ kinds.register(
         lease_s=SETTLE_DAY_LEASE_S,
     )
 )
-kinds.register(Kind(name="seal", schedule=kinds.Every(period=SEAL_EVERY), handler=seal))
+kinds.register(Kind(name="seal", schedule=kinds.Every(period=SEAL_EVERY), long_handler=seal))
+kinds.register(
+    Kind(
+        name="make_partitions",
+        schedule=kinds.Every(period=contract.DAY),
+        handler=make_partitions,
+        is_awaited=False,
+    )
+)
 kinds.register(
     Kind(
         name="reconcile",
