@@ -3,7 +3,9 @@
 A command goes into the stream of the present epoch by one script, which adds it only while that
 epoch's engine shows life and its backlog is within `COMMAND_BACKLOG_MAX`: an order that cannot be
 served now is refused now (503) and is not placed later. What a process has to send at one moment
-goes in one entry, and the replies of a batch come back in one message.
+goes in one entry, and the replies of a batch come back in one message. While an entry is not
+answered the engine is busy with it, so what arrives meanwhile gathers here, where it costs nothing,
+and goes as the next: a batch of thirty orders costs little more than one of three.
 
 A reply can be lost: the engine was killed between its commit and its reply, or Valkey was. After
 `REPLY_TIMEOUT_S`, or at once when a new epoch is announced, the sender reads the epoch and then
@@ -36,6 +38,8 @@ REPLY_TIMEOUT_S = 5.0
 COMMAND_BACKLOG_MAX = 1_000
 """Stream entries that may wait for the engine; an entry holds what one process sent at once."""
 ENTRY_COMMANDS_MAX = 500
+ENTRY_WAIT_S = 0.02
+"""How long an entry waits at most until the one before it is answered."""
 CONNECT_TIMEOUT_S = 1.0
 SUBSCRIBE_TIMEOUT_S = 2.0
 """How long nothing is sent because its reply could not be heard yet."""
@@ -103,11 +107,31 @@ class _Group:
 
 
 @dataclass(slots=True)
+class _Entry:
+    """The commands that were sent last, and what waits until all of them are answered."""
+
+    left: int
+    future: "asyncio.Future[None] | None" = None
+
+    def answer(self) -> None:
+        """Note that one of its commands was answered."""
+        self.left -= 1
+        if not self.left:
+            self.end()
+
+    def end(self) -> None:
+        """Let the next entry go."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+
+@dataclass(slots=True)
 class _Outstanding:
     """A command that was sent; without an outcome in the end, it is looked up."""
 
     command: commands.Asked
     group: _Group
+    entry: _Entry | None = None
     epoch: str = ""
     outcome: "Outcome | None" = None
     is_done: bool = False
@@ -140,6 +164,7 @@ class Client:
         self._correlation = 0
         self._outstanding: dict[int, _Outstanding] = {}
         self._unsent: list[int] = []
+        self._last: _Entry | None = None
         self._sender: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._pool: Any = None
@@ -218,14 +243,29 @@ class Client:
     async def _send(self) -> None:
         """Send what waits, all of it at once, until nothing does."""
         while self._unsent:
+            await self._await_last()
             taken = self._unsent[:ENTRY_COMMANDS_MAX]
             del self._unsent[:ENTRY_COMMANDS_MAX]
             batch = [(each, self._outstanding[each]) for each in taken if each in self._outstanding]
             try:
                 await self._send_entry(batch)
             except errors.Refusal as refusal:
+                self._last = None
                 for _, waiting in batch:
                     waiting.finish(refusal)
+
+    async def _await_last(self) -> None:
+        """Wait until the last entry is answered, or for `ENTRY_WAIT_S`."""
+        last, self._last = self._last, None
+        if last is None or not last.left:
+            return
+        loop = asyncio.get_running_loop()
+        last.future = loop.create_future()
+        timer = loop.call_later(ENTRY_WAIT_S, last.end)
+        try:
+            await last.future
+        finally:
+            timer.cancel()
 
     async def _send_entry(self, batch: list[tuple[int, _Outstanding]]) -> None:
         """Add one entry to the present epoch's stream.
@@ -235,6 +275,9 @@ class Client:
         assert self._pool is not None, "the client was started"
         await self._await_hearing()
         items = [(correlation, waiting.command) for correlation, waiting in batch]
+        self._last = _Entry(len(batch))
+        for _, waiting in batch:
+            waiting.entry = self._last
         data = envelope.encode_request(envelope.Request(self._reply_to, items))
         for _ in range(SEND_ATTEMPTS_MAX):
             for _, waiting in batch:
@@ -299,10 +342,17 @@ class Client:
 
     def _take(self, data: bytes) -> None:
         """Hand out the replies of one message."""
-        for reply in envelope.decode_replies(data):
-            waiting = self._outstanding.get(reply.correlation)
-            if waiting is not None:
-                waiting.finish(reply)
+        found = [
+            (waiting, reply)
+            for reply in envelope.decode_replies(data)
+            if (waiting := self._outstanding.get(reply.correlation)) is not None
+        ]
+        # The next entry goes out before the answers of this one are written.
+        for waiting, _ in found:
+            if waiting.entry is not None:
+                waiting.entry.answer()
+        for waiting, reply in found:
+            waiting.finish(reply)
 
     def _move(self, epoch: str) -> None:
         """Let commands of older epochs be looked up at once: nobody will reply to them."""
@@ -310,6 +360,8 @@ class Client:
             self._epoch = epoch
         for waiting in self._outstanding.values():
             if waiting.epoch and int(waiting.epoch) < int(epoch):
+                if waiting.entry is not None:
+                    waiting.entry.end()
                 waiting.finish(None)
 
 
