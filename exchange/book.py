@@ -74,6 +74,11 @@ class Order(Resting, gc=True):
         """Whether a live order rests in its book; if not, it waits for its stop price."""
         return self.status is not OrderStatus.UNTRIGGERED
 
+    @property
+    def is_of_clearing(self) -> bool:
+        """Whether the clearing house placed it: what a participant sends has a fingerprint."""
+        return not self.request.fingerprint
+
     def show(self, lots: int) -> int:
         """Show of `lots` what an iceberg may show, hide the rest; return what is on show."""
         tip: int = min(self.request.terms.display_lots, lots)

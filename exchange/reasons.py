@@ -52,6 +52,7 @@ class Close(StrEnum):
     COVERAGE_LOST = "coverage_lost"
     UNFUNDED = "unfunded"
     LIQUIDATED = "liquidated"
+    COVERED = "covered"
     BAND_MOVED = "band_moved"
     EXPIRED = "expired"
 

@@ -25,6 +25,9 @@ def amend(state: State, command: commands.AmendOrder) -> None:
     if order is None or order.account.id != command.account:
         _refuse(state, command, UNKNOWN_ORDER)
         return
+    if order.is_of_clearing:
+        _refuse(state, command, Reject.FROZEN)
+        return
     instrument = order.position.instrument
     price = command.price or order.price
     lots = command.lots or order.lots

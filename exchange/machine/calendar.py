@@ -10,6 +10,7 @@ from heapq import heappop
 
 from exchange.machine import (
     books,
+    buy_in,
     cascade,
     delivery,
     limits,
@@ -75,6 +76,7 @@ def _perform(state: State, at: int, kind: Entry, number: int, now: int) -> None:
             state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.MARK:
             marks.mark_all(state)
+            buy_in.look_at_all(state)
             limits.start_hour(state)
             state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.NEW_DAY:
@@ -82,6 +84,7 @@ def _perform(state: State, at: int, kind: Entry, number: int, now: int) -> None:
             state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.LIST:
             listing.list_due(state, _grade(state, number))
+            buy_in.look_at_all(state)
             state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.EXPIRE:
             orders.expire(state, number)

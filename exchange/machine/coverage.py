@@ -232,6 +232,8 @@ def withdraw_unfunded(state: State, account: Account) -> None:
     if account.cash >= account.required:
         return
     for order in sorted(account.orders.values(), key=lambda order: -order.id):
+        if order.is_of_clearing:
+            continue
         if account in state.stale:
             state.stale.discard(account)
             settle_account(state, account)

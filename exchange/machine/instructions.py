@@ -10,6 +10,7 @@ from exchange import commands, events
 from exchange.machine import (
     amendments,
     books,
+    buy_in,
     calendar,
     corrections,
     coverage,
@@ -243,6 +244,7 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
         coverage.refresh(state, account, grade)
     coverage.withdraw_unfunded(state, account)
     margin_calls.look(state, account)
+    buy_in.look(state, account)
     return None
 
 

@@ -6,22 +6,13 @@ any price inside the band. Shorts that are covered are not bought in at the mark
 and what they need is the capacity behind them. What could not be done is tried again in an hour.
 """
 
-from exchange import commands, events
-from exchange.machine import (
-    books,
-    coverage,
-    entering,
-    margin_calls,
-    orders,
-    stops,
-    withdrawals,
-)
+from exchange import events
+from exchange.machine import clearing_orders, coverage, margin_calls, withdrawals
 from exchange.machine.entries import Entry
-from exchange.machine.state import Account, Instrument, Position, State
+from exchange.machine.state import Account, Position, State
 from exchange.reasons import Close
 
 LIQUIDATION = "liquidation"
-"""How the client order ids of orders begin that the clearing house places."""
 
 
 def enforce(state: State, account: Account) -> None:
@@ -105,29 +96,5 @@ def _reduce(state: State, account: Account, position: Position) -> None:
         lost = instrument.unit * max(0, instrument.mark - instrument.band_low)
         lots = held if each <= lost else min(held, -(-lacking // (each - lost)))
     if lots > 0 and instrument.is_open:
-        trade(state, account, instrument, 1 if position.net < 0 else -1, lots)
-
-
-def trade(state: State, account: Account, instrument: Instrument, side: int, lots: int) -> None:
-    """Trade for an account what the book has inside the band, at once; nothing rests."""
-    price = instrument.band_high if side > 0 else instrument.band_low
-    number = state.next_order
-    state.next_order = number + 1
-    command = commands.PlaceOrder(
-        account=account.id,
-        instrument=instrument.symbol,
-        side=side,
-        price=price,
-        lots=lots,
-        time_in_force=commands.IOC,
-        client_order_id=f"{LIQUIDATION}:{number}",
-        fingerprint=b"",
-    )
-    position = state.position(account, instrument)
-    order = orders.accept(state, position, command, number, price)
-    last = instrument.last
-    fills = entering.enter(state, instrument, order)
-    if fills and instrument.stops:
-        stops.follow(state, instrument, fills, last)
-    state.dirty[instrument.id] = instrument
-    books.flush(state)
+        side = 1 if position.net < 0 else -1
+        clearing_orders.trade(state, account, instrument, side, lots, what=LIQUIDATION)

@@ -179,7 +179,7 @@ def cancel(state: State, command: commands.CancelOrder) -> None:
             events.CancelRefused(command.account, command.order, UNKNOWN_ORDER, state.sequence)
         )
         return
-    if order.position.instrument.call is not None and withdrawals.is_frozen(state, order):
+    if order.is_of_clearing or withdrawals.is_frozen(state, order):
         state.events.append(
             events.CancelRefused(command.account, command.order, str(Reject.FROZEN), state.sequence)
         )
@@ -202,6 +202,6 @@ def cancel_matching(state: State, command: commands.CancelOrders) -> None:
             continue
         if command.side and order.side != command.side:
             continue
-        if withdrawals.is_frozen(state, order):
+        if order.is_of_clearing or withdrawals.is_frozen(state, order):
             continue
         withdrawals.withdraw(state, order, reason)

@@ -81,15 +81,16 @@ def withdraw(state: State, order: Order, reason: Close) -> None:
 
 
 def withdraw_all(state: State, account: Account, reason: Close) -> None:
-    """Withdraw every order of an account, earliest first."""
+    """Withdraw every order of an account but the clearing house's, earliest first."""
     for order in sorted(account.orders.values(), key=lambda order: order.id):
-        withdraw(state, order, reason)
+        if not order.is_of_clearing:
+            withdraw(state, order, reason)
 
 
 def withdraw_free(state: State, account: Account, reason: Close) -> None:
-    """Withdraw every order of an account that is not frozen in a call, earliest first."""
+    """Withdraw an account's orders that may leave now, earliest first."""
     for order in sorted(account.orders.values(), key=lambda order: order.id):
-        if not is_frozen(state, order):
+        if not order.is_of_clearing and not is_frozen(state, order):
             withdraw(state, order, reason)
 
 

@@ -527,7 +527,7 @@ def test_every_term_survives_a_snapshot() -> None:
     for order in floor.machine.state.orders:
         assert twin.order_view(order) == floor.machine.order_view(order)
     follow = [
-        commands.PlaceOrder(2, symbol("+1 10"), 1, 1_262, 30, "GTC", "sweep", b""),
+        commands.PlaceOrder(2, symbol("+1 10"), 1, 1_262, 30, "GTC", "sweep", b"f"),
         commands.CancelOrders(2),
         commands.Tick(),
     ]
