@@ -6,7 +6,17 @@ import sys
 
 from benchmarks import report
 
-NAMES = ("batch", "core", "kill", "ledger", "machine", "metering", "orders", "recovery")
+NAMES = (
+    "batch",
+    "core",
+    "kill",
+    "ledger",
+    "machine",
+    "metering",
+    "orders",
+    "recovery",
+    "stuffing",
+)
 """Every benchmark there is; each is a module with `run() -> report.Result`."""
 
 

@@ -99,6 +99,7 @@ class Entry:
             status, headers, body = http.problem(refusal, exchange.request_id)
             if isinstance(refusal, http.RateLimited):
                 exchange.allowance = refusal.allowance
+                await http.hold(refusal)
             elif isinstance(refusal, http.MethodNotAllowed):
                 headers.append((b"allow", _allowed(scope["path"])))
         except Exception:

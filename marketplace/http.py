@@ -9,6 +9,7 @@ that do not fit. What msgspec would let pass is refused before it is asked: equa
 object, deep nesting, and bytes that are not UTF-8. A refusal names the field where one is to blame.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -452,14 +453,37 @@ class Allowance:
         ]
 
 
-class RateLimited(errors.TooManyRequests):
-    """A key used up its requests; carries the allowance for the headers."""
+REFUSALS_FREE = 100
+"""So many refusals of a key are answered at once; more show that nobody reads them."""
+REFUSALS_PER_S = 10
+"""How fast a key may be refused for ever without being held."""
+HOLD_S = 1.0
+"""How long the answer to each further one is held, and with it the connection."""
 
-    def __init__(self, allowance: Allowance, retry_after_s: int) -> None:
+
+class RateLimited(errors.TooManyRequests):
+    """A key used up its requests; carries the allowance for the headers.
+
+    `hold_s` is how long a door that can wait for nothing at no cost keeps the answer back.
+    """
+
+    def __init__(self, allowance: Allowance, retry_after_s: int, hold_s: float = 0.0) -> None:
         super().__init__(
             f"at most {allowance.limit} requests at once for this key", retry_after_s=retry_after_s
         )
         self.allowance = allowance
+        self.hold_s = hold_s
+
+
+async def hold(refusal: RateLimited) -> None:
+    """Keep an answer back while its caller is stuffing.
+
+    A caller that sends on through refusals costs what it takes to read its requests and answer
+    them, at the expense of everybody else. One that waits for its answer sends nothing meanwhile;
+    to close its connection instead would cost us the next one's handshake.
+    """
+    if refusal.hold_s:
+        await asyncio.sleep(refusal.hold_s)
 
 
 class RateLimiter:
@@ -467,7 +491,8 @@ class RateLimiter:
 
     Exact within a process: of N requests at one instant the first `limit` pass. A bucket is one
     integer, the instant at which it will be full again, so an idle key costs nothing to keep and
-    the least recently used of too many may be forgotten only when it is full.
+    the least recently used of too many may be forgotten only when it is full. Refusals are counted
+    in a bucket of their own, which says who is to be held.
     """
 
     KEYS_MAX = 100_000
@@ -477,6 +502,7 @@ class RateLimiter:
         self._interval_ns = 1_000_000_000 // per_second
         self._window_ns = self._interval_ns * self.limit
         self._full_at: OrderedDict[str, int] = OrderedDict()
+        self._refused: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
     def take(self, key: str, *, count: int = 1, now_ns: int | None = None) -> Allowance:
@@ -491,12 +517,25 @@ class RateLimiter:
             missing_ns = full_at - now_ns - self._window_ns
             if missing_ns > 0:
                 retry_after_s = -(-missing_ns // 1_000_000_000)
-                raise RateLimited(self._allowance(began_ns - now_ns), retry_after_s)
+                hold_s = HOLD_S if self._is_stuffing(key, now_ns) else 0.0
+                raise RateLimited(self._allowance(began_ns - now_ns), retry_after_s, hold_s)
             self._full_at[key] = full_at
             self._full_at.move_to_end(key)
             if len(self._full_at) > self.KEYS_MAX:
                 self._forget(now_ns)
         return self._allowance(full_at - now_ns)
+
+    def _is_stuffing(self, key: str, now_ns: int) -> bool:
+        """Count a refusal; return whether the key has had more than are free."""
+        each_ns = 1_000_000_000 // REFUSALS_PER_S
+        full_at = max(self._refused.get(key, 0), now_ns) + each_ns
+        if full_at - now_ns > REFUSALS_FREE * each_ns:
+            return True
+        self._refused[key] = full_at
+        self._refused.move_to_end(key)
+        if len(self._refused) > self.KEYS_MAX:
+            self._refused.popitem(last=False)
+        return False
 
     def _allowance(self, spent_ns: int) -> Allowance:
         spent = -(-spent_ns // self._interval_ns)

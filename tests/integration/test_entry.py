@@ -259,6 +259,37 @@ def test_the_limit_of_a_key_is_exact(market: Market, key, monkeypatch) -> None:
     assert answers[2][1]["retry-after"] == "1"
 
 
+def test_a_key_that_stuffs_waits_for_its_refusals_and_others_do_not(
+    market: Market, key, monkeypatch
+) -> None:
+    """FAULTS H82: 429 for that key only, refused before its body is read as an order."""
+    monkeypatch.setattr(http, "WRITES", http.RateLimiter(per_second=1, burst_s=2))
+    held: list[float] = []
+
+    async def hold(refusal: http.RateLimited) -> None:
+        held.append(refusal.hold_s)
+
+    monkeypatch.setattr(http, "hold", hold)
+    stuffed = http.REFUSALS_FREE + 5
+
+    async def conversation(app: Entry):
+        await call(app, "POST", "/api/v1/orders", key.buyer, LIMIT)
+        await call(app, "POST", "/api/v1/orders", key.buyer, {**LIMIT, "client_order_id": "c2"})
+        answers = [
+            await call(app, "POST", "/api/v1/orders", key.buyer, b"no JSON") for _ in range(stuffed)
+        ]
+        other = await call(
+            app, "POST", "/api/v1/orders", key.seller, {**LIMIT, "side": "sell", "price": "1.260"}
+        )
+        return answers, other
+
+    with market.running():
+        answers, other = talk(conversation)
+    assert {(status, problem["code"]) for status, _, problem in answers} == {(429, "rate_limited")}
+    assert held == [0.0] * http.REFUSALS_FREE + [http.HOLD_S] * 5
+    assert other[0] == 201
+
+
 def test_without_an_engine_the_answer_is_503_at_once_and_nothing_is_placed_later(
     market: Market, key, valkey: valkey_client.Valkey
 ) -> None:

@@ -304,6 +304,33 @@ def test_a_refused_batch_takes_nothing() -> None:
     assert limiter.take("k", count=10, now_ns=0).remaining == 0
 
 
+def hold_of(limiter: http.RateLimiter, key: str, now_ns: int) -> float:
+    with pytest.raises(http.RateLimited) as refused:
+        limiter.take(key, now_ns=now_ns)
+    return refused.value.hold_s
+
+
+def test_who_sends_on_through_refusals_is_held_and_nobody_else() -> None:
+    limiter = http.RateLimiter(per_second=1, burst_s=1)
+    for key in ("stuffs", "other"):
+        limiter.take(key, now_ns=0)
+    assert {hold_of(limiter, "stuffs", 0) for _ in range(http.REFUSALS_FREE)} == {0.0}
+    assert {hold_of(limiter, "stuffs", 0) for _ in range(10)} == {http.HOLD_S}
+    assert hold_of(limiter, "other", 0) == 0.0
+    assert limiter.take("stuffs", now_ns=SECOND).remaining == 0
+
+
+def test_a_few_refusals_a_second_are_never_held() -> None:
+    limiter = http.RateLimiter(per_second=1, burst_s=1)
+    step = SECOND // http.REFUSALS_PER_S
+    for number in range(3 * http.REFUSALS_FREE):
+        now = number * step
+        if number % http.REFUSALS_PER_S == 0:
+            limiter.take("k", now_ns=now)
+        else:
+            assert hold_of(limiter, "k", now) == 0.0
+
+
 def test_forgotten_buckets_were_full_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http.RateLimiter, "KEYS_MAX", 3)
     limiter = http.RateLimiter(per_second=1, burst_s=1)
