@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from exchange import deltas, feed, queries, wire
+from exchange import curve, deltas, feed, queries, wire
 from marketplace import clock, contract, errors
-from marketplace import queries as catalog
 from marketplace import wire as texts
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 
@@ -257,14 +256,17 @@ class ShowAuction(Endpoint):
 
 
 class ShowCurve(Endpoint):
-    """The forward curve of a grade: what each hour that still trades costs now.
+    """The forward curve of a grade: every hour, day, week and month that trades, and each hour.
 
-    `source` says what the price is: the mid of a book that trades, the last trade, the mark or the
-    reference.
+    `points` are the instruments, the nearest first. `price` is what one costs now and `source`
+    what that is: the mid of a book that trades, else the last trade, else the mark. `change` is how
+    far the mark is from the day's reference. `segments` are the hours, with the mark of the
+    narrowest instrument that is listed over each; `fair_price` is the mean of them over an
+    instrument's window. A basis is how far the mark, or the hour, is above the list price of the
+    grade, and above the mean index of the last seven days.
     """
 
     tag = "market"
-    POINTS_MAX = 1_000
 
     class Point(Answer):
         """One instrument of the curve."""
@@ -274,48 +276,81 @@ class ShowCurve(Endpoint):
         starts_at: str
         ends_at: str
         price: str
-        source: str
+        source: Annotated[str, texts.one_of("mid", "last", "mark")]
+        mark: str
+        last: str | None
         best_bid: str | None
         best_ask: str | None
+        reference_price: str
+        change: str
+        fair_price: str
+        list_basis: str
+        index_basis: str | None
+
+    class Segment(Answer):
+        """Hours that have one price on the curve, the mark of `instrument`."""
+
+        starts_at: str
+        ends_at: str
+        price: str
+        instrument: str
+        list_basis: str
+        index_basis: str | None
 
     class Output(Answer):
-        """The curve, the nearest first."""
+        """The curve; `index_mean` is of the `index_hours` published in the last seven days."""
 
         grade: str
         at: str
+        list_price: str
+        index_mean: str | None
+        index_hours: int
         points: "list[ShowCurve.Point]"
+        segments: "list[ShowCurve.Segment]"
 
     def handle(self, call: Call, grade: str) -> Output:
         """Answer."""
-        catalog.grade(grade)
-        rows = queries.instruments(grade=grade, state="live", limit=self.POINTS_MAX)
-        rows.sort(key=lambda row: (row.instrument.starts_at, row.instrument.pk))
+        found = curve.of_grade(grade)
         return self.Output(
             grade=grade,
-            at=texts.time_text(clock.now_micros()),
-            points=[self._point(r) for r in rows],
+            at=texts.time_text(found.at),
+            list_price=texts.price_text(found.list_price),
+            index_mean=texts.optional_price_text(found.index_mean),
+            index_hours=found.index_hours,
+            points=[self._point(found, point) for point in found.points],
+            segments=[self._segment(found, segment) for segment in found.segments],
         )
 
-    def _point(self, row: queries.Quoted) -> Point:
+    def _point(self, found: curve.Curve, point: curve.Point) -> Point:
         """Return where one instrument stands on the curve."""
-        traded = row.instrument
-        price, source = traded.reference_price_ticks, "reference"
-        if traded.mark_price_ticks is not None:
-            price, source = traded.mark_price_ticks, "mark"
-        if traded.last_price_ticks is not None:
-            price, source = traded.last_price_ticks, "last"
-        trades = _state(traded.state, traded.trading_ends_at) == "continuous"
-        if trades and row.best_bid is not None and row.best_ask is not None:
-            price, source = (row.best_bid + row.best_ask) // 2, "mid"
+        price, source = point.price
         return self.Point(
-            instrument=traded.symbol,
-            product=traded.product.lower(),
-            starts_at=texts.moment_text(traded.starts_at),
-            ends_at=texts.moment_text(traded.ends_at),
+            instrument=point.symbol,
+            product=point.product,
+            starts_at=texts.time_text(point.starts_at),
+            ends_at=texts.time_text(point.ends_at),
             price=texts.price_text(price),
             source=source,
-            best_bid=texts.optional_price_text(row.best_bid),
-            best_ask=texts.optional_price_text(row.best_ask),
+            mark=texts.price_text(point.mark),
+            last=texts.optional_price_text(point.last),
+            best_bid=texts.optional_price_text(point.bid),
+            best_ask=texts.optional_price_text(point.ask),
+            reference_price=texts.price_text(point.reference),
+            change=texts.price_text(point.change),
+            fair_price=texts.price_text(found.fair(point)),
+            list_basis=texts.price_text(found.above_list(point.mark)),
+            index_basis=texts.optional_price_text(found.above_index(point.mark)),
+        )
+
+    def _segment(self, found: curve.Curve, segment: curve.Segment) -> Segment:
+        """Return a run of hours."""
+        return self.Segment(
+            starts_at=texts.time_text(segment.starts_at),
+            ends_at=texts.time_text(segment.ends_at),
+            price=texts.price_text(segment.price),
+            instrument=segment.symbol,
+            list_basis=texts.price_text(found.above_list(segment.price)),
+            index_basis=texts.optional_price_text(found.above_index(segment.price)),
         )
 
 

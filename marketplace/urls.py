@@ -16,6 +16,7 @@ urlpatterns: list[URLPattern] = [
     path("", markets.home),
     path("markets", markets.markets),
     path("markets/<str:symbol>", instrument.page),
+    path("curve/<str:grade>", markets.curve),
     path("index", markets.index),
     path("index/<str:grade>/<str:hour>", markets.index_hour),
     path("transparency", markets.transparency),

@@ -28,6 +28,14 @@ def price(ticks: int | None) -> str:
 
 
 @register.filter
+def signed_price(ticks: int | None) -> str:
+    """Print a difference of prices with its sign, plus included: `+0.025`."""
+    if not isinstance(ticks, int):
+        return DASH
+    return f"{'+' if ticks > 0 else MINUS if ticks < 0 else ''}{wire.price_text(abs(ticks))}"
+
+
+@register.filter
 def money(micros: int | None) -> str:
     """Print micro-USD to the last digit that is not zero, two at least: `1,000.00`, `0.0576`."""
     return wire.short_money_text(micros) if isinstance(micros, int) else DASH

@@ -10,9 +10,12 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from admission import queries as admission_queries
+from exchange import curve as exchange_curve
 from marketplace import clock, contract, disclosure, errors, queries, wire
 from marketplace.views import instrument, shared
+from settlement import index as txi
 from settlement import models as settlement_models
+from settlement import queries as settlement_queries
 
 INDEX_HOURS_SHOWN = 24 * 7
 HISTORY_ROWS_SHOWN = 96
@@ -83,6 +86,48 @@ def _curve(rows: list[instrument.Row]) -> dict[str, list[Any]]:
     }
 
 
+@require_safe
+@shared.public_page
+def curve(request: HttpRequest, grade: str) -> HttpResponse:
+    """The forward curve of a grade: every window that trades, and the price of each hour."""
+    found = exchange_curve.of_grade(grade)
+    moment = clock.to_datetime
+    ends = [*found.segments, *found.segments[-1:]]
+    values = {
+        "grade": queries.grade(grade),
+        "list_price": found.list_price,
+        "index_mean": found.index_mean,
+        "index_hours": found.index_hours,
+        "rows": [
+            {
+                "symbol": point.symbol,
+                "product": point.product,
+                "starts_at": moment(point.starts_at),
+                "hours": (point.ends_at - point.starts_at) // contract.HOUR,
+                "mark": point.mark,
+                "last": point.last,
+                "bid": point.bid,
+                "ask": point.ask,
+                "change": point.change,
+                "fair": found.fair(point),
+                "list_basis": found.above_list(point.mark),
+                "index_basis": found.above_index(point.mark),
+            }
+            for point in found.points
+        ],
+        "series": {
+            "time": [
+                *(one.starts_at // contract.MICROS_PER_SECOND for one in found.segments),
+                *(one.ends_at // contract.MICROS_PER_SECOND for one in found.segments[-1:]),
+            ],
+            "price": [instrument.number(one.price) for one in ends],
+            "list": [instrument.number(found.list_price) for _ in ends],
+            "index": [instrument.number(found.index_mean) for _ in ends],
+        },
+    }
+    return shared.page(request, "marketplace/curve.html", values)
+
+
 # The index
 
 
@@ -92,9 +137,7 @@ def index(request: HttpRequest) -> HttpResponse:
     """The index of the last days, by grade."""
     since = clock.now() - timedelta(hours=INDEX_HOURS_SHOWN)
     by_grade: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in settlement_models.IndexValue.objects.filter(hour_starts_at__gte=since).order_by(
-        "grade", "-hour_starts_at"
-    ):
+    for row in settlement_queries.index_values().filter(hour_starts_at__gte=since):
         by_grade[row.grade].append(
             {
                 "starts_at": row.hour_starts_at,
@@ -105,11 +148,15 @@ def index(request: HttpRequest) -> HttpResponse:
                 "digest": bytes(row.digest).hex()[:12],
             }
         )
+    periods = txi.reference_periods(clock.now_micros())
     grades = [
         {
             "code": grade.code,
             "rows": by_grade[grade.code],
             "latest": next(iter(by_grade[grade.code]), None),
+            "means": [
+                _mean(one) for one in settlement_queries.index_means(grade.code, periods=periods)
+            ],
             "series": {
                 "time": [int(row["starts_at"].timestamp()) for row in by_grade[grade.code]][::-1],
                 "price": [instrument.number(row["price"]) for row in by_grade[grade.code]][::-1],
@@ -121,25 +168,40 @@ def index(request: HttpRequest) -> HttpResponse:
     return shared.page(request, "marketplace/index.html", {"grades": grades})
 
 
+def _mean(found: settlement_queries.IndexMean) -> dict[str, Any]:
+    """Return a mean as the page prints it."""
+    return {
+        "period": found.period,
+        "starts_at": clock.to_datetime(found.starts_at),
+        "mean": found.mean_ticks,
+        "hours": found.hours,
+        "hours_max": found.hours_max,
+    }
+
+
 @require_safe
 @shared.public_page
 def index_hour(request: HttpRequest, grade: str, hour: str) -> HttpResponse:
-    """One value of the index with the inputs that reproduce it."""
+    """One value of the index with the inputs that reproduce it, and the versions before it."""
     starts_at = clock.to_datetime(wire.parse_hour(hour, "hour"))
-    row = settlement_models.IndexValue.objects.filter(grade=grade, hour_starts_at=starts_at).first()
-    if row is None:
+    versions = settlement_queries.index_versions(grade=grade, hour_starts_at=starts_at)
+    if not versions:
         raise errors.NotFound("no index is published for that hour")
     values = {
         "grade": grade,
         "hour": hour,
-        "row": {
-            "starts_at": row.hour_starts_at,
-            "price": row.price_ticks,
-            "method": row.method,
-            "at": row.at,
-        },
-        "digest": bytes(row.digest).hex(),
-        "inputs": json.dumps(json.loads(bytes(row.inputs)), indent=2),
+        "starts_at": starts_at,
+        "versions": [
+            {
+                "version": row.version,
+                "price": row.price_ticks,
+                "method": row.method,
+                "at": row.at,
+                "digest": bytes(row.digest).hex(),
+                "inputs": json.dumps(json.loads(bytes(row.inputs)), indent=2),
+            }
+            for row in versions
+        ],
     }
     return shared.page(request, "marketplace/index_hour.html", values)
 

@@ -22,7 +22,16 @@ pytestmark = pytest.mark.browser
 
 PATIENCE_S = 10
 PASSWORD = "correct horse battery"
-PUBLIC = ["/", "/markets", f"/markets/{HOUR}", "/index", "/transparency", "/login", "/signup"]
+PUBLIC = [
+    "/",
+    "/markets",
+    f"/markets/{HOUR}",
+    "/curve/LLAMA70B",
+    "/index",
+    "/transparency",
+    "/login",
+    "/signup",
+]
 PRIVATE = ["/portfolio", "/portfolio/statements", "/entitlements", "/keys", "/sell"]
 
 

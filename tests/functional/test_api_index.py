@@ -2,16 +2,18 @@
 
 import base64
 import hashlib
+from itertools import pairwise
 
 import pytest
 from django.db import connection, transaction
+from django.test import Client
 
 from marketplace import clock as market_clock
 from marketplace import models, operations
 from settlement import index, queries
 from settlement.models import IndexOverride, IndexValue
 from tests.conftest import instant
-from tests.market import GRADE
+from tests.market import GRADE, buy, sell
 from tests.rest import Api, Party, World
 
 HOUR = "20261201T14Z"
@@ -231,3 +233,80 @@ def test_the_list_goes_on_over_pages(world: World, first: Party) -> None:
     assert [row["hour"][9:11] for row in page["results"] + rest["results"]] == [
         "14", "13", "12", "11", "10",
     ]  # fmt: skip
+
+
+# The forward curve
+
+
+def test_the_curve_prices_every_hour_ahead_and_every_window_by_its_hours(
+    world: World, first: Party
+) -> None:
+    shown = Api().get(f"curve/{GRADE}").json
+    assert (shown["list_price"], shown["index_mean"], shown["index_hours"]) == ("1.250", "1.250", 5)
+    products = [point["product"] for point in shown["points"]]
+    assert products[:9] == ["hour"] * 9, "the hours 15 to 23 of today"
+    starts = [point["starts_at"] for point in shown["points"]]
+    assert starts == sorted(starts)
+    assert starts[0] == shown["segments"][0]["starts_at"] == "2026-12-01T15:00:00.000000Z"
+    edges = [(one["starts_at"], one["ends_at"]) for one in shown["segments"]]
+    assert all(a[1] == b[0] for a, b in pairwise(edges)), "no hour is left out"
+    assert max(point["ends_at"] for point in shown["points"]) == edges[-1][1]
+    for point in shown["points"]:
+        assert point["mark"] == point["fair_price"] == "1.250"
+        assert (point["change"], point["list_basis"], point["index_basis"]) == ("0.000",) * 3
+
+
+def test_the_curve_follows_marks_and_shows_how_far_they_are_from_list_and_index(
+    world: World, first: Party, second: Party, clock
+) -> None:
+    with world.running():
+        decide(first)
+        decide(second)
+    seller = world.party("Hall", "PROVIDER", cash=1_000_000_000)
+    buyer = world.party("Desk", cash=1_000_000_000)
+    world.cluster(seller)
+    symbol = "LLAMA70B.H.20261201T16Z"
+    world.market.execute(sell(seller.id, 1_240, 10, "s", instrument=symbol))
+    world.market.execute(buy(buyer.id, 1_240, 4, "b", instrument=symbol))
+    world.market.execute(buy(buyer.id, 1_233, 4, "c", instrument=symbol))
+    clock.set("2026-12-01T14:00Z")
+    world.market.work()
+    shown = Api().get(f"curve/{GRADE}").json
+    point = next(one for one in shown["points"] if one["instrument"] == symbol)
+    assert point == {
+        "instrument": symbol,
+        "product": "hour",
+        "starts_at": "2026-12-01T16:00:00.000000Z",
+        "ends_at": "2026-12-01T17:00:00.000000Z",
+        "price": "1.236",
+        "source": "mid",
+        "mark": "1.240",
+        "last": "1.240",
+        "best_bid": "1.233",
+        "best_ask": "1.240",
+        "reference_price": "1.250",
+        "change": "-0.010",
+        "fair_price": "1.240",
+        "list_basis": "-0.010",
+        "index_basis": "-0.020",
+    }
+    segment = next(one for one in shown["segments"] if one["instrument"] == symbol)
+    assert (segment["price"], segment["index_basis"]) == ("1.240", "-0.020")
+
+
+def test_the_pages_show_curve_means_and_every_version(
+    world: World, first: Party, second: Party
+) -> None:
+    with world.running():
+        decide(first)
+        decide(second)
+    page = Client().get(f"/index/{GRADE}/{HOUR}").content.decode()
+    assert page.index("In force") < page.index("Version 1, replaced")
+    assert "1.300" in page and "1.250" in page and WANTED["reason"] in page
+    page = Client().get("/index").content.decode()
+    assert "Mean of the month from" in page and "5 of 744 hours" in page
+    assert page.count("20261201T14Z</") == 0 and page.count("Inputs of 20261201T14Z") == 1
+    page = Client().get(f"/curve/{GRADE}").content.decode()
+    assert f"Forward curve of {GRADE}" in page and "LLAMA70B.H.20261201T15Z" in page
+    assert "\u22120.010" in page, "what is listed at 1.250 is below the mean of 1.260"
+    assert Client().get("/curve/NOPE").status_code == 404

@@ -11,7 +11,16 @@ from settlement import operations as settlement
 from tests.market import HOUR
 from tests.rest import World
 
-PUBLIC = ["/", "/markets", f"/markets/{HOUR}", "/index", "/transparency", "/login", "/signup"]
+PUBLIC = [
+    "/",
+    "/markets",
+    f"/markets/{HOUR}",
+    "/curve/LLAMA70B",
+    "/index",
+    "/transparency",
+    "/login",
+    "/signup",
+]
 PRIVATE = ["/portfolio", "/portfolio/statements", "/entitlements", "/keys", "/sell"]
 POSTS = [
     "/login",
