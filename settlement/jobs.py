@@ -23,7 +23,7 @@ clock. Kinds are registered by the `tasks` module of the app that does the work
 import contextlib
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import kombu.exceptions
@@ -93,9 +93,8 @@ def sweep() -> int:
 def ring(queue: str) -> None:
     """Wake a worker of a queue. A broker that is away is rung again by the next sweep."""
     try:
-        app = _bell()
-        with app.connection_for_write(transport_options=BROKER_ONCE) as broker:
-            app.send_task(
+        with _broker() as broker:
+            _bell().send_task(
                 DOORBELL,
                 kwargs={"queue": queue},
                 queue=queue,
@@ -104,7 +103,7 @@ def ring(queue: str) -> None:
                 expires=RING_EXPIRES_S,
                 ignore_result=True,
             )
-    except (kombu.exceptions.KombuError, OSError):
+    except BrokerAway:
         logger.warning("the broker is away; the next sweep rings again")
 
 
@@ -112,17 +111,31 @@ def doorbells() -> int | None:
     """Return how many doorbells wait in the broker; None when it does not answer."""
     waiting = 0
     try:
-        with (
-            _bell().connection_for_write(transport_options=BROKER_ONCE) as broker,
-            broker.channel() as channel,
-        ):
-            declare: Any = channel.queue_declare  # type: ignore[attr-defined]
+        with _broker() as broker, broker.channel() as channel:
             for queue in (kinds.URGENT, kinds.NORMAL):
                 with contextlib.suppress(*broker.channel_errors):  # one that is empty is none
-                    waiting += declare(queue, passive=True).message_count
-    except (kombu.exceptions.KombuError, OSError):
+                    waiting += channel.queue_declare(queue, passive=True).message_count
+    except BrokerAway:
         return None
     return waiting
+
+
+class BrokerAway(Exception):
+    """The broker does not answer, or not in time."""
+
+
+@contextlib.contextmanager
+def _broker() -> Iterator[Any]:
+    """Connect to the broker, once and not for long.
+
+    :raises BrokerAway: when it is.
+    """
+    with _bell().connection_for_write(transport_options=BROKER_ONCE) as broker:
+        away: tuple[type[Exception], ...] = broker.connection_errors
+        try:
+            yield broker
+        except (kombu.exceptions.KombuError, OSError, *away) as error:
+            raise BrokerAway from error
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from settlement import (
     tasks,
 )
 from settlement.kinds import Kind, every, get
+from tests import broker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -81,14 +82,30 @@ def test_of_many_who_give_the_same_instruction_at_once_one_writes_it(
     assert len(set(seen)) == 2
 
 
-def test_a_broker_that_is_away_does_not_fail_the_transaction(
-    monkeypatch: pytest.MonkeyPatch, clock
-) -> None:
-    monkeypatch.setattr(settings, "CELERY_BROKER_URL", "redis://127.0.0.1:1/0")
-    jobs._bell.cache_clear()
-    jobs.enqueue(kind="seal", slot="x", due_at=clock.at)
-    jobs._bell.cache_clear()
+def test_a_broker_that_is_away_does_not_fail_the_transaction(clock) -> None:
+    kinds.load()
+    with broker.at("redis://127.0.0.1:1/0"):
+        assert jobs.doorbells() is None
+        jobs.enqueue(kind="seal", slot="x", due_at=clock.at)
     assert models.Job.objects.get(slot="x").state == "DUE"
+
+
+def test_a_broker_that_says_nothing_holds_nobody_up(clock) -> None:
+    kinds.load()
+    with broker.silent() as url, broker.at(url):
+        began = market_clock.monotonic_ns()
+        jobs.enqueue(kind="seal", slot="x", due_at=clock.at)
+        assert jobs.doorbells() is None
+        waited_s = (market_clock.monotonic_ns() - began) / 1e9
+    assert waited_s < 4 * jobs.BROKER_TIMEOUT_S + 2
+    assert models.Job.objects.get(slot="x").state == "DUE"
+
+
+def test_doorbells_that_nobody_answers_are_counted(valkey: valkey_client.Valkey) -> None:
+    assert jobs.doorbells() == 0
+    for queue in (kinds.NORMAL, kinds.URGENT, kinds.NORMAL):
+        jobs.ring(queue)
+    assert jobs.doorbells() == 3
 
 
 def test_a_message_for_a_queue_that_does_not_exist_does_nothing() -> None:
