@@ -13,13 +13,14 @@ from marketplace.api import (
     demo,
     operator,
     public,
+    rulings,
     schema,
     statements,
 )
 from marketplace.endpoint import Nowhere, resource
 from marketplace.views import document
 from settlement import api as settlement
-from settlement import index_api
+from settlement import delivery_api, index_api
 
 API: list[URLPattern | URLResolver] = [
     # Public
@@ -61,6 +62,16 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/entitlements", resource(settlement.ListEntitlements)),
     path("api/v1/usage", resource(admission.ShowUsage)),
     path("api/v1/settlements", resource(settlement.ListSettlements)),
+    path("api/v1/deliveries", resource(delivery_api.ListDeliveries)),
+    path("api/v1/deliveries/<str:delivery_id>", resource(delivery_api.ShowDelivery)),
+    path("api/v1/deliveries/<str:delivery_id>/figures", resource(delivery_api.ReportFigure)),
+    path("api/v1/disputes", resource(delivery_api.ListDisputes, delivery_api.OpenDispute)),
+    path("api/v1/disputes/open", resource(rulings.ListOpenDisputes)),
+    path(
+        "api/v1/disputes/<str:dispute_id>",
+        resource(delivery_api.ShowDispute, delivery_api.WithdrawDispute),
+    ),
+    path("api/v1/disputes/<str:decided_id>/decide", resource(rulings.DecideDispute)),
     path("api/v1/statements", resource(statements.ListStatements)),
     path("api/v1/deposits", resource(account.RequestDeposit)),
     path("api/v1/withdrawals", resource(account.RequestWithdrawal)),

@@ -87,6 +87,18 @@ CODES: dict[str, tuple[int, str]] = {
         422,
         "There is no price to settle on: none, zero, or ten times off what it stands beside.",
     ),
+    "hold_unknown": (422, "There is no such hold, or it has ended."),
+    "exceeds_hold": (422, "More would be paid out than is held."),
+    # Deliveries that are over.
+    "figures_closed": (
+        422,
+        "A party's figure is taken from the hour's end until 02:00 on the day after.",
+    ),
+    "interval_not_settled": (422, "An interval is disputed once it is settled."),
+    "dispute_too_late": (422, "A delivery is disputed until 02:00 on D+12."),
+    "already_disputed": (422, "An open dispute has one of the intervals."),
+    "dispute_closed": (422, "The dispute was decided, withdrawn or has lapsed."),
+    "own_dispute": (422, "A party to a delivery does not decide about it."),
     # The catalog.
     "name_taken": (422, "Another organization has a name that looks the same."),
     "key_limit": (422, "The organization has as many keys as it may have."),

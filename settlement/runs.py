@@ -15,10 +15,11 @@ is not posted yet, and refuses a day whose ledger does not verify (FAULTS 128).
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
 from typing import Any
 
+import msgspec
 from django.db import connection, transaction
 
 from marketplace import clock, contract, errors
@@ -156,12 +157,49 @@ def _previous(grade: str, day_starts_at: int) -> models.SettlementRun:
     return run
 
 
-def gather(grade: str, day_starts_at: int, *, allocation: int | None = None) -> Iterator[Found]:
-    """Yield what is known and posted of each allocation of a day, or of one, in order of id.
+def gather_hour(allocation: models.Allocation) -> list[Found]:
+    """Return what is known and posted of one allocation.
+
+    :raises PriceUnresolved: when its hour has no index to settle on.
+    """
+    starts_at = allocation.starts_at
+    hour = _gather(allocation.grade, starts_at, starts_at + timedelta(hours=1))
+    return [each for each in hour if each.delivered.allocation == allocation.pk]
+
+
+def owed_with(
+    found: Found, *, intervals: Sequence[int], available_mntu: int, short_mntu: int
+) -> tuple[int, int]:
+    """Return what would be refunded and due, had some intervals been so, in micro-USD."""
+    return rules.owed(
+        msgspec.structs.replace(
+            found.delivered,
+            intervals=tuple(
+                msgspec.structs.replace(
+                    one,
+                    available_mntu=available_mntu,
+                    short_mntu=short_mntu,
+                    is_suspended=False,
+                )
+                if one.number in intervals
+                else one
+                for one in found.delivered.intervals
+            ),
+        )
+    )
+
+
+def gather(grade: str, day_starts_at: int) -> Iterator[Found]:
+    """Yield what is known and posted of each allocation of a day, in order of id.
 
     :raises PriceUnresolved: when an hour has no index to settle on.
     """
-    rows = _rows(grade, day_starts_at, allocation)
+    return _gather(grade, *_day(day_starts_at))
+
+
+def _gather(grade: str, since: datetime, until: datetime) -> Iterator[Found]:
+    """Yield what is known and posted of the allocations of some hours."""
+    rows = _rows(grade, since, until)
     suspended = {(row["starts_at"], row["interval"]) for row in rows if row["is_suspended"]}
     prices = {
         starts_at: queries.index_price(grade, clock.to_micros(starts_at)).price_ticks
@@ -169,7 +207,7 @@ def gather(grade: str, day_starts_at: int, *, allocation: int | None = None) -> 
     }
     parties = {row[side] for row in rows for side in ("holder", "seller")}
     groups = _groups(parties)
-    posted = _posted(grade, day_starts_at)
+    posted = _posted(grade, since, until)
     for number, own in groupby(rows, key=lambda row: row["id"]):
         intervals = list(own)
         first = intervals[0]
@@ -188,7 +226,9 @@ def gather(grade: str, day_starts_at: int, *, allocation: int | None = None) -> 
                     short_mntu=row["short"],
                     delivered_mntu=row["delivered"],
                     next_mark=row["next_mark"],
-                    is_suspended=(row["starts_at"], row["interval"]) in suspended,
+                    is_suspended=row["is_suspended"]
+                    if row["is_reported"]
+                    else (row["starts_at"], row["interval"]) in suspended,
                 )
                 for row in intervals
             ),
@@ -204,9 +244,11 @@ def gather(grade: str, day_starts_at: int, *, allocation: int | None = None) -> 
         )
 
 
-def _rows(grade: str, day_starts_at: int, allocation: int | None) -> list[dict[str, Any]]:
-    """Return every settled interval of a day with the best that is known of it."""
-    since, until = _day(day_starts_at)
+def _rows(grade: str, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """Return every settled interval of some hours with the best that is known of it.
+
+    Lots that no cluster is behind are reported on by nobody: they are suspended with the others.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -215,7 +257,8 @@ def _rows(grade: str, day_starts_at: int, allocation: int | None) -> list[dict[s
                    coalesce(revision.available_mntu, report.available_mntu, 0) AS available,
                    coalesce(revision.short_mntu, report.short_mntu, 0) AS short,
                    coalesce(revision.delivered_mntu, report.delivered_mntu, 0) AS delivered,
-                   coalesce(revision.is_suspended, report.is_suspended, false) AS is_suspended
+                   coalesce(revision.is_suspended, report.is_suspended, false) AS is_suspended,
+                   revision.id IS NOT NULL OR report.id IS NOT NULL AS is_reported
             FROM settlement_allocation allocation
             JOIN settlement_intervalsettlement settled ON settled.allocation_id = allocation.id
             LEFT JOIN settlement_deliveryreport report
@@ -224,19 +267,17 @@ def _rows(grade: str, day_starts_at: int, allocation: int | None) -> list[dict[s
                 SELECT * FROM settlement_deliveryrevision known
                 WHERE known.allocation_id = allocation.id AND known.interval = settled.interval
                 ORDER BY known.id DESC LIMIT 1) revision ON true
-            WHERE grade = %(grade)s AND starts_at >= %(since)s AND starts_at < %(until)s
-              AND (%(allocation)s::bigint IS NULL OR allocation.id = %(allocation)s)
+            WHERE grade = %s AND starts_at >= %s AND starts_at < %s
             ORDER BY allocation.id, settled.interval
             """,
-            {"grade": grade, "since": since, "until": until, "allocation": allocation},
+            [grade, since, until],
         )
         names = [column.name for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _posted(grade: str, day_starts_at: int) -> dict[int, rules.Amounts]:
+def _posted(grade: str, since: datetime, until: datetime) -> dict[int, rules.Amounts]:
     """Return what intervals and earlier runs have paid, by allocation."""
-    since, until = _day(day_starts_at)
     with connection.cursor() as cursor:
         cursor.execute(
             """

@@ -10,12 +10,16 @@ from admission.models import Certification
 from marketplace import clock as market_clock
 from marketplace import models, openapi, operations
 from marketplace.endpoint import Endpoint
+from settlement import models as settled
 from tests.market import GRADE, HOUR, buy, sell
 from tests.rest import Api, Party, World
 
 PUBLIC = {"symbol": HOUR, "grade": GRADE, "hour": "20261201T14Z", "pool_id": "none"}
-OWNED = {"order_id", "key_id", "cluster_id", "certification_id", "listing_id"}
-OPERATORS = {"organization_id"}
+OWNED = {
+    "order_id", "key_id", "cluster_id", "certification_id", "listing_id", "delivery_id",
+    "dispute_id",
+}  # fmt: skip
+OPERATORS = {"organization_id", "decided_id"}
 _PARAMETER = re.compile(r"{(\w+)}")
 
 
@@ -41,6 +45,9 @@ def valid_body(endpoint: type[Endpoint], owner: dict[str, str]) -> dict[str, Any
             "price": "1.250",
             "quantity": 1,
         },
+        "ReportFigure": {"delivered_ntu": "1"},
+        "OpenDispute": {"delivery": owner["delivery_id"], "reason": "Not what was served"},
+        "DecideDispute": {"uphold": False, "reason": "As metered"},
         "CreateDemoOrganization": {"name": "Fabrikam", "role": "buyer"},
         "AdvanceClock": {"advance_to": "2026-12-01T10:00:00Z"},
         "SetFault": {"cluster": owner["cluster_id"], "available": 1.0},
@@ -78,13 +85,36 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         cluster=cluster.pk, state="RUNNING", created_at=market_clock.now()
     )
     key = models.ApiKey.objects.get(organization=owner.organization)
+    dispute = _disputed_delivery(owner)
     return {
+        "delivery_id": str(dispute.allocation_id),
+        "dispute_id": str(dispute.pk),
         "order_id": str(placed.order),
         "key_id": key.pk,
         "cluster_id": str(cluster.pk),
         "certification_id": str(certification.pk),
         "listing_id": str(listing.pk),
     }
+
+
+def _disputed_delivery(owner: Party) -> settled.Dispute:
+    """A delivery that the owner bought of nobody, and its objection to it."""
+    now = market_clock.now()
+    hour = {"grade": GRADE, "starts_at": now, "lots": 1, "price_ticks": 1_250}
+    entitlement = settled.Entitlement.objects.create(
+        id=9_001, organization_id=9_998, escrow_micros=0, **hour
+    )
+    obligation = settled.Obligation.objects.create(
+        id=9_002, organization_id=9_999, failed_lots=0, **hour
+    )
+    allocation = settled.Allocation.objects.create(
+        id=9_003, entitlement=entitlement, obligation=obligation, holder=owner.id, seller=9_999,
+        cluster=1, **hour,
+    )  # fmt: skip
+    return settled.Dispute.objects.create(
+        allocation=allocation, intervals=[1], opened_by=owner.id, reason="Slow", state="OPEN",
+        opened_at=now,
+    )  # fmt: skip
 
 
 def test_every_parameter_of_every_path_is_of_a_known_kind() -> None:
@@ -118,7 +148,7 @@ def test_what_is_anothers_looks_like_what_does_not_exist(
         unknown.json.pop("request_id")
         assert foreign.json == unknown.json, path
         tried += 1
-    assert tried == 6
+    assert tried == 10
     # Nothing of it had an effect.
     assert models.Listing.objects.get().state == "OPEN"
     assert models.ApiKey.objects.get(pk=objects["key_id"]).revoked_at is None
@@ -144,7 +174,7 @@ def test_no_list_shows_what_is_anothers(
 ) -> None:
     world.market.execute(buy(owner.id, 1_200, 1, "mine"))
     for path, endpoint in routes():
-        if endpoint.scope is None or endpoint.Item is None:
+        if endpoint.scope in (None, "operate") or endpoint.Item is None:
             continue
         rows = stranger.api.get(path).json["results"]
         if path == "api-keys":
