@@ -403,11 +403,16 @@ class Engine:
         rows.write_auctions(
             writer, facts.get(events.CallOpened, ()), facts.get(events.Uncrossed, ())
         )
+        transfers: Sequence[posting.CashTransfer] = facts.get(events.Transferred, ())
+        has_holds = events.Held in facts
+        if has_holds:  # in the order they happened: one may free what the next one takes
+            transfers = [each for each in happened if isinstance(each, events.CASH)]
         cash_sequence = posting.post_cash(
             writer,
-            facts.get(events.Transferred, ()),
+            transfers,
             at=batch.at,
             expected_sequence=self._cash_sequence,
+            is_plain=not has_holds,
         )
         projection.write_accounts(writer, touched.accounts, sequence=batch.sequence, at=batch.at)
         projection.write_positions(writer, touched.positions, at=batch.at)

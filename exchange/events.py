@@ -433,6 +433,24 @@ class LiquidationStarted(msgspec.Struct, frozen=True, array_like=True, gc=False,
     at: int
 
 
+class Held(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61):
+    """Cash was held for a transfer, or a hold ended: `phase` is a `settlement.ledger.Phase`.
+
+    `id` names the hold that was placed, `hold` the one that ended.
+    """
+
+    debit_owner: int
+    debit_kind: int
+    credit_owner: int
+    credit_kind: int
+    amount: int
+    code: int
+    cause: str
+    phase: int
+    id: str
+    hold: str
+
+
 Event = (
     OrderPlaced
     | OrderRejected
@@ -473,8 +491,12 @@ Event = (
     | MarginCallMet
     | LiquidationStarted
     | DeliveryCorrected
+    | Held
 )
 
+
+CASH = (Transferred, Held)
+"""What the cash chain is written from."""
 
 Facts = Mapping[type[Any], Sequence[Any]]
 """Events of a batch by their type, each in the order they happened."""

@@ -86,6 +86,8 @@ class Refuse(StrEnum):
     INDEX_UNCHANGED = "index_unchanged"
     SECOND_OPERATOR_REQUIRED = "second_operator_required"
     PRICE_UNRESOLVED = "price_unresolved"
+    HOLD_UNKNOWN = "hold_unknown"
+    EXCEEDS_HOLD = "exceeds_hold"
 
 
 class OrderStatus(StrEnum):

@@ -17,8 +17,8 @@ from settlement import audit
 from settlement.audit.findings import Check, Finding, from_list, from_sql
 
 BATCHES_PER_PAGE = 500
-TRANSFERRED = 7
-"""Tag of the event that a cash transfer is written from."""
+TRANSFERRED, HELD = 7, 61
+"""Tags of the events that cash transfers are written from."""
 
 
 def run() -> list[Finding]:
@@ -61,7 +61,7 @@ def _posted(_since: datetime | None) -> Finding:
         checked += 1
         row = next(posted, None)
         if row is None:
-            wrong.append(f"event {checked} ({event[-1]}) was never posted")
+            wrong.append(f"event {checked} ({event[4]}) was never posted")
         elif row[1:] != event:
             wrong.append(f"cash {row[0]} is not what the journal says")
     wrong += [f"cash {row[0]} is in no event" for row in posted]
@@ -92,25 +92,26 @@ def _batches() -> Iterator[tuple[str, int, int, bytes, bytes, bytes, bytes]]:
             after = rows[-1][0]
 
 
-def _transferred() -> Iterator[tuple[int, int, int, int, str]]:
-    """Yield (debit, credit, amount, code, cause) of every transfer in the journal's events."""
+def _transferred() -> Iterator[tuple[int, int, int, int, str, int, str, str]]:
+    """Yield (debit, credit, amount, code, cause, phase, id, hold) of the journal's transfers."""
     for _, _, _, _, events, _, _ in _batches():
         for tag, *fields in msgspec.msgpack.decode(events):
-            if tag == TRANSFERRED:
+            if tag in (TRANSFERRED, HELD):
                 debit_owner, debit_kind, credit_owner, credit_kind, *rest = fields
-                amount, code, cause = rest[:3]
-                debit = debit_owner * 64 + debit_kind
-                yield debit, credit_owner * 64 + credit_kind, amount, code, cause
+                amount, code, cause, phase, name, hold = [*rest, 0, "", ""][:6]
+                debit, credit = debit_owner * 64 + debit_kind, credit_owner * 64 + credit_kind
+                yield debit, credit, amount, code, cause, phase, name, hold
 
 
-def _cash_transfers() -> Iterator[tuple[int, int, int, int, int, str]]:
-    """Yield (sequence, debit, credit, amount, code, cause) of the cash chain in order."""
+def _cash_transfers() -> Iterator[tuple[int, int, int, int, int, str, int, str, str]]:
+    """Yield the sequence and what `_transferred` yields of the cash chain, in order."""
     after = 0
     while True:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT sequence, debit_account, credit_account, amount, code, cause"
-                " FROM settlement_transfer WHERE chain = 'cash' AND sequence > %s"
+                "SELECT sequence, debit_account, credit_account, amount, code, cause, phase,"
+                " coalesce(id, ''), coalesce(hold, '') FROM settlement_transfer"
+                " WHERE chain = 'cash' AND sequence > %s"
                 " ORDER BY sequence LIMIT %s",
                 [after, BATCHES_PER_PAGE * 10],
             )

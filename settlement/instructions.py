@@ -165,6 +165,28 @@ class OverrideIndex(Instruction, frozen=True, tag="override_index"):
     confirmed_by: int
 
 
+class HoldWithdrawal(Instruction, frozen=True, tag="hold_withdrawal"):
+    """Hold cash to be paid out; refused beyond what is withdrawable. Its id is the hold's."""
+
+    account: int
+    amount_micros: int
+
+
+class PostWithdrawal(Instruction, frozen=True, tag="post_withdrawal"):
+    """Pay out what was held, or a part of it: the rest is free again."""
+
+    account: int
+    hold: str
+    amount_micros: int
+
+
+class VoidWithdrawal(Instruction, frozen=True, tag="void_withdrawal"):
+    """Give back what was held to be paid out."""
+
+    account: int
+    hold: str
+
+
 AnyInstruction = (
     OpenAccount
     | DefineGrade
@@ -179,6 +201,9 @@ AnyInstruction = (
     | KillSwitch
     | OverrideIndex
     | CorrectDelivery
+    | HoldWithdrawal
+    | PostWithdrawal
+    | VoidWithdrawal
 )
 
 InstructionState = Literal["PENDING", "APPLIED", "REFUSED"]

@@ -32,17 +32,23 @@ def check(state: State) -> None:
 
 def _check_cash(state: State) -> None:
     """Assert that no cash appears or vanishes."""
-    owned = sum(a.cash + a.escrow + a.usage_hold + a.fund for a in state.accounts.values())
+    owned = sum(
+        a.cash + a.held + a.escrow + a.usage_hold + a.fund for a in state.accounts.values()
+    )
     assert owned + sum(state.exchange.values()) == 0, "cash is conserved"
     assert state.exchange[Kind.CLEARING] == 0, "clearing nets to zero"
     debt = sum(account.debt for account in state.accounts.values())
     shared = sum(sum(account.owed.values()) for account in state.accounts.values())
     assert state.exchange[Kind.LAYER] == shared - debt, "every debt was lent by somebody"
+    waiting: dict[int, int] = {}
+    for payout in state.payouts.values():
+        waiting[payout.account] = waiting.get(payout.account, 0) + payout.amount
     held: dict[int, int] = {}
     for (owner, _, _), hold in state.holds.items():
         held[owner] = held.get(owner, 0) + hold.amount
     for account in state.accounts.values():
         assert account.usage_hold == held.get(account.id, 0), "holds add up"
+        assert account.held == waiting.get(account.id, 0), "withdrawals that wait add up"
         assert account.cash >= 0, "cash is not overdrawn"
         assert account.debt >= sum(account.owed.values()), "a debt is not negative"
         assert account.fund >= 0, "a share of the fund is not negative"

@@ -19,7 +19,7 @@ from exchange.machine import (
     listing,
     margin_calls,
     orders,
-    proceeds,
+    payouts,
     resettlement,
     sessions,
     strips,
@@ -35,8 +35,6 @@ from marketplace import contract
 from settlement import instructions
 from settlement.ledger import EXCHANGE, Code, Kind
 
-AMOUNT_MAX = 10**15
-"""Micro-USD of one deposit or withdrawal."""
 OUTSIDE_MAX = 10**18
 """Micro-USD that the exchange may owe in all: what every account's sums can hold."""
 CAUSE_MAX = 80
@@ -102,7 +100,7 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
         case instructions.Deposit():
             return _deposit(state, instruction, cause)
         case instructions.Withdraw():
-            return _withdraw(state, instruction, cause)
+            return payouts.withdraw(state, instruction, cause)
         case instructions.Certify():
             return _certify(state, instruction)
         case instructions.SettleInterval():
@@ -121,6 +119,12 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return resettlement.correct(state, instruction)
         case instructions.OverrideIndex():
             return corrections.override_index(state, instruction)
+        case instructions.HoldWithdrawal():
+            return payouts.hold(state, instruction, cause)
+        case instructions.PostWithdrawal():
+            return payouts.post(state, instruction, cause)
+        case instructions.VoidWithdrawal():
+            return payouts.void(state, instruction, cause)
 
 
 def _open_account(state: State, order: instructions.OpenAccount) -> Refuse | None:
@@ -176,7 +180,7 @@ def _deposit(state: State, order: instructions.Deposit, cause: str) -> Refuse | 
     account = state.accounts.get(order.account)
     if account is None:
         return Refuse.UNKNOWN_ACCOUNT
-    if not 1 <= order.amount_micros <= AMOUNT_MAX:
+    if not 1 <= order.amount_micros <= payouts.AMOUNT_MAX:
         return Refuse.INVALID_AMOUNT
     if order.amount_micros - state.exchange[Kind.OUTSIDE] > OUTSIDE_MAX:
         return Refuse.INVALID_AMOUNT
@@ -189,26 +193,6 @@ def _deposit(state: State, order: instructions.Deposit, cause: str) -> Refuse | 
     )
     waterfall.repay(state, account, order.amount_micros, cause)
     margin_calls.look(state, account)
-    return None
-
-
-def _withdraw(state: State, order: instructions.Withdraw, cause: str) -> Refuse | None:
-    account = state.accounts.get(order.account)
-    if account is None:
-        return Refuse.UNKNOWN_ACCOUNT
-    if not 1 <= order.amount_micros <= AMOUNT_MAX:
-        return Refuse.INVALID_AMOUNT
-    if account.debt:
-        return Refuse.ACCOUNT_IN_DEBT
-    if order.amount_micros > proceeds.withdrawable(account):
-        return Refuse.INSUFFICIENT_FUNDS
-    state.transfer(
-        (account.id, Kind.CASH),
-        (EXCHANGE, Kind.OUTSIDE),
-        order.amount_micros,
-        Code.WITHDRAWAL,
-        cause,
-    )
     return None
 
 

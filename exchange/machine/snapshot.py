@@ -26,6 +26,7 @@ from exchange.machine.state import (
     Hour,
     Instrument,
     InstrumentNews,
+    Payout,
     Position,
     State,
 )
@@ -33,7 +34,7 @@ from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 
-FORMAT = 2
+FORMAT = 3
 
 
 class _Account(msgspec.Struct, array_like=True):
@@ -127,6 +128,7 @@ class _State(msgspec.Struct, array_like=True):
     instruments: list[_Instrument]
     hours: list[Hour]
     holds: list[tuple[int, str, int, Hold]]
+    payouts: list[tuple[str, Payout]]
 
 
 def dump(state: State) -> bytes:
@@ -151,6 +153,7 @@ def dump(state: State) -> bytes:
             [_dump_instrument(state.by_id[number]) for number in sorted(state.by_id)],
             [state.hours[key] for key in sorted(state.hours)],
             [(*key, state.holds[key]) for key in sorted(state.holds)],
+            sorted(state.payouts.items()),
         )
     )
 
@@ -298,6 +301,9 @@ def load(data: bytes) -> State:
             account.delivery_margin += obligation.margin
             account.required += obligation.margin
     state.holds = {(owner, grade, at): hold for owner, grade, at, hold in written.holds}
+    state.payouts = dict(written.payouts)
+    for payout in state.payouts.values():
+        state.accounts[payout.account].held += payout.amount
     return state
 
 

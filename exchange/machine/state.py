@@ -44,9 +44,9 @@ class Account:
 
     __slots__ = (
         "call_due", "cash", "clusters", "crossing", "debt", "delivery_margin", "entered", "escrow",
-        "fund", "group", "id", "in_default", "killed", "locked", "news", "orders", "owed", "peaks",
-        "peers", "positions", "required", "stale", "switch_due", "switches", "traded", "uncovered",
-        "usage_hold",
+        "fund", "group", "held", "id", "in_default", "killed", "locked", "news", "orders", "owed",
+        "peaks", "peers", "positions", "required", "stale", "switch_due", "switches", "traded",
+        "uncovered", "usage_hold",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +57,8 @@ class Account:
         self.peers = peers
         """Every account of the group, this one among them."""
         self.cash = 0
+        self.held = 0
+        """Cash of withdrawals that wait to be paid out; no part of `cash`."""
         self.escrow = 0
         self.usage_hold = 0
         self.debt = 0
@@ -405,13 +407,20 @@ class Hold(msgspec.Struct, array_like=True):
     charged: list[tuple[int, int]] = []
 
 
+class Payout(msgspec.Struct, array_like=True):
+    """Cash held for a withdrawal that waits to be paid out."""
+
+    account: int
+    amount: int
+
+
 class State:
     """Everything the machine knows. `at` is the instant of what is being performed."""
 
     __slots__ = (
         "accounts", "at", "by_id", "by_window", "calendar", "clusters", "counters", "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
-        "instruments", "layer_max", "next_order", "next_trade", "orders", "performing",
+        "instruments", "layer_max", "next_order", "next_trade", "orders", "payouts", "performing",
         "prepaid_until", "rules", "sequence", "stale", "touched_accounts", "touched_auctions",
         "touched_instruments", "touched_orders", "touched_positions",
     )  # fmt: skip
@@ -437,6 +446,8 @@ class State:
         """Every live order, at rest or waiting for its stop price; the index all books share."""
         self.hours: dict[tuple[str, int], Hour] = {}
         self.holds: dict[tuple[int, str, int], Hold] = {}
+        self.payouts: dict[str, Payout] = {}
+        """Withdrawals that wait, by the id of their hold."""
         self.layer_max = LAYER_MAX
         """What the exchange's own layer bears at most."""
         self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)

@@ -28,7 +28,7 @@ def _margin_accounts(_since: datetime | None) -> Finding:
         FROM settlement_marginaccount margin
         LEFT JOIN settlement_account cash ON cash.id = organization_id * 64 + 1
         LEFT JOIN settlement_account escrow ON escrow.id = organization_id * 64 + 2
-        WHERE cash_micros <> coalesce(cash.credits - cash.debits, 0)
+        WHERE cash_micros <> coalesce(cash.credits - cash.debits - cash.held, 0)
            OR escrow_micros <> coalesce(escrow.credits - escrow.debits, 0)
         """,
     )
@@ -174,7 +174,7 @@ def _moved_cash(_since: datetime | None) -> Finding:
             FROM (SELECT id, sequence, convert_from(body, 'UTF8')::jsonb AS body
                   FROM settlement_instruction
                   WHERE state = 'APPLIED') applied
-            WHERE body ->> 'kind' IN ('deposit', 'withdraw')
+            WHERE body ->> 'kind' IN ('deposit', 'withdraw', 'post_withdrawal')
         ), done AS (
             SELECT cause, code, amount,
                    CASE code WHEN 1 THEN credit_account ELSE debit_account END AS account,
