@@ -72,7 +72,7 @@ def _begin_watch(sender: Any, **_: object) -> None:
     """Watch beside the work, in whatever process a worker is."""
     from marketplace import watchman
 
-    watch = watchman.Watchman(queues=",".join(sorted(sender.task_consumer.queues_by_name)))
+    watch = watchman.Watchman(queues=",".join(sorted(sender.app.amqp.queues.consume_from)))
     watch.start()
     _watch.callback(watch.stop)
 

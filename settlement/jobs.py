@@ -131,7 +131,7 @@ def _broker() -> Iterator[Any]:
     :raises BrokerAway: when it is.
     """
     with _bell().connection_for_write(transport_options=BROKER_ONCE) as broker:
-        away: tuple[type[Exception], ...] = broker.connection_errors
+        away: Any = broker.connection_errors
         try:
             yield broker
         except (kombu.exceptions.KombuError, OSError, *away) as error:
