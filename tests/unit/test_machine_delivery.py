@@ -16,9 +16,9 @@ FULL = 200_000
 """NTU of forty lots in an interval."""
 
 
-def traded(*, price: int = 1_250, lots: int = 40, seller_cash: int = 10**9) -> Floor:
+def traded(*, price: int = 1_250, lots: int = 40, seller_cash: int = 10**9, **terms: int) -> Floor:
     """A hundred lots listed at a price, of which the buyer took some."""
-    floor = Floor("18:00")
+    floor = Floor("18:00", **terms)
     floor.account(SELLER, cash=seller_cash, certified=100)
     floor.account(BUYER, cash=10**9)
     floor.account(OTHER, cash=10**9)
@@ -30,9 +30,10 @@ def traded(*, price: int = 1_250, lots: int = 40, seller_cash: int = 10**9) -> F
 def test_an_hour_of_a_hundred_lots_from_listing_to_the_last_transfer() -> None:
     """The worked example: 100 lots listed at 1.300, 40 bought, three bad intervals.
 
-    The only trade does not make an index, so the delivery price is the last mark, 1.250: the seller
-    pays 0.050 on the lots it sold as variation. Of what it is short, the mark of the next hour is
-    1.250 too, so replacement costs nothing more and a quarter of the price is the damage.
+    The price moved by 4 %, so it is marked a second after the trade. The only trade does not make
+    an index, so the delivery price is that mark, 1.300, and no variation is due. Of what it is
+    short, the mark of the next hour is 1.250, so replacement costs nothing more and a quarter of
+    the price is the damage.
     """
     floor = traded(price=1_300)
     assert floor.moved() == [
@@ -43,36 +44,34 @@ def test_an_hour_of_a_hundred_lots_from_listing_to_the_last_transfer() -> None:
 
     floor.to("19:55")
     assert floor.moved() == [
-        ((BUYER, CASH), CLEARING, 120_000, Code.VARIATION),
-        (CLEARING, (SELLER, CASH), 120_000, Code.VARIATION),
-        ((BUYER, CASH), (BUYER, ESCROW), 3_000_000, Code.ESCROW),
+        ((BUYER, CASH), (BUYER, ESCROW), 3_120_000, Code.ESCROW),
     ]
-    assert floor.of(events.GateClosed)[-1].price == 1_250
+    assert floor.of(events.GateClosed)[-1].price == 1_300
     (granted,) = floor.of(events.EntitlementGranted)
-    assert (granted.account, granted.lots, granted.escrow) == (BUYER, 40, 3_000_000)
+    assert (granted.account, granted.lots, granted.escrow) == (BUYER, 40, 3_120_000)
     (incurred,) = floor.of(events.ObligationIncurred)
     assert (incurred.account, incurred.lots, incurred.failed_lots) == (SELLER, 40, 0)
     (allocated,) = floor.of(events.Allocated)
     assert (allocated.holder, allocated.seller, allocated.cluster) == (BUYER, SELLER, SELLER)
-    assert floor.view(SELLER).initial_margin == 150_000
+    assert floor.view(SELLER).initial_margin == 156_000
     assert floor.machine.position(BUYER, symbol("20")).net_lots == 0
 
     lines = {3: (FULL // 2, 0), 7: (FULL, 20_000), 9: (0, 50_000)}
     expected = {
-        3: [(125_000, Code.RELEASE), (125_000, Code.REFUND)],
-        7: [(225_000, Code.RELEASE), (25_000, Code.REFUND), (6_250, Code.COMPENSATION)],
-        9: [(250_000, Code.REFUND), (15_625, Code.COMPENSATION)],
+        3: [(130_000, Code.RELEASE), (130_000, Code.REFUND)],
+        7: [(234_000, Code.RELEASE), (26_000, Code.REFUND), (6_500, Code.COMPENSATION)],
+        9: [(260_000, Code.REFUND), (16_250, Code.COMPENSATION)],
     }
     for interval in range(1, 13):
         line = lines.get(interval, (FULL, 0))
         assert floor.settle("20", interval, {allocated.allocation: line}) is None
         moved = [(amount, code) for _, _, amount, code in floor.moved()]
-        assert moved == expected.get(interval, [(250_000, Code.RELEASE)])
+        assert moved == expected.get(interval, [(260_000, Code.RELEASE)])
 
-    released = 9 * 250_000 + 125_000 + 225_000
-    damages = 6_250 + 15_625
-    assert floor.view(SELLER).cash == before[0] + 120_000 + released - damages
-    assert floor.view(BUYER).cash == before[1] - 120_000 - released + damages
+    released = 9 * 260_000 + 130_000 + 234_000
+    damages = 6_500 + 16_250
+    assert floor.view(SELLER).cash == before[0] + released - damages
+    assert floor.view(BUYER).cash == before[1] - released + damages
     assert floor.view(BUYER).escrow == floor.view(SELLER).initial_margin == 0
     assert floor.of(events.InstrumentChanged)[-1].state == "SETTLED"
     assert floor.machine.instrument_view(symbol("20")) is None
@@ -112,7 +111,7 @@ def test_a_position_traded_away_pays_its_difference_only() -> None:
 
 
 def test_a_short_without_money_is_lent_its_variation_and_may_then_only_reduce() -> None:
-    floor = Floor("18:00")
+    floor = Floor("18:00", dynamic_percent=20)
     floor.account(SELLER, cash=450_000, certified=100)
     floor.account(BUYER)
     floor.sell(SELLER, 60, 1_250)
@@ -124,13 +123,14 @@ def test_a_short_without_money_is_lent_its_variation_and_may_then_only_reduce() 
         floor.buy(seller + 5, 100, 1_430)
     cash = floor.view(SELLER).cash
 
+    floor.to("18:00:01")
+    mark = (60 * 1_250 + 500 * 1_430 + 280) // 560
+    assert (LAYER, (SELLER, CASH), 3_600 * (mark - 1_250) - cash, Code.LAYER_LOAN) in floor.moved()
     floor.to("19:55")
 
     (gate,) = [e for e in floor.of(events.GateClosed) if e.instrument == symbol("20")]
-    due = 60 * 60 * (gate.price - 1_250)
-    assert gate.price > 1_400
-    loan = due - cash
-    assert (LAYER, (SELLER, CASH), loan, Code.LAYER_LOAN) in floor.moved()
+    assert gate.price == mark == 1_411
+    loan = 60 * 60 * (gate.price - 1_250) - cash
     assert (floor.view(SELLER).cash, floor.view(SELLER).debt) == (0, loan)
     floor.sell(SELLER, 1, 1_250, at="22")
     assert floor.rejected() == "account_in_debt"
@@ -151,17 +151,16 @@ def test_a_short_without_money_is_lent_its_variation_and_may_then_only_reduce() 
 
 
 def test_a_loss_at_the_gate_withdraws_orders_elsewhere_that_it_leaves_unfunded() -> None:
-    floor = traded(seller_cash=10**6)
+    floor = traded(seller_cash=800_000, dynamic_percent=20)
     bid = floor.buy(SELLER, 5, 1_250, at="22")
+    floor.cancel(SELLER, 1)
     for account in range(11, 21):
         floor.account(account, certified=100)
+    floor.at = instant("19:55") - 1
     for seller in range(11, 16):
         floor.sell(seller, 100, 1_430)
         floor.buy(seller + 5, 100, 1_430)
-    floor.at = instant("18:20")
     assert bid in floor.machine.state.orders
-    floor.cancel(SELLER, 1)
-    floor.withdraw(SELLER, floor.view(SELLER).withdrawable)
     floor.to("19:55")
     assert (bid, "canceled", "unfunded") in floor.closed()
 

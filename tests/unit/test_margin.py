@@ -1,54 +1,137 @@
 """Margin by hand, and that a fill never asks for more than was reserved."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketplace.contract import DAY, HOUR
 from settlement import margin
-from settlement.margin import Resting
+from settlement.margin import Rates, Resting
 
 LOTS = 40
-PRICE = 1250
+PRICE = 1_250
+NOW = 20_000 * DAY + 13 * HOUR
+PREPAID_UNTIL = NOW + margin.PREPAID_WINDOW
 
 
-def test_a_long_has_its_whole_price_behind_it() -> None:
-    needed = margin.position_margin(net_lots=LOTS, cost_ticks=LOTS * PRICE, mark=1000)
+def energy(hours: int, *, prepaid: int = 0, mark: int = PRICE) -> Rates:
+    """Return the rates of a window of which the first hours are prepaid."""
+    starts_at = PREPAID_UNTIL - (prepaid - 1) * HOUR
+    return margin.energy_rates(
+        starts_at=starts_at,
+        ends_at=starts_at + hours * HOUR,
+        prepaid_until=PREPAID_UNTIL,
+        mark=mark,
+    )
+
+
+NEAR = energy(1, prepaid=1)
+FAR = energy(1)
+DAYLONG = energy(24, prepaid=6)
+"""A day of which six hours are prepaid: a buyer has (6 x 100 % + 18 x 10 %) / 24 = 32.5 %."""
+
+
+@pytest.mark.parametrize(
+    ("starts_in", "hours", "prepaid"),
+    [(-1, 1, 1), (0, 1, 1), (1, 1, 0), (-5, 24, 6), (-23, 24, 24), (-30, 24, 24), (1, 744, 0)],
+)
+def test_hours_that_start_within_a_day_are_prepaid(starts_in, hours, prepaid) -> None:
+    starts_at = PREPAID_UNTIL + starts_in * HOUR
+    window = {"starts_at": starts_at, "ends_at": starts_at + hours * HOUR}
+    assert margin.prepaid_hours(**window, prepaid_until=PREPAID_UNTIL) == prepaid
+
+
+def test_a_long_in_a_prepaid_hour_has_its_whole_price_behind_it() -> None:
+    needed = margin.position_margin(
+        energy(1, prepaid=1, mark=1_000), net_lots=LOTS, cost_ticks=LOTS * PRICE
+    )
     assert needed == 60 * LOTS * PRICE == 3_000_000
 
 
-def test_a_covered_short_has_five_percent_of_the_mark_behind_it() -> None:
-    needed = margin.position_margin(net_lots=-LOTS, cost_ticks=-LOTS * PRICE, mark=PRICE)
+def test_a_long_in_a_later_hour_has_a_tenth_of_the_mark_behind_it() -> None:
+    needed = margin.position_margin(FAR, net_lots=LOTS, cost_ticks=LOTS * PRICE)
+    assert needed == 60 * LOTS * PRICE // 10 == 300_000
+
+
+def test_a_long_that_lost_has_the_loss_behind_it_until_it_is_paid() -> None:
+    needed = margin.position_margin(FAR, net_lots=LOTS, cost_ticks=LOTS * 1_300)
+    assert needed == 60 * LOTS * 50 + 300_000
+    won = margin.position_margin(FAR, net_lots=LOTS, cost_ticks=LOTS * 1_200)
+    assert won == 300_000, "what it has won is not its own before it is paid"
+
+
+def test_a_day_is_asked_for_hour_by_hour() -> None:
+    long = margin.position_margin(DAYLONG, net_lots=LOTS, cost_ticks=LOTS * PRICE)
+    assert long == LOTS * PRICE * (6 * 60 + 18 * 6)
+    short = margin.position_margin(DAYLONG, net_lots=-LOTS, cost_ticks=-LOTS * PRICE)
+    assert short == LOTS * PRICE * 24 * 3
+    month = margin.position_margin(energy(744), net_lots=1, cost_ticks=PRICE)
+    assert month == 744 * 6 * PRICE
+
+
+@pytest.mark.parametrize("of", [NEAR, FAR], ids=["prepaid", "later"])
+def test_a_covered_short_has_five_percent_of_the_mark_behind_it(of: Rates) -> None:
+    needed = margin.position_margin(of, net_lots=-LOTS, cost_ticks=-LOTS * PRICE)
     assert needed == 60 * LOTS * PRICE // 20 == 150_000
 
 
 def test_a_short_that_lost_has_the_loss_behind_it_too() -> None:
-    needed = margin.position_margin(net_lots=-LOTS, cost_ticks=-LOTS * 1200, mark=PRICE)
-    assert needed == 60 * LOTS * 50 + 60 * LOTS * PRICE // 20
+    needed = margin.position_margin(NEAR, net_lots=-LOTS, cost_ticks=-LOTS * 1_200)
+    assert needed == 60 * LOTS * 50 + 150_000
 
 
 def test_a_short_that_gained_still_has_five_percent_behind_it() -> None:
-    needed = margin.position_margin(net_lots=-LOTS, cost_ticks=-LOTS * 1400, mark=PRICE)
+    needed = margin.position_margin(NEAR, net_lots=-LOTS, cost_ticks=-LOTS * 1_400)
     assert needed == 150_000
 
 
-def test_a_loss_made_by_trading_out_stays_reserved_and_a_gain_does_not_count() -> None:
-    assert margin.position_margin(net_lots=0, cost_ticks=50, mark=PRICE) == 3_000
-    assert margin.position_margin(net_lots=0, cost_ticks=-50, mark=PRICE) == 0
+@pytest.mark.parametrize("of", [NEAR, FAR], ids=["prepaid", "later"])
+def test_a_loss_made_by_trading_out_stays_reserved_and_a_gain_does_not_count(of: Rates) -> None:
+    assert margin.position_margin(of, net_lots=0, cost_ticks=50) == 3_000
+    assert margin.position_margin(of, net_lots=0, cost_ticks=-50) == 0
 
 
-def test_a_sale_out_of_a_long_needs_nothing_more() -> None:
+def test_a_sale_out_of_a_prepaid_long_needs_nothing_more() -> None:
     resting = Resting(sell_lots=LOTS, sell_fees=6_000)
-    with_sale = margin.requirement(LOTS, LOTS * PRICE, PRICE, resting)
-    assert with_sale == margin.requirement(LOTS, LOTS * PRICE, PRICE, Resting())
+    with_sale = margin.requirement(NEAR, LOTS, LOTS * PRICE, resting)
+    assert with_sale == margin.requirement(NEAR, LOTS, LOTS * PRICE, Resting())
 
 
-def test_a_bid_and_an_offer_are_not_charged_twice() -> None:
-    excess = margin.order_excess(side=-1, price=1260, lots=10, mark=PRICE)
-    both = Resting(buy_ticks=10 * 1240, sell_lots=10, excess=excess)
-    assert margin.requirement(0, 0, PRICE, both) == 60 * 10 * 1240
+@pytest.mark.parametrize(("of", "percent"), [(NEAR, 100), (FAR, 10)], ids=["prepaid", "later"])
+def test_a_bid_and_an_offer_are_not_charged_twice(of: Rates, percent: int) -> None:
+    bid_long, bid_short = margin.order_excess(of, side=1, price=1_250, lots=10)
+    ask_long, ask_short = margin.order_excess(of, side=-1, price=1_260, lots=10)
+    both = Resting(
+        buy_lots=10,
+        sell_lots=10,
+        long_excess=bid_long + ask_long,
+        short_excess=bid_short + ask_short,
+    )
+    assert margin.requirement(of, 0, 0, both) == 60 * 10 * 1_250 * percent // 100
+
+
+def test_slots_are_paid_in_full_and_sold_for_a_quarter() -> None:
+    of = margin.slot_rates(mark=80)
+    assert margin.position_margin(of, net_lots=10, cost_ticks=800) == 100 * 800
+    assert margin.position_margin(of, net_lots=-10, cost_ticks=-800) == 25 * 800
+
+
+def test_an_options_writer_holds_what_it_pays_at_most_and_its_buyer_nothing() -> None:
+    of = margin.collateral_rates(unit=60 * 720, collateral=60 * 720 * 6_250)
+    assert margin.position_margin(of, net_lots=-2, cost_ticks=0) == 2 * 60 * 720 * 6_250
+    assert margin.position_margin(of, net_lots=2, cost_ticks=0) == 0
+
+
+def test_uncovered_lots_need_the_rest_of_twenty_percent_and_late_ones_of_a_hundred_and_fifty() -> (
+    None
+):
+    assert margin.uncovered_micros(is_late=False) == 9
+    assert margin.uncovered_micros(is_late=True) == 87
 
 
 def test_fees_are_rounded_up_once() -> None:
-    assert margin.fee_points(price=1, lots=1, basis_points=2) == 120
+    assert margin.fee_points(unit=60, price=1, lots=1, basis_points=2) == 120
+    assert margin.fee_points(unit=60 * 24, price=1, lots=1, basis_points=2) == 24 * 120
     assert margin.fee_charged(120) == 1
     assert margin.fee_charged(10_000) == 1
     assert margin.fee_charged(10_001) == 2
@@ -59,36 +142,53 @@ def test_maintenance_is_three_quarters_against_the_account() -> None:
     assert margin.maintenance(101) == 76
 
 
-def test_lots_beyond_coverage_count_what_is_held() -> None:
-    assert margin.uncovered_lots(net_lots=-60, sell_lots=50, certified_lots=100) == 10
-    assert margin.uncovered_lots(net_lots=30, sell_lots=50, certified_lots=20) == 0
-
-
 ORDERS = st.lists(
-    st.tuples(st.sampled_from((1, -1)), st.integers(1, 300), st.integers(1, 50)), max_size=8
+    st.tuples(
+        st.sampled_from((1, -1)), st.integers(1, 300), st.integers(1, 50), st.integers(0, 99)
+    ),
+    max_size=8,
 )
+"""(side, price, lots, fee a lot)"""
+
+RATES = st.one_of(
+    st.builds(
+        energy, st.sampled_from((1, 24, 168)), prepaid=st.integers(0, 30), mark=st.integers(1, 300)
+    ),
+    st.builds(margin.slot_rates, mark=st.integers(1, 300)),
+    st.builds(
+        margin.collateral_rates, unit=st.just(60), collateral=st.integers(300 * 60, 10**6)
+    ),
+)  # fmt: skip
+"""Every kind of window, prepaid in full, in part or not, and what is no energy."""
 
 
-def _resting(orders, mark: int) -> Resting:
+def _resting(of: Rates, orders) -> Resting:
+    excess = [margin.order_excess(of, side=s, price=p, lots=q) for s, p, q, _ in orders]
     return Resting(
-        buy_ticks=sum(p * q for s, p, q in orders if s > 0),
-        sell_lots=sum(q for s, _, q in orders if s < 0),
-        excess=sum(margin.order_excess(side=s, price=p, lots=q, mark=mark) for s, p, q in orders),
+        buy_lots=sum(q for s, _, q, _ in orders if s > 0),
+        sell_lots=sum(q for s, _, q, _ in orders if s < 0),
+        long_excess=sum(long for long, _ in excess),
+        short_excess=sum(short for _, short in excess),
+        buy_fees=sum(q * fee for s, _, q, fee in orders if s > 0),
+        sell_fees=sum(q * fee for s, _, q, fee in orders if s < 0),
     )
 
 
-@given(ORDERS, st.integers(-100, 100), st.integers(-20_000, 20_000), st.integers(1, 300), st.data())
-def test_no_order_of_fills_needs_more_than_was_reserved(orders, net, cost, mark, data) -> None:
-    reserved = margin.requirement(net, cost, mark, _resting(orders, mark))
+@given(RATES, ORDERS, st.integers(-100, 100), st.integers(-20_000, 20_000), st.data())
+def test_no_order_of_fills_needs_more_than_was_reserved(of, orders, net, cost, data) -> None:
+    """What is asked for never outgrows what was reserved, the fees that were paid included."""
+    reserved = margin.requirement(of, net, cost, _resting(of, orders))
     left = list(orders)
+    paid = 0
     while left:
-        side, price, lots = left.pop(data.draw(st.integers(0, len(left) - 1)))
+        side, price, lots, fee = left.pop(data.draw(st.integers(0, len(left) - 1)))
         filled = data.draw(st.integers(0, lots))
         net += side * filled
         cost += side * filled * price
+        paid += filled * fee
         if filled < lots and data.draw(st.booleans()):
-            left.append((side, price, lots - filled))
-        now = margin.requirement(net, cost, mark, _resting(left, mark))
+            left.append((side, price, lots - filled, fee))
+        now = margin.requirement(of, net, cost, _resting(of, left))
         assert now <= reserved
         reserved = now
-    assert reserved == margin.position_margin(net_lots=net, cost_ticks=cost, mark=mark)
+    assert reserved == margin.position_margin(of, net_lots=net, cost_ticks=cost)
