@@ -83,12 +83,17 @@ class Instruct(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     body: bytes
 
 
-class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
-    """Nothing but the passing of time: the calendar is brought up to date."""
-
-
 Entry = tuple[int, int, int]
 """An entry of the calendar: when it is due, its kind and its id."""
+
+
+class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Nothing but the passing of time: the calendar is brought up to date.
+
+    With `last` only as far as this entry, which is performed; the rest is left to what comes next.
+    """
+
+    last: Entry | None = None
 
 
 class Quarantine(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):

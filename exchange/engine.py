@@ -14,7 +14,9 @@ What can go wrong, and what then holds:
 - A command breaks an invariant, in the machine or in the database's law: the machine is rebuilt
   from the journal and the batch applied one by one, each in a transaction of its own; the culprit
   is journaled as quarantined, its caller gets `internal_error` and its instrument halts. An entry
-  of the calendar that breaks one is dropped and journaled in the same way.
+  of the calendar that breaks one is dropped and journaled in the same way; where the database
+  refuses and something was due, entries too are done one by one, because rows do not say whose
+  they are.
 - The stream is missing or went back (a Valkey that lost its memory): a new epoch.
 - The system's clock and the database's are apart: orders and instructions are refused a place
   until they agree (`clock_skew`).
@@ -529,14 +531,41 @@ class Engine:
             except Exception as culprit:  # noqa: BLE001 - as in `run_batch`
                 entry = self.machine.performing
                 self._rebuild()
-                if entry is None:
+                if entry is not None:
+                    self._set_entry_aside(entry, culprit)
+                elif self.machine.next_entry(clock.now_micros()) is not None:
+                    self._perform_one_by_one()
+                else:
                     work.result = envelope.INTERNAL_ERROR
                     aside = quarantine.of_command(self.machine, work.command, culprit)
                     return self._set_aside(aside, work)
-                aside = quarantine.of_entry(self.machine, entry, culprit)
-                broken = passing.Work(passing.Incoming(aside), aside)
-                self._release([broken], [], self._set_aside(aside, broken))
         raise AssertionError("an entry of the calendar is set aside once")
+
+    def _perform_one_by_one(self) -> None:
+        """Bring the calendar up to date, each entry in a transaction; set aside what breaks."""
+        until = clock.now_micros()
+        broken = 0
+        while (entry := self.machine.next_entry(until)) is not None:
+            work = passing.Work(passing.Incoming(tick := commands.Tick(entry)), tick)
+            try:
+                self._apply([work])
+                news = self._store([work])
+            except _FATAL:
+                raise
+            except Exception as culprit:  # as in `run_batch`
+                broken += 1
+                if broken > quarantine.ENTRIES_MAX:
+                    raise
+                self._rebuild()
+                self._set_entry_aside(entry, culprit)
+            else:
+                self._release([work], [], news)
+
+    def _set_entry_aside(self, entry: commands.Entry, culprit: Exception) -> None:
+        """Journal that an entry of the calendar is not performed."""
+        aside = quarantine.of_entry(self.machine, entry, culprit)
+        broken = passing.Work(passing.Incoming(aside), aside)
+        self._release([broken], [], self._set_aside(aside, broken))
 
     def _set_aside(self, aside: commands.Quarantine, work: passing.Work) -> Unreleased | None:
         """Journal what is set aside in the place of what broke."""

@@ -47,7 +47,6 @@ class Writer:
         self._pgconn = connection.pgconn
         self._connection = connection
         self._known = _prepared.setdefault(connection, {})
-        self._new: list[bytes] = []
         self._expected: list[Exception | None] = []
         """What each result that is still to come is in place of, when its statement miscounts."""
         self._pgconn.enter_pipeline_mode()
@@ -72,7 +71,6 @@ class Writer:
             self._pgconn.send_prepare(name, form)
             self._expected.append(None)
             self._known[form] = name
-            self._new.append(form)
         values = [_dumped(value) for value in arguments]
         if rows is not None:
             values.append(b"%d" % rows)
@@ -100,9 +98,11 @@ class Writer:
             raise error
 
     def abandon(self) -> None:
-        """Keep nothing, and let the session go on, unless it is lost."""
-        for form in self._new:
-            self._known.pop(form, None)
+        """Keep nothing, and let the session go on, unless it is lost.
+
+        A rollback of psycopg's may deallocate every statement of the session, ours among them.
+        """
+        self._known.clear()
         if self._connection.closed:
             return
         if self._pgconn.pipeline_status != pq.PipelineStatus.OFF:

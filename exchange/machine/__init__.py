@@ -88,12 +88,14 @@ class Machine:
         out: list[events.Event] = []
         state.events = out
         kind = type(command)
-        aside = None
+        aside = last = None
         if state.calendar and state.calendar[0][0] <= at:
             if isinstance(command, commands.Quarantine):
                 aside = command.entry
-            calendar.advance(state, at, aside)
-        if aside is None:  # Else time stands where the entry was due: more may be due since then.
+            elif isinstance(command, commands.Tick):
+                last = command.last
+            calendar.advance(state, at, aside, last)
+        if aside is last is None:  # Else time stands at the entry: more may be due since then.
             state.at = at
         if kind is commands.PlaceOrder:
             orders.place(state, command)  # type: ignore[arg-type]
@@ -113,6 +115,11 @@ class Machine:
     def performing(self) -> commands.Entry | None:
         """The entry of the calendar that broke an assertion; None when it was not one."""
         return self.state.performing
+
+    def next_entry(self, at: int) -> commands.Entry | None:
+        """Return the first entry of the calendar, if it is due by an instant."""
+        calendar = self.state.calendar
+        return calendar[0] if calendar and calendar[0][0] <= at else None
 
     def symbol_of(self, entry: commands.Entry) -> str:
         """Return the symbol of the instrument that an entry of the calendar is about, if one."""

@@ -32,8 +32,13 @@ INDEX_KEPT = (listing.REFERENCE_DAYS + 2) * DAY
 HOLDS_KEPT = usage.USAGE_AGE_MAX + DAY
 
 
-def advance(state: State, at: int, aside: tuple[int, int, int] | None = None) -> None:
-    """Perform everything that is due at or before an instant.
+def advance(
+    state: State,
+    at: int,
+    aside: tuple[int, int, int] | None = None,
+    last: tuple[int, int, int] | None = None,
+) -> None:
+    """Perform everything that is due at or before an instant; with a `last` entry, up to that one.
 
     With an entry that cannot be performed, `aside`, only what comes before it: it is dropped, and
     what comes after it is left to the next command, because that may not be performed either.
@@ -48,6 +53,8 @@ def advance(state: State, at: int, aside: tuple[int, int, int] | None = None) ->
             break
         _perform(state, due_at, Entry(kind), number, at)
         books.flush(state)
+        if entry == last:
+            break
     state.performing = None
 
 

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import valkey as valkey_client
@@ -10,6 +11,7 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection
 
 from exchange import (
+    commands,
     envelope,
     events,
     feed,
@@ -296,6 +298,72 @@ def test_an_entry_that_breaks_when_it_is_entered_and_due_in_one_leap_is_set_asid
     assert [answer.result for answer in answers] == [envelope.APPLIED]
     market.machine.check()
     monkeypatch.undo()
+    call_command("verify_journal")
+
+
+@contextmanager
+def law(table: str, rule: str) -> Iterator[None]:
+    """One more constraint, for rows to come, that nothing in the machine knows of."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT planted CHECK ({rule}) NOT VALID")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT planted")
+
+
+def quarantined() -> list[commands.Quarantine]:
+    """Return what the journal has set aside."""
+    rows = models.JournalBatch.objects.order_by("sequence")
+    items = [one for row in rows for one in commands.decode_batch(bytes(row.commands))]
+    return [one.command for one in items if isinstance(one.command, commands.Quarantine)]
+
+
+def test_an_entry_whose_rows_break_the_databases_law_is_set_aside_and_the_rest_goes_on(
+    market: Market, clock
+) -> None:
+    clock.set("2026-12-01T14:56:00Z")  # past the gates of six hours
+    with law("settlement_indexvalue", "hour_starts_at <> '2026-12-01T14:00Z'"):
+        answers = market.engine.run_batch(
+            [
+                passing.Incoming(buy(BUYER, 1_250, 5, "late", instrument=EVENING), "", 1),
+                passing.Incoming(buy(BUYER, 1_250, 5, "next", instrument=EVENING), "", 2),
+            ]
+        )
+        market.execute(commands.Tick())
+
+    assert [answer.result for answer in answers] == [envelope.APPLIED] * 2
+    assert models.Order.objects.filter(status="OPEN").count() == 2
+    (aside,) = quarantined()
+    assert (aside.instrument, aside.command) == (HOUR, b"")
+    assert aside.assertion.startswith("CheckViolation: ")
+    assert Instrument.objects.get(symbol=HOUR).state == "HALTED"
+    hours = settlement_models.IndexValue.objects.values_list("hour_starts_at__hour", flat=True)
+    assert sorted(hours) == [10, 11, 12, 13, 15]
+    market.machine.check()
+    call_command("verify_journal")
+
+
+def test_a_command_whose_rows_break_the_databases_law_is_set_aside_and_the_calendar_is_not(
+    market: Market, clock
+) -> None:
+    clock.set("2026-12-01T14:56:00Z")
+    with law("exchange_order", "client_order_id <> 'bad'"):
+        answers = market.engine.run_batch(
+            [
+                passing.Incoming(buy(BUYER, 1_250, 5, "bad", instrument=EVENING), "", 1),
+                passing.Incoming(buy(BUYER, 1_250, 5, "good", instrument=EVENING), "", 2),
+            ]
+        )
+
+    assert [answer.result for answer in answers] == [envelope.INTERNAL_ERROR, envelope.APPLIED]
+    (aside,) = quarantined()
+    assert (aside.instrument, aside.entry) == (EVENING, None)
+    good = models.Order.objects.get()
+    assert (good.client_order_id, good.status, good.reason) == ("good", "REJECTED", "halted")
+    assert settlement_models.IndexValue.objects.count() == 6
+    assert Instrument.objects.get(symbol=HOUR).state != "HALTED"
     call_command("verify_journal")
 
 
