@@ -247,6 +247,8 @@ class Client:
             taken = self._unsent[:ENTRY_COMMANDS_MAX]
             del self._unsent[:ENTRY_COMMANDS_MAX]
             batch = [(each, self._outstanding[each]) for each in taken if each in self._outstanding]
+            if not batch:
+                continue
             try:
                 await self._send_entry(batch)
             except errors.Refusal as refusal:

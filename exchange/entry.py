@@ -20,6 +20,7 @@ code; what was never understood is a 400 and was never journaled.
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -127,7 +128,7 @@ class _Exchange:
         self.entry = entry
         self.scope = scope
         self.receive = receive
-        self.request_id = "req_" + secrets.token_hex(12)
+        self.request_id = f"{_PROCESS}{next(_numbers):08x}"
         self.status = 200
         self.allowance: http.Allowance | None = None
         self.is_replay = False
@@ -350,6 +351,8 @@ _POSTS: dict[str, Callable[[_Exchange, keys.Key, bytes], Awaitable[bytes]]] = {
     ORDERS + "/cancel-all-after": _Exchange._set_switch,
     STRIPS: _Exchange._place_strip,
 }
+_PROCESS, _numbers = "req_" + secrets.token_hex(8), count(1)
+"""Requests are numbered within a process, which has a name of its own."""
 _BY_ID = (commands.CancelOrder, commands.AmendOrder)
 _order = msgspec.json.Decoder(intake.OrderIn)
 _question = msgspec.json.Decoder(intake.PreviewIn)

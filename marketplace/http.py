@@ -47,6 +47,7 @@ PROBLEM_JSON = "application/problem+json"
 # Run only over valid JSON, where every string ends: no body makes it start over.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(?:\s*+:)?', re.DOTALL)
 _KEY = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"\s*+:', re.DOTALL)
+_KEY_END = re.compile(rb'"\s*+:')
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _PATH = re.compile(r" - at `(?:key in )?\$?\.?([^`]*)`\Z")
 _NAMED = re.compile(r"(unknown|missing required) field `([^`]*)`")
@@ -124,16 +125,17 @@ def _refuse_equal_keys(body: bytes) -> None:
     """Look for two equal keys in one object, and for deep nesting, in a body that is valid JSON.
 
     A key is a string before a colon, so one pass of a regular expression counts the keys that were
-    sent; what the decoder kept of them is fewer when two were equal. A flat object without escapes,
-    which is what an order is, needs no second decoding.
+    sent; what the decoder kept of them is fewer when two were equal. In a flat object without
+    escapes, which is what an order is, there are no more keys than quotes before a colon.
 
     :raises Malformed: naming the key.
     """
+    value = _any.decode(body)
+    is_flat = body.count(b"{") + body.count(b"[") <= 1 and b"\\" not in body
+    if is_flat and isinstance(value, dict) and len(value) == len(_KEY_END.findall(body)):
+        return
     keys = [found for found in _STRING.findall(body) if found.endswith(b":")]
-    if body.count(b"{") + body.count(b"[") <= 1 and b"\\" not in body:
-        if len({key[: key.rindex(b'"')] for key in keys}) == len(keys):
-            return
-    elif _count_keys(_any.decode(body), 1) == len(keys):
+    if _count_keys(value, 1) == len(keys):
         return
     json.loads(body, object_pairs_hook=_refuse_equal_pair)
 

@@ -80,41 +80,46 @@ def write_instruments(
 
     `listed_at` has the instants of those that are new.
     """
-    rows = []
+    new, known = [], []
     for view in instruments:
-        terms = contract.parse_symbol(view.symbol)
-        assert terms is not None, "the machine lists only symbols of the contract"
-        rows.append(
-            (
-                view.id,
-                view.symbol,
-                terms.grade,
-                terms.product.value,
-                "",
-                terms.starts_at,
-                terms.ends_at,
-                terms.trading_ends_at,
-                view.state,
-                view.reference_price,
-                view.band_low,
-                view.band_high,
-                view.last or None,
-                view.mark or None,
-                view.volume,
-                view.open_interest,
-                view.book_sequence,
-                view.trades_sequence,
-                view.ticker_sequence,
-                view.auction_sequence,
-                at if view.state == contract.InstrumentState.SETTLED else None,
-                listed_at.get(view.symbol, at),
-            )
+        changing = (
+            view.state,
+            view.reference_price,
+            view.band_low,
+            view.band_high,
+            view.last or None,
+            view.mark or None,
+            view.volume,
+            view.open_interest,
+            view.book_sequence,
+            view.trades_sequence,
+            view.ticker_sequence,
+            view.auction_sequence,
+            at if view.state == contract.InstrumentState.SETTLED else None,
         )
-    # The instant of listing is written once: an update must not move it.
-    new = [row for row in rows if row[1] in listed_at]
-    known = [row for row in rows if row[1] not in listed_at]
+        # What the symbol says and the instant of listing are written once.
+        if view.symbol in listed_at:
+            fixed = _fixed(view)
+            new.append((view.id, *fixed, *changing, listed_at[view.symbol]))
+        else:
+            known.append((view.id, *changing))
     _INSTRUMENTS.insert(writer, new)
-    _CHANGES.update(writer, [(row[0], *row[8:21]) for row in known])
+    _CHANGES.update(writer, known)
+
+
+def _fixed(view: Any) -> tuple[Any, ...]:
+    """Return what the symbol of an instrument says."""
+    terms = contract.parse_symbol(view.symbol)
+    assert terms is not None, "the machine lists only symbols of the contract"
+    return (
+        view.symbol,
+        terms.grade,
+        terms.product.value,
+        "",
+        terms.starts_at,
+        terms.ends_at,
+        terms.trading_ends_at,
+    )
 
 
 def write_certifications(writer: rowset.Writer, changes: Sequence[Any]) -> None:
