@@ -38,8 +38,7 @@ class Book:
     """What decides the quotes of one book besides the market's time."""
 
     symbol: str
-    grade: str
-    starts_at: int
+    terms: contract.Contract
     band: tuple[int, int]
     volume_lots: int
     last: int
@@ -91,14 +90,13 @@ class Maker:
         supply = self._supply()
         for book in books:
             fair = traders.fair_ticks(
-                grade=book.grade,
-                reference_ticks=reference_ticks[book.grade],
-                starts_at=book.starts_at,
-                at=at,
+                terms=book.terms, reference_ticks=reference_ticks[book.terms.grade], at=at
             )
             net = net_lots.get(book.symbol, 0)
-            sellable = certified.get(book.grade, 0) + net
-            buyable = limits.long_lots_max(supply.get(book.grade, 0)) - net
+            grade = book.terms.grade
+            sellable = traders.offered_lots(book.terms, certified.get(grade, 0), at) + net
+            most = limits.lots_max(supply.get(grade, 0))
+            buyable = traders.offered_lots(book.terms, most, at) - net
             reasons[book.symbol] = (fair, net, sellable, buyable, book.band, book.volume_lots)
             if self._seen.get(book.symbol) != reasons[book.symbol]:
                 wanted[book.symbol] = traders.ladder(
@@ -161,21 +159,20 @@ class Maker:
 
     def _open_books(self) -> list[Book]:
         rows = models.Instrument.objects.filter(
-            state__in=[_CALL, models.Instrument.State.CONTINUOUS], product=contract.Product.HOUR
+            state__in=[_CALL, models.Instrument.State.CONTINUOUS], product__in=contract.ENERGY
         ).order_by("starts_at", "id")
         in_call = [row.symbol for row in rows if row.state == _CALL]
         frozen = self._frozen(in_call) if in_call else frozenset()
         return [
             Book(
                 row.symbol,
-                row.grade_id,
-                clock.to_micros(row.starts_at),
+                terms,
                 (row.band_low_ticks, row.band_high_ticks),
                 row.volume_lots,
                 row.last_price_ticks or 0,
             )
             for row in rows
-            if row.symbol not in frozen
+            if row.symbol not in frozen and (terms := contract.parse_symbol(row.symbol)) is not None
         ]
 
     def _frozen(self, in_call: Sequence[str]) -> frozenset[str]:

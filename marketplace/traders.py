@@ -78,13 +78,36 @@ def noise(*about: object) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def fair_ticks(*, grade: str, reference_ticks: int, starts_at: int, at: int) -> int:
-    """Return what an hour is worth at an instant: anchor, hour of day, and a slow wander.
+TENOR_PERCENT = {
+    contract.Product.MONTH: 25,
+    contract.Product.WEEK: 25,
+    contract.Product.DAY: 50,
+    contract.Product.HOUR: 50,
+}
+"""What part of its capacity a maker offers in each tenor, so that all of them are covered at once;
+an hour whose day has become hours has all that is left."""
 
-    The wander is the mean of four steps, so that it moves a little at a time and returns.
+
+def offered_lots(terms: contract.Contract, lots: int, at: int) -> int:
+    """Return how many of an account's lots are offered in a book, before what it holds there."""
+    if terms.product is contract.Product.HOUR:
+        day = contract.day_contract(terms.grade, contract.day_start(terms.starts_at))
+        if at >= day.trading_ends_at:
+            return lots
+    return lots * TENOR_PERCENT.get(terms.product, 0) // 100
+
+
+def fair_ticks(*, terms: contract.Contract, reference_ticks: int, at: int) -> int:
+    """Return what a window is worth at an instant: anchor, hour of day, and a slow wander.
+
+    The wander is the mean of four steps, so that it moves a little at a time and returns. What is
+    longer than an hour has no hour of the day.
     """
-    hour = starts_at % contract.DAY // contract.HOUR
-    shape = 100 + (HOURLY_DEMAND_PERCENT[hour] - 100) // DEMAND_TO_PRICE_DIVISOR
+    grade = terms.grade
+    shape = 100
+    if terms.product is contract.Product.HOUR:
+        hour = terms.starts_at % contract.DAY // contract.HOUR
+        shape += (HOURLY_DEMAND_PERCENT[hour] - 100) // DEMAND_TO_PRICE_DIVISOR
     step = at // WANDER_STEP
     spread = 2 * WANDER_PERMILLE + 1
     wander = sum(noise("wander", grade, step - k) % spread for k in range(4)) // 4

@@ -81,7 +81,11 @@ class History:
             quotes.extend(self._requote(book, at))
         if quotes:
             self._issue(quotes)
-        wanted = [book for book in books if book.starts_at >= self.deals_from]
+        wanted = [
+            book
+            for book in books
+            if book.starts_at >= self.deals_from and _terms(book).product is contract.Product.HOUR
+        ]
         for one in self.participants:
             deals = [
                 order
@@ -120,8 +124,9 @@ class History:
             fair=self._fair(book, at),
             band=(book.band_low, book.band_high),
             net_lots=net,
-            sellable_lots=self.certified.get((self.maker, book.grade), 0) + net,
-            buyable_lots=self._long_max(book) - net,
+            sellable_lots=self._offered(book, self.certified.get((self.maker, book.grade), 0), at)
+            + net,
+            buyable_lots=self._offered(book, self._long_max(book), at) - net,
         )
         renewed: list[commands.Command] = [
             commands.CancelOrders(account=self.maker, instrument=book.symbol)
@@ -174,15 +179,15 @@ class History:
     def _long_max(self, book: InstrumentView) -> int:
         """Return how many lots one participant may be long in an hour."""
         supply = sum(lots for (_, grade), lots in self.certified.items() if grade == book.grade)
-        return limits.long_lots_max(supply)
+        return limits.lots_max(supply)
 
     def _fair(self, book: InstrumentView, at: int) -> int:
         return traders.fair_ticks(
-            grade=book.grade,
-            reference_ticks=self.reference_ticks[book.grade],
-            starts_at=book.starts_at,
-            at=at,
+            terms=_terms(book), reference_ticks=self.reference_ticks[book.grade], at=at
         )
+
+    def _offered(self, book: InstrumentView, lots: int, at: int) -> int:
+        return traders.offered_lots(_terms(book), lots, at)
 
     def _issue(self, batch: Sequence[commands.Command]) -> None:
         self._count(len(batch))
@@ -191,6 +196,12 @@ class History:
     def _count(self, number: int) -> None:
         self.issued += number
         assert self.issued <= COMMANDS_MAX, "the seed stays within its bound"
+
+
+def _terms(book: InstrumentView) -> contract.Contract:
+    terms = contract.parse_symbol(book.symbol)
+    assert terms is not None, "a listed symbol is a contract"
+    return terms
 
 
 def _some(

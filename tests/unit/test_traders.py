@@ -131,9 +131,8 @@ def test_a_fair_price_holds_still_inside_a_step_and_stays_near_its_anchor() -> N
     step = start - start % traders.WANDER_STEP
     prices = [
         traders.fair_ticks(
-            grade="LLAMA70B",
+            terms=contract.hour_contract("LLAMA70B", contract.hour_start(start)),
             reference_ticks=1000,
-            starts_at=contract.hour_start(start),
             at=step + k * traders.WANDER_STEP // 4,
         )
         for k in range(400)
