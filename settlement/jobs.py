@@ -223,17 +223,24 @@ def run(claims: Sequence[Claim]) -> int:
 
 def _run_together(claims: Sequence[Claim]) -> int:
     """Do short jobs in one transaction; should any fail, again with each on its own."""
-    if not claims:
-        return 0
-    try:
-        with transaction.atomic():
-            for claim in claims:
-                _do(claim)
-        return len(claims)
-    except Exception:  # noqa: BLE001 - each is done again, and its own error stored with it
-        logger.info("%d jobs are done one by one", len(claims))
+    if len(claims) > 1:
+        try:
+            with transaction.atomic():
+                for claim in claims:
+                    _do(claim)
+            return len(claims)
+        except Exception:  # noqa: BLE001 - each is done again, and its own error stored with it
+            logger.info("%d jobs are done one by one", len(claims))
+            claims = _still_held(claims)
     with transaction.atomic():
         return sum(_run_short(claim) for claim in claims)
+
+
+def _still_held(claims: Sequence[Claim]) -> list[Claim]:
+    """Return the claims that nobody has taken over, so that lost work is not even begun again."""
+    rows = models.Job.objects.filter(pk__in=[claim.id for claim in claims])
+    epochs = dict(rows.values_list("pk", "lease_epoch"))
+    return [claim for claim in claims if epochs[claim.id] == claim.epoch]
 
 
 def _do(claim: Claim) -> None:
