@@ -296,6 +296,34 @@ class DepositAdmin(backoffice.ReadOnly):
     )
 
 
+def _pay(request: HttpRequest, row: models.Withdrawal, reason: str) -> None:
+    operations.decide_withdrawal(
+        withdrawal_id=row.pk, is_paid=True, actor=_actor(request), reason=reason
+    )
+
+
+def _give_back(request: HttpRequest, row: models.Withdrawal, reason: str) -> None:
+    operations.decide_withdrawal(
+        withdrawal_id=row.pk, is_paid=False, actor=_actor(request), reason=reason
+    )
+
+
+@admin.register(models.Withdrawal)
+class WithdrawalAdmin(backoffice.ReadOnly):
+    """Money on its way out; what is held is paid out or given back."""
+
+    list_display = ("id", "organization", "amount", "state", "created_at", "decided_at")
+    list_filter = ("state",)
+    list_select_related = ("organization",)
+    search_fields = ("=id", "organization__name")
+    ordering = ("-id",)
+    amount = backoffice.money("amount_micros", "amount")
+    actions = (
+        backoffice.with_reason(name="pay", title="Note that the money was paid", perform=_pay),
+        backoffice.with_reason(name="give_back", title="Give the money back", perform=_give_back),
+    )
+
+
 @admin.register(models.IdempotencyRecord)
 class IdempotencyRecordAdmin(backoffice.ReadOnly):
     """First answers to requests that move money or capacity; the answers themselves stay hidden."""

@@ -288,6 +288,43 @@ class Deposit(models.Model):
         return f"deposit {self.pk} of {self.organization}"
 
 
+class Withdrawal(models.Model):
+    """Money that an organization wants paid out; in production it is held until staff have seen it.
+
+    Pending until the machine has taken it, then posted (a demo), refused, or held; what is held is
+    posted when it was paid, or voided.
+    """
+
+    class State(models.TextChoices):
+        PENDING = "PENDING"
+        HELD = "HELD"
+        POSTED = "POSTED"
+        VOIDED = "VOIDED"
+        REFUSED = "REFUSED"
+
+    id = models.BigAutoField(primary_key=True)
+    organization = models.ForeignKey(Organization, models.PROTECT)
+    amount_micros = models.BigIntegerField()
+    state = models.CharField(max_length=8, choices=State)
+    created_at = models.DateTimeField()
+    decided_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(amount_micros__gt=0), name="withdrawal_is_positive"
+            ),
+        ]
+
+    @property
+    def instruction(self) -> str:
+        """Id of the instruction that pays it out or holds it, and of the hold."""
+        return f"withdrawal:{self.pk}"
+
+    def __str__(self) -> str:
+        return f"withdrawal {self.pk} of {self.organization}"
+
+
 class IdempotencyRecord(models.Model):
     """The first answer to a request that moves money or capacity, kept for ever."""
 

@@ -335,16 +335,77 @@ def _instruct_deposit(deposit: models.Deposit) -> None:
     )
 
 
-def request_withdrawal(*, organization_id: int, amount_micros: int, key: str) -> str:
-    """Instruct the machine to pay out, in the caller's transaction; return the instruction's id.
+def request_withdrawal(*, organization_id: int, amount_micros: int) -> models.Withdrawal:
+    """Instruct the machine to pay out, or in production to hold, in the caller's transaction.
 
     Whether there is enough is for the machine to say, in its own order of things.
     """
-    written = settlement_operations.instruct(
-        id=f"withdrawal:{organization_id}:{key}",
-        command=instructions.Withdraw(account=organization_id, amount_micros=amount_micros),
+    assert connection.in_atomic_block, "a withdrawal is noted with its idempotency record"
+    withdrawal = models.Withdrawal.objects.create(
+        organization_id=organization_id,
+        amount_micros=amount_micros,
+        state=models.Withdrawal.State.PENDING,
+        created_at=clock.now(),
     )
-    return str(written.pk)
+    kind = instructions.Withdraw if settings.IS_DEMO else instructions.HoldWithdrawal
+    settlement_operations.instruct(
+        id=withdrawal.instruction,
+        command=kind(account=organization_id, amount_micros=amount_micros),
+    )
+    return withdrawal
+
+
+def finish_withdrawal(withdrawal: models.Withdrawal) -> models.Withdrawal:
+    """Return the withdrawal as the machine has left it.
+
+    :raises OutcomeUnknown: when the machine did not take it in time; it will.
+    """
+    states = models.Withdrawal.State
+    if withdrawal.state == states.PENDING:
+        reason = outcome(withdrawal.instruction)
+        taken = states.POSTED if settings.IS_DEMO else states.HELD
+        models.Withdrawal.objects.filter(pk=withdrawal.pk, state=states.PENDING).update(
+            state=states.REFUSED if reason else taken
+        )
+        withdrawal.refresh_from_db()
+    return withdrawal
+
+
+def decide_withdrawal(
+    *, withdrawal_id: int, is_paid: bool, actor: str, reason: str
+) -> models.Withdrawal:
+    """Post a withdrawal that an operator has seen paid, or void it and give the money back.
+
+    :raises NotFound: when there is no such withdrawal.
+    :raises Refusal: `hold_unknown` when nothing is held for it any more.
+    """
+    withdrawal = models.Withdrawal.objects.filter(pk=withdrawal_id).first()
+    if withdrawal is None:
+        raise errors.NotFound()
+    finish_withdrawal(withdrawal)
+    if withdrawal.state != models.Withdrawal.State.HELD:
+        raise errors.Refusal("nothing is held for it any more", code="hold_unknown")
+    account, hold = withdrawal.organization_id, withdrawal.instruction
+    command: instructions.AnyInstruction = (
+        instructions.PostWithdrawal(
+            account=account, hold=hold, amount_micros=withdrawal.amount_micros
+        )
+        if is_paid
+        else instructions.VoidWithdrawal(account=account, hold=hold)
+    )
+    _decide(
+        instruction_id=f"{hold}:{'paid' if is_paid else 'void'}",
+        command=command,
+        actor=actor,
+        action="pay_withdrawal" if is_paid else "void_withdrawal",
+        target=hold,
+        reason=reason,
+    )
+    states = models.Withdrawal.State
+    withdrawal.state = states.POSTED if is_paid else states.VOIDED
+    withdrawal.decided_at = clock.now()
+    withdrawal.save(update_fields=["state", "decided_at"])
+    return withdrawal
 
 
 def outcome(instruction_id: str) -> str:

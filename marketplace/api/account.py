@@ -10,13 +10,15 @@ from django.conf import settings
 
 from marketplace import errors, idempotency, keys, models, operations, queries, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Replayable, Strict
-from settlement import models as settlement_models
 
 Money = wire.MoneyText
 
 
 class Movement(Answer):
-    """A deposit or withdrawal; `state` is pending, posted or, where the rules said no, refused."""
+    """A deposit or withdrawal; `state` is pending, posted or, where the rules said no, refused.
+
+    A withdrawal may also be held, until it is posted or voided.
+    """
 
     id: str
     amount: str
@@ -70,7 +72,10 @@ class RequestDeposit(Endpoint):
 
 
 class RequestWithdrawal(Endpoint):
-    """Withdraw money, up to what is withdrawable."""
+    """Withdraw money, up to what is withdrawable. Outside a demo it is held until it is paid.
+
+    The status is 201 when it is posted and 202 while it is held.
+    """
 
     method = "POST"
     scope = "transfer"
@@ -90,19 +95,20 @@ class RequestWithdrawal(Endpoint):
         amount_micros = wire.parse_money(given.amount)
 
         def effect() -> str:
-            return operations.request_withdrawal(
-                organization_id=call.organization,
-                amount_micros=amount_micros,
-                key=call.idempotency_key,
+            withdrawal = operations.request_withdrawal(
+                organization_id=call.organization, amount_micros=amount_micros
             )
+            return str(withdrawal.pk)
 
         def finish(reference: str) -> tuple[int, Movement]:
-            operations.accepted(reference)
-            row = settlement_models.Instruction.objects.get(pk=reference)
-            return 201, Movement(
-                id=str(row.number),
-                amount=wire.micros_text(amount_micros),
-                state="posted",
+            row = operations.finish_withdrawal(models.Withdrawal.objects.get(pk=int(reference)))
+            if row.state == models.Withdrawal.State.REFUSED:
+                operations.accepted(row.instruction)
+            status = 201 if row.state == models.Withdrawal.State.POSTED else 202
+            return status, Movement(
+                id=str(row.pk),
+                amount=wire.micros_text(row.amount_micros),
+                state=row.state.lower(),
                 created_at=wire.moment_text(row.created_at),
             )
 

@@ -215,6 +215,20 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Withdrawal',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('amount_micros', models.BigIntegerField()),
+                ('state', models.CharField(choices=[('PENDING', 'Pending'), ('HELD', 'Held'), ('POSTED', 'Posted'), ('VOIDED', 'Voided'), ('REFUSED', 'Refused')], max_length=8)),
+                ('created_at', models.DateTimeField()),
+                ('decided_at', models.DateTimeField(null=True)),
+                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='marketplace.organization')),
+            ],
+            options={
+                'constraints': [models.CheckConstraint(condition=models.Q(('amount_micros__gt', 0)), name='withdrawal_is_positive')],
+            },
+        ),
+        migrations.CreateModel(
             name='Deposit',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),

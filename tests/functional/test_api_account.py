@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import connection
 
-from marketplace import keys, models
+from marketplace import errors, keys, models
 from settlement import models as settlement_models
 from tests.market import HOUR, buy, sell
 from tests.rest import Api, Party, World
@@ -164,6 +164,42 @@ def test_in_production_a_deposit_waits_for_an_operator(
     assert buyer.api.get("account").json["cash"] == "10.000000"
     (entry,) = models.AuditEntry.objects.all()
     assert (entry.action, entry.reason) == ("confirm_deposit", "wire 17")
+
+
+def test_in_production_a_withdrawal_is_held_until_an_operator_decides(
+    world: World, buyer: Party, settings
+) -> None:
+    from marketplace import operations
+
+    with world.running():
+        buyer.api.post("deposits", {"amount": "10"})
+        settings.IS_DEMO = False
+        paid = buyer.api.post("withdrawals", {"amount": "4"}, key="w1")
+        kept = buyer.api.post("withdrawals", {"amount": "5"}, key="w2")
+        assert (paid.status, paid.json["state"]) == (kept.status, kept.json["state"])
+        assert (kept.status, kept.json["state"]) == (202, "held")
+        assert buyer.api.post("withdrawals", {"amount": "1.000001"}).code == "insufficient_funds"
+        assert buyer.api.get("account").json["withdrawable"] == "1.000000"
+        for reply, is_paid in ((paid, True), (kept, False)):
+            operations.decide_withdrawal(
+                withdrawal_id=int(reply.json["id"]), is_paid=is_paid, actor="ada", reason="wire 18"
+            )
+        for is_paid in (True, False):
+            with pytest.raises(errors.Refusal) as again:
+                operations.decide_withdrawal(
+                    withdrawal_id=int(kept.json["id"]), is_paid=is_paid, actor="ada", reason="no"
+                )
+            assert again.value.code == "hold_unknown"
+    assert buyer.api.get("account").json["cash"] == "6.000000"
+    assert list(models.Withdrawal.objects.order_by("id").values_list("state", flat=True)) == [
+        "POSTED",
+        "VOIDED",
+        "REFUSED",
+    ]
+    actions = models.AuditEntry.objects.order_by("id").values_list("action", flat=True)
+    assert list(actions)[:2] == ["pay_withdrawal", "void_withdrawal"]
+    lines = [line["amount"] for line in buyer.api.get("ledger").json["results"]]
+    assert lines == ["-4.000000", "10.000000"]
 
 
 def test_an_amount_has_one_spelling(buyer: Party) -> None:
