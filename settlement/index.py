@@ -4,18 +4,24 @@ The index of an hour is computed once, when its trading ends, from inputs that a
 it: `decode(inputs)` and `compute` give the same value on any machine. Groups are numbered
 in the order they appear in the tape, so the inputs name nobody.
 
-No one can set it: a trade weighs less the more of the volume its buyer's or its seller's group has,
-and where the tape is too thin or too concentrated the next rung of the ladder is used, down to the
-last mark, which is flagged by its method. Nothing waits for an index.
+A trade weighs less the more of the volume its buyer's or its seller's group has, lots that two
+groups passed to each other and back do not count (`settlement.surveillance`), and where the tape is
+too thin or too concentrated the next rung of the ladder is used, down to the last mark, which is
+flagged by its method. Nothing waits for an index.
+
+Two operators may correct a value until the day's final settlement run (RULEBOOK 5.2). A correction
+is a further version with inputs of its own: what was published stays, and later runs settle the
+difference. The mean of a day, week or month is a reference; nothing settles on it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import msgspec
 
 from marketplace import contract
+from settlement import surveillance
 
 TRADES_MIN = 5
 GROUPS_MIN = 4
@@ -58,8 +64,9 @@ SOUND = frozenset({Method.TRADES, Method.AUCTION, Method.MID, Method.PARENT})
 
 
 class Tape(msgspec.Struct, frozen=True, array_like=True):
-    """One trade: lots, price in ticks, and the numbers of the two groups."""
+    """One trade: when, lots, price in ticks, and the numbers of the two groups."""
 
+    at: int
     lots: int
     price: int
     buyer: int
@@ -97,14 +104,14 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def number_groups(trades: list[tuple[int, int, int, int]]) -> tuple[Tape, ...]:
-    """Return (lots, price, buyer group, seller group) with groups numbered by appearance."""
+def number_groups(trades: Iterable[surveillance.Trade]) -> tuple[Tape, ...]:
+    """Return trades of named groups with the groups numbered by appearance."""
     numbers: dict[int, int] = {}
     tape = []
-    for lots, price, buyer, seller in trades:
+    for at, lots, price, buyer, seller in trades:
         first = numbers.setdefault(buyer, len(numbers) + 1)
         second = numbers.setdefault(seller, len(numbers) + 1)
-        tape.append(Tape(lots, price, first, second))
+        tape.append(Tape(at, lots, price, first, second))
     return tuple(tape)
 
 
@@ -126,13 +133,13 @@ def compute(inputs: Inputs) -> tuple[int, Method]:
 
 def _of_trades(inputs: Inputs) -> int | None:
     """Return the weighted price of the tape, or None when it is not valid (RULEBOOK 5.1)."""
-    trades = inputs.trades
-    volume = sum(trade.lots for trade in trades)
+    assert all(trade.buyer != trade.seller for trade in inputs.trades), "no trade inside a group"
+    trades = _genuine(inputs.trades)
+    volume = sum(lots for lots, _ in trades)
     of_group: dict[int, int] = {}
-    for trade in trades:
-        assert trade.buyer != trade.seller, "no trade is inside a group"
-        of_group[trade.buyer] = of_group.get(trade.buyer, 0) + trade.lots
-        of_group[trade.seller] = of_group.get(trade.seller, 0) + trade.lots
+    for lots, trade in trades:
+        of_group[trade.buyer] = of_group.get(trade.buyer, 0) + lots
+        of_group[trade.seller] = of_group.get(trade.seller, 0) + lots
     if len(trades) < TRADES_MIN or len(of_group) < GROUPS_MIN or volume < VOLUME_MIN:
         return None
     if volume * VOLUME_SHARE_OF_OBLIGATIONS < inputs.obligation_lots:
@@ -141,8 +148,8 @@ def _of_trades(inputs: Inputs) -> int | None:
         group: min(WEIGHT_FULL, GROUP_SHARE * volume // lots) for group, lots in of_group.items()
     }
     total = weighted = 0
-    for trade in trades:
-        weight = trade.lots * min(factor[trade.buyer], factor[trade.seller])
+    for lots, trade in trades:
+        weight = lots * min(factor[trade.buyer], factor[trade.seller])
         total += weight
         weighted += weight * trade.price
     if 2 * total < volume * WEIGHT_FULL:
@@ -153,6 +160,14 @@ def _of_trades(inputs: Inputs) -> int | None:
         high = inputs.auction * (100 + AUCTION_HOLD_PERCENT) // 100
         value = min(max(value, low), high)
     return value
+
+
+def _genuine(tape: Sequence[Tape]) -> list[tuple[int, Tape]]:
+    """Return the lots of each trade that two groups did not pass to each other and back."""
+    lines = [(one.at, one.lots, one.price, one.buyer, one.seller) for one in tape]
+    excluded = surveillance.round_trips(lines).excluded
+    counted = [(one.lots - excluded.get(place, 0), one) for place, one in enumerate(tape)]
+    return [(lots, one) for lots, one in counted if lots]
 
 
 def half_up(numerator: int, denominator: int) -> int:

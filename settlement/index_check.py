@@ -100,8 +100,8 @@ def _recomputed(value: Value, grade: str, hour: int) -> list[str]:
 
 def _tape(inputs: index.Inputs, tape: Sequence[Trade]) -> list[str]:
     """Return where the trades of the inputs are not those of the tape."""
-    named = [(trade.lots, trade.price) for trade in inputs.trades]
-    shown = [(trade.lots, trade.price) for trade in tape]
+    named = [(trade.at, trade.lots, trade.price) for trade in inputs.trades]
+    shown = [(trade.at, trade.lots, trade.price) for trade in tape]
     if named != shown:
         count = sum(a == b for a, b in zip(named, shown, strict=False))
         return [
@@ -113,7 +113,7 @@ def _tape(inputs: index.Inputs, tape: Sequence[Trade]) -> list[str]:
             if number > seen + 1:
                 return ["groups are not numbered in the order of their appearance"]
             seen = max(seen, number)
-    known = [(one.lots, one.price, *one.groups) for one in tape if one.groups is not None]
+    known = [(one.at, one.lots, one.price, *one.groups) for one in tape if one.groups is not None]
     if len(known) == len(tape) and index.number_groups(known) != inputs.trades:
         return ["the numbers of the groups are not those of who traded"]
     return []

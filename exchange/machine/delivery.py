@@ -86,7 +86,7 @@ def _publish_index(state: State, instrument: Instrument, positions: list[Positio
     inputs = index.Inputs(
         grade=grade.code,
         hour_starts_at=instrument.contract.starts_at,
-        trades=index.number_groups([trade[1:] for trade in instrument.trades]),
+        trades=index.number_groups(instrument.trades),
         obligation_lots=sum(-position.net for position in positions if position.net < 0),
         auction=instrument.opening_price,
         mid_area=instrument.mid_area,

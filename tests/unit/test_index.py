@@ -16,7 +16,7 @@ def inputs(trades=(), **more) -> Inputs:
     return Inputs(
         grade="LLAMA70B",
         hour_starts_at=0,
-        trades=index.number_groups(list(trades)),
+        trades=index.number_groups((0, *trade) for trade in trades),
         **({"mark": 900} | more),
     )
 
@@ -63,6 +63,25 @@ def test_a_group_weighs_less_on_whichever_side_it_stands() -> None:
 )
 def test_a_thin_or_narrow_tape_is_not_used(trades) -> None:
     assert index.compute(inputs(trades)) == (900, Method.MARK)
+
+
+def test_lots_that_go_round_between_two_groups_do_not_count() -> None:
+    """Both ways within five minutes, from more than a fifth of the volume on."""
+    there_and_back = [(0, 60, 1100, 11, 12), (299_000_000, 60, 1100, 12, 11)]
+    honest = [(0, *trade) for trade in SPREAD]
+
+    def of(*trades) -> tuple[int, Method]:
+        tape = index.number_groups(sorted([*honest, *trades]))
+        return index.compute(Inputs(grade="LLAMA70B", hour_starts_at=0, trades=tape, mark=900))
+
+    assert of(*there_and_back) == (1020, Method.TRADES)
+    one_way = [(at, lots, price, 11, 12) for at, lots, price, *_ in there_and_back]
+    # V = 220, the pair has 120: 120 weighs 0.3 x 220 = 66 beside 100.
+    assert of(*one_way) == (index.half_up(66 * 1100 + 100 * 1020, 166), Method.TRADES)
+    late = [there_and_back[0], (301_000_000, *there_and_back[1][1:])]
+    assert of(*late) == of(*one_way)
+    few = [(at, 12, *rest) for at, _, *rest in there_and_back]
+    assert of(*few) == (index.half_up(24 * 1100 + 100 * 1020, 124), Method.TRADES)
 
 
 def test_the_volume_must_be_a_twentieth_of_the_obligations() -> None:
@@ -116,7 +135,7 @@ def test_published_inputs_give_the_same_value_and_name_nobody() -> None:
     assert index.compute(index.decode(body)) == index.compute(written)
     assert b"77" not in body
     assert body == msgspec.json.format(body, indent=-1)
-    assert written.trades[0] == Tape(20, 1000, 1, 2)
+    assert written.trades[0] == Tape(0, 20, 1000, 1, 2)
     assert index.digest(body) != index.digest(body + b" ")
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from exchange import events
@@ -168,15 +169,15 @@ def test_inputs_that_agree_with_their_value_and_not_with_the_tape_are_found(
     floor: Floor, alter
 ) -> None:
     stated = index.decode(values(floor)[hour("20")][0].inputs).trades
-    lines = [(trade.lots, trade.price, trade.buyer, trade.seller) for trade in stated]
-    trades = tuple(index.Tape(*line) for line in alter(lines))
+    lines = [(one.lots, one.price, one.buyer, one.seller, one.at) for one in stated]
+    trades = tuple(index.Tape(line[4], *line[:4]) for line in alter(lines))
     (found,) = differences(floor, "20", known=with_inputs(floor, "20", trades=trades))
     assert found.startswith("the inputs have ")
 
 
 def test_groups_that_are_numbered_otherwise_than_they_appear_are_found(floor: Floor) -> None:
     stated = index.decode(values(floor)[hour("20")][0].inputs).trades
-    late = (index.Tape(20, 1_240, 3, 4), *stated[1:])
+    late = (index.Tape(stated[0].at, 20, 1_240, 3, 4), *stated[1:])
     assert differences(floor, "20", known=with_inputs(floor, "20", trades=late)) == [
         "groups are not numbered in the order of their appearance"
     ]
@@ -196,7 +197,10 @@ def test_an_auction_that_never_was_and_one_that_is_hidden_are_found(floor: Floor
     assert differences(floor, "20", known=known) == ["no auction of the tape has that price"]
     opened = instant("-1 12:00")
     trades = [replace(trade, is_auction=True, at=opened) for trade in tape(floor, hour("20"))]
-    assert differences(floor, "20", trades=trades) == [
+    stated = index.decode(values(floor)[hour("20")][0].inputs).trades
+    lines = tuple(index.Tape(opened, *msgspec.structs.astuple(one)[1:]) for one in stated)
+    known = with_inputs(floor, "20", trades=lines)
+    assert differences(floor, "20", known=known, trades=trades) == [
         "the opening auction made a price that the inputs leave out"
     ]
 

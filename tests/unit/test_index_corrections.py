@@ -157,6 +157,15 @@ def test_references_of_new_books_follow_the_corrected_value(floor: Floor) -> Non
     assert listing.reference_price(hour_after) == 1_200
 
 
+def test_what_is_forgotten_is_forgotten_with_its_correction(floor: Floor) -> None:
+    terms = floor.machine.state.grades[GRADE]
+    assert override(floor, 1_200) is None
+    assert (terms.index_in_force(hour("14")), terms.index[hour("14")]) == (1_200, 1_290)
+    floor.to("+10 00:00")
+    assert hour("14") not in terms.index
+    assert terms.index_in_force(hour("14")) is None
+
+
 def test_corrections_survive_a_snapshot_and_a_replay(floor: Floor) -> None:
     assert override(floor, 1_260) is None
     restored = Machine.restore(floor.machine.snapshot())
