@@ -122,6 +122,7 @@ class PreviewOrder(_Entered):
     """Ask what an order would do now: reason, fills, fee, margin and impact. Nothing is placed.
 
     `reason` is why it would be refused or canceled, `margin` what would be reserved more for it.
+    Stop orders that its own trades would trigger are left out, and strips cannot be asked about.
     The answer is that of one instant and promises nothing.
     """
 

@@ -88,6 +88,23 @@ def test_other_accounts_of_the_group_count_and_stop_an_order() -> None:
     assert floor.preview(2, 1, 31, 1_200).reason == "position_limit"
 
 
+def test_a_stop_that_would_trigger_at_once_is_shown_as_what_it_becomes() -> None:
+    floor = market()
+    floor.buy(3, 1, 1_250)
+    found = floor.preview(2, 1, 5, 0, terms=Terms(type="STOP", stop_price=1_250))
+    assert (found.status, found.fills) == ("filled", ((1_250, 5),))
+
+
+def test_stops_that_its_own_trades_would_trigger_are_left_out() -> None:
+    floor = market()
+    floor.account(4, certified=50)
+    floor.place(4, 1, 5, 0, terms=Terms(type="STOP", stop_price=1_250))
+    found = floor.preview(2, 1, 10, 1_250)
+    floor.buy(2, 10, 1_250)
+    assert (found.fills, found.best_after) == (((1_250, 10),), 1_255)
+    assert len(floor.of(events.Traded)) == 2, "the stop took the next level in fact"
+
+
 def test_a_stop_that_waits_and_an_order_in_a_call_trade_nothing() -> None:
     floor = market()
     floor.buy(2, 1, 1_250)
