@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def market(valkey: valkey_client.Valkey, transactional_db: None, clock) -> Iterator[Market]:
     market = Market(valkey)
     market.take_over()
-    market.open()
+    market.open(cash=500_000_000_000)
     models.Organization.objects.create(
         id=SELLER, name="Maker", skeleton="maker", role="PROVIDER", created_at=market_clock.now()
     )
