@@ -290,7 +290,7 @@ def array_text(kind: str, values: Sequence[Any]) -> str:
         texts = map(str, values)
     elif kind == INSTANT:
         texts = map(_instant, values)
-    elif kind == "text":
+    elif kind in ("text", "jsonb"):
         texts = map(_quoted, values)
     elif kind == "bytea":
         texts = (f'"\\\\x{value.hex()}"' for value in values)

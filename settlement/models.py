@@ -222,6 +222,13 @@ class MarginAccount(models.Model):
     withdrawable_micros = models.BigIntegerField(default=0)
     escrow_micros = models.BigIntegerField(default=0)
     debt_micros = models.BigIntegerField(default=0)
+    fund_micros = models.BigIntegerField(default=0)
+    """Its share of the default fund."""
+    locked_micros = models.BigIntegerField(default=0)
+    """Proceeds that cannot be withdrawn before their day is final."""
+    margin_call_due_at = models.DateTimeField(null=True)
+    uncovered = models.JSONField(default=list)
+    """What of the initial margin is for shorts that nothing covers (`coverage.Line`)."""
     orders_sequence = models.BigIntegerField(default=0)
     """How many messages its topics have had."""
     fills_sequence = models.BigIntegerField(default=0)
@@ -237,7 +244,10 @@ class Position(models.Model):
     symbol = models.CharField(max_length=40)
     net_lots = models.BigIntegerField()
     cost_ticks = models.BigIntegerField()
-    """Signed sum of lots times price over the fills."""
+    """Signed sum of lots times price over the fills, and over what cascaded at its final mark."""
+    received_ticks = models.BigIntegerField(default=0)
+    """What marks have paid of it: lots times their moves; the rest of the value is still to be."""
+    initial_margin_micros = models.BigIntegerField(default=0)
     updated_at = models.DateTimeField()
 
     class Meta:

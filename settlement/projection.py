@@ -5,6 +5,7 @@ that may change are replaced whole by what the machine shows of them after the b
 inserted once. Amounts are micro-USD, prices ticks, tokens mNTU.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,10 @@ _MARGIN_ACCOUNTS = rowset.Table(
         "withdrawable_micros": "bigint",
         "escrow_micros": "bigint",
         "debt_micros": "bigint",
+        "fund_micros": "bigint",
+        "locked_micros": "bigint",
+        "margin_call_due_at": rowset.INSTANT,
+        "uncovered": "jsonb",
         "orders_sequence": "bigint",
         "fills_sequence": "bigint",
         "account_sequence": "bigint",
@@ -42,6 +47,8 @@ _POSITIONS = rowset.Table(
         "symbol": "text",
         "net_lots": "bigint",
         "cost_ticks": "bigint",
+        "received_ticks": "bigint",
+        "initial_margin_micros": "bigint",
         "updated_at": rowset.INSTANT,
     },
     key=["organization_id", "symbol"],
@@ -199,6 +206,10 @@ def write_accounts(
             view.withdrawable,
             view.escrow,
             view.debt,
+            view.fund,
+            view.locked,
+            view.margin_call_due or None,
+            _uncovered(view),
             view.orders_sequence,
             view.fills_sequence,
             view.account_sequence,
@@ -214,8 +225,24 @@ def write_positions(writer: rowset.Writer, positions: Sequence[Any], *, at: int)
     """Replace positions (`PositionView`); one that is flat again stays, with zero lots."""
     _POSITIONS.upsert(
         writer,
-        [(view.account, view.symbol, view.net_lots, view.cost_ticks, at) for view in positions],
+        [
+            (
+                view.account,
+                view.symbol,
+                view.net_lots,
+                view.cost_ticks,
+                view.received_ticks,
+                view.initial_margin,
+                at,
+            )
+            for view in positions
+        ],
     )
+
+
+def _uncovered(view: Any) -> str:
+    """Return the lines of what nothing covers, each with the names of its numbers."""
+    return json.dumps([line._asdict() for line in view.uncovered]) if view.uncovered else "[]"
 
 
 def write_marks(writer: rowset.Writer, marks: Sequence[Any]) -> None:

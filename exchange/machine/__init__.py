@@ -165,7 +165,7 @@ class Machine:
     def account_view(self, account: int) -> AccountView | None:
         """Return the account, or None when it is unknown."""
         holder = self.state.accounts.get(account)
-        return views.of_account(holder) if holder is not None else None
+        return views.of_account(self.state, holder) if holder is not None else None
 
     def position(self, account: int, symbol: str) -> PositionView:
         """Return the position; flat where there never was one."""

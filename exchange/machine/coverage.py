@@ -30,6 +30,21 @@ class Span(NamedTuple):
     lots: int
 
 
+class Line(NamedTuple):
+    """Lots that nothing covers in every hour of `[starts_at, ends_at)`, and what they need for it.
+
+    That is beyond a covered short's margin, in micro-USD, at one price in ticks.
+    """
+
+    grade: str
+    starts_at: int
+    ends_at: int
+    lots: int
+    price: int
+    prepaid_hours: int
+    margin: int
+
+
 class Bare(NamedTuple):
     """What an order that nothing stands behind would add."""
 
@@ -170,7 +185,11 @@ def curve(state: State, grade: str, starts_at: int, ends_at: int) -> Iterator[Sp
 
 def _priced(state: State, grade: str, spans: list[Span]) -> int:
     """Return what uncovered lots need beyond a covered short's margin, in micro-USD."""
-    total = 0
+    return sum(line.margin for line in _lines(state, grade, spans))
+
+
+def _lines(state: State, grade: str, spans: list[Span]) -> Iterator[Line]:
+    """Yield what uncovered lots need, one price at a time."""
     early, late = margin.uncovered_micros(is_late=False), margin.uncovered_micros(is_late=True)
     for span in spans:
         for starts_at, ends_at, price in curve(state, grade, span.starts_at, span.ends_at):
@@ -178,8 +197,17 @@ def _priced(state: State, grade: str, spans: list[Span]) -> int:
                 starts_at=starts_at, ends_at=ends_at, prepaid_until=state.prepaid_until
             )
             outside = (ends_at - starts_at) // HOUR - inside
-            total += span.lots * price * (inside * late + outside * early)
-    return total
+            needed = span.lots * price * (inside * late + outside * early)
+            yield Line(grade, starts_at, ends_at, span.lots, price, inside, needed)
+
+
+def statement(state: State, account: Account) -> tuple[Line, ...]:
+    """Return what an account must have for shorts that nothing covers, line by line."""
+    return tuple(
+        line
+        for grade in sorted(account.uncovered)
+        for line in _lines(state, grade, uncovered(account, grade))
+    )
 
 
 def uncovered(account: Account, grade: str) -> list[Span]:

@@ -567,6 +567,7 @@ class State:
         assert not position.net, "a position is over"
         assert not position.order_count, "nothing of it rests"
         assert position.required == 0, "nothing is reserved for it"
+        position.received = 0
         del account.positions[instrument.symbol]
         if instrument.is_energy and instrument.contract.product is not contract.Product.HOUR:
             account.crossing -= 1

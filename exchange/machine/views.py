@@ -8,7 +8,7 @@ import msgspec
 
 from exchange import auction, commands, events
 from exchange.book import Order
-from exchange.machine import news, proceeds, sessions
+from exchange.machine import coverage, news, proceeds, sessions
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
 from settlement import margin
@@ -43,6 +43,8 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     """When the margin call that runs is enforced; 0 while none does."""
     locked: int = 0
     """Proceeds that cannot be withdrawn before their day is final."""
+    uncovered: tuple[coverage.Line, ...] = ()
+    """What of the initial margin is for shorts that nothing covers, line by line."""
 
 
 class PositionView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -148,7 +150,7 @@ class Touched(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     auctions: tuple[AuctionView, ...] = ()
 
 
-def of_account(account: Account) -> AccountView:
+def of_account(state: State, account: Account) -> AccountView:
     """Return an account as it is."""
     initial = account.delivery_margin + sum(account.uncovered.values())
     initial += sum(position.initial_margin for position in account.positions.values())
@@ -172,6 +174,7 @@ def of_account(account: Account) -> AccountView:
         fund=account.fund,
         margin_call_due=account.call_due,
         locked=sum(account.locked.values()),
+        uncovered=coverage.statement(state, account) if account.uncovered else (),
     )
 
 
@@ -289,7 +292,7 @@ def drain(state: State, facts: events.Facts) -> Touched:
     instruments = sorted(state.touched_instruments, key=lambda instrument: instrument.id)
     auctions = sorted(state.touched_auctions, key=lambda instrument: instrument.id)
     touched = Touched(
-        accounts=tuple(of_account(account) for account in accounts),
+        accounts=tuple(of_account(state, account) for account in accounts),
         positions=tuple(of_position(position) for position in positions),
         orders=tuple(of_order(orders[number]) for number in sorted(orders)),
         instruments=tuple(of_instrument(state, instrument) for instrument in instruments),
