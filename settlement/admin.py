@@ -10,7 +10,7 @@ from settlement import models
 class AccountAdmin(backoffice.ReadOnly):
     """One unit of one owner in the ledger."""
 
-    list_display = ("id", "owner", "kind", "unit", "debits", "credits", "may_go_negative")
+    list_display = ("id", "owner", "kind", "unit", "debits", "credits", "held", "closed_in")
     list_filter = ("kind", "may_go_negative")
     search_fields = ("=id", "=owner", "unit")
     ordering = ("id",)
@@ -204,9 +204,51 @@ class TransferAdmin(backoffice.ByTwoKeys):
     """Immutable double entries."""
 
     keys = (("chain", str), ("sequence", int))
-    list_display = ("id", "at", "code", "debit_account", "credit_account", "amount", "cause")
-    list_filter = ("chain", "code")
+    list_display = (
+        "id",
+        "at",
+        "code",
+        "phase",
+        "debit_account",
+        "credit_account",
+        "amount",
+        "cause",
+    )
+    list_filter = ("chain", "phase", "code")
     search_fields = ("=debit_account", "=credit_account", "=cause")
+    ordering = ("-sequence", "chain")
+
+
+@admin.register(models.TransferIdShown)
+class TransferIdAdmin(backoffice.ByTwoKeys):
+    """Ids of transfers, each taken for ever."""
+
+    keys = (("chain", str), ("sequence", int))
+    list_display = ("id", "name", "at")
+    list_filter = ("chain",)
+    search_fields = ("=name",)
+    ordering = ("-sequence", "chain")
+
+
+@admin.register(models.HoldShown)
+class HoldAdmin(backoffice.ByTwoKeys):
+    """Amounts that transfers have reserved, open and ended."""
+
+    keys = (("chain", str), ("sequence", int))
+    list_display = ("id", "name", "debit_account", "credit_account", "amount", "expires_at")
+    list_filter = ("chain",)
+    search_fields = ("=name", "=debit_account")
+    ordering = ("-sequence", "chain")
+
+
+@admin.register(models.HoldResolutionShown)
+class HoldResolutionAdmin(backoffice.ByTwoKeys):
+    """How holds ended."""
+
+    keys = (("chain", str), ("sequence", int))
+    list_display = ("id", "hold", "phase", "amount")
+    list_filter = ("chain", "phase")
+    search_fields = ("=hold",)
     ordering = ("-sequence", "chain")
 
 

@@ -95,4 +95,80 @@ class Migration(migrations.Migration):
                 "managed": False,
             },
         ),
+        migrations.RunSQL(
+            """
+            CREATE VIEW settlement_transferid_shown WITH (security_invoker = true) AS
+            SELECT chain || ':' || sequence AS id, "chain", "sequence", transferid.id AS name, "at"
+            FROM settlement_transferid transferid
+            """,
+            "DROP VIEW settlement_transferid_shown",
+        ),
+        migrations.CreateModel(
+            name="TransferIdShown",
+            fields=[
+                ("id", models.CharField(max_length=80, primary_key=True, serialize=False)),
+                ("chain", models.CharField(max_length=16)),
+                ("sequence", models.BigIntegerField()),
+                ("name", models.CharField(max_length=80)),
+                ("at", models.DateTimeField()),
+            ],
+            options={
+                "verbose_name": "transfer id",
+                "verbose_name_plural": "transfer ids",
+                "db_table": "settlement_transferid_shown",
+                "managed": False,
+            },
+        ),
+        migrations.RunSQL(
+            """
+            CREATE VIEW settlement_hold_shown WITH (security_invoker = true) AS
+            SELECT chain || ':' || sequence AS id, "chain", "sequence", hold.id AS name, "debit_account", "credit_account", "amount", "expires_at"
+            FROM settlement_hold hold
+            """,
+            "DROP VIEW settlement_hold_shown",
+        ),
+        migrations.CreateModel(
+            name="HoldShown",
+            fields=[
+                ("id", models.CharField(max_length=80, primary_key=True, serialize=False)),
+                ("chain", models.CharField(max_length=16)),
+                ("sequence", models.BigIntegerField()),
+                ("name", models.CharField(max_length=80)),
+                ("debit_account", models.BigIntegerField()),
+                ("credit_account", models.BigIntegerField()),
+                ("amount", models.BigIntegerField()),
+                ("expires_at", models.DateTimeField(null=True)),
+            ],
+            options={
+                "verbose_name": "hold",
+                "verbose_name_plural": "holds",
+                "db_table": "settlement_hold_shown",
+                "managed": False,
+            },
+        ),
+        migrations.RunSQL(
+            """
+            CREATE VIEW settlement_holdresolution_shown WITH (security_invoker = true) AS
+            SELECT chain || ':' || sequence AS id, "chain", "sequence", "hold", "phase", "amount"
+            FROM settlement_holdresolution ended
+            """,
+            "DROP VIEW settlement_holdresolution_shown",
+        ),
+        migrations.CreateModel(
+            name="HoldResolutionShown",
+            fields=[
+                ("id", models.CharField(max_length=80, primary_key=True, serialize=False)),
+                ("chain", models.CharField(max_length=16)),
+                ("sequence", models.BigIntegerField()),
+                ("hold", models.CharField(max_length=80)),
+                ("phase", models.SmallIntegerField()),
+                ("amount", models.BigIntegerField()),
+            ],
+            options={
+                "verbose_name": "end of a hold",
+                "verbose_name_plural": "ends of holds",
+                "db_table": "settlement_holdresolution_shown",
+                "managed": False,
+            },
+        ),
     ]
