@@ -73,6 +73,8 @@ API: list[URLPattern | URLResolver] = [
     ),
     path("api/v1/disputes/<str:decided_id>/decide", resource(rulings.DecideDispute)),
     path("api/v1/statements", resource(statements.ListStatements)),
+    path("api/v1/statements/months", resource(statements.ListMonths)),
+    path("api/v1/statements/<str:month>", resource(statements.ShowMonth)),
     path("api/v1/deposits", resource(account.RequestDeposit)),
     path("api/v1/withdrawals", resource(account.RequestWithdrawal)),
     path("api/v1/api-keys", resource(account.ListApiKeys, account.CreateApiKey)),

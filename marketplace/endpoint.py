@@ -119,6 +119,15 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """An answer that is no JSON: something to keep under a name."""
+
+    content_type: str
+    name: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replayable:
     """An answer that is kept for its idempotency key, and whether it was the kept one."""
 
@@ -230,6 +239,9 @@ class Resource(APIView):
             response = HttpResponse(said.body, status=said.status, content_type=kind)
             if said.is_replay:
                 response["Idempotency-Replayed"] = "true"
+        elif isinstance(said, File):
+            response = HttpResponse(said.body, content_type=said.content_type)
+            response["Content-Disposition"] = f'attachment; filename="{said.name}"'
         else:
             response = HttpResponse(
                 http.encode(said), status=endpoint_class.status, content_type=http.JSON

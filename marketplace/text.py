@@ -22,6 +22,7 @@ _LETTERS = ("Ll", "Lu", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd", "Nl", "No")
 _SIGNS = ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sc", "Sm")
 _CATEGORIES = frozenset({*_LETTERS, *_SIGNS})
 _FORMULA_STARTS = ("=", "+", "-", "@")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?\Z")
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]"
 )
@@ -55,6 +56,14 @@ def parse_name(text: str, field: str = "name", *, length_max: int = NAME_LENGTH_
     if not 1 <= len(skeleton(name)) <= SKELETON_LENGTH_MAX:
         raise _refused(field, "invalid_text", f"{field} has no letter or digit")
     return name
+
+
+def spreadsheet_cell(value: object) -> str:
+    """Return a cell of a CSV that no spreadsheet takes for a formula; numbers stay numbers."""
+    cell = str(value)
+    if cell.startswith((*_FORMULA_STARTS, "\t", "\r", "\n")) and not _NUMBER.match(cell):
+        return f"'{cell}"
+    return cell
 
 
 def skeleton(name: str) -> str:

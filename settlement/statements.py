@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from marketplace import clock, contract, wire
+from marketplace import clock, contract, text, wire
 from settlement import ledger, models, queries
 from settlement.ledger import Code, Kind
 
@@ -134,7 +134,7 @@ def to_csv(shown: Statement) -> str:
                     line.sequence,
                     group.subject,
                     group.code,
-                    line.cause,
+                    text.spreadsheet_cell(line.cause),
                     wire.micros_text(line.amount_micros),
                     wire.micros_text(balance),
                 ]

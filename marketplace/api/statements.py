@@ -1,15 +1,20 @@
-"""Statements: what moved an organization's money, day by day or in a period of the caller's."""
+"""Statements: what moved an organization's money, by month, by day, or in a period of the caller's.
+
+A month's statement has totals; it is made once when the month is over, and is the same ever after.
+A day's has every transfer.
+"""
 
 import dataclasses
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, date, datetime
+from typing import Literal
 
 from django.db import connection
 
 from exchange import queries as exchange_queries
-from marketplace import clock, contract, wire
-from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
-from settlement import ledger
+from marketplace import clock, contract, errors, months, wire
+from marketplace.endpoint import Answer, Call, Endpoint, File, Listed, Strict
+from settlement import ledger, monthly, statement_forms
 from settlement import statements as settlement_statements
 
 PERIOD_DAYS_MAX = 366
@@ -187,3 +192,228 @@ def _part(part: settlement_statements.AccountPart) -> Part:
 
 def _text(moment: datetime) -> str:
     return wire.moment_text(moment)
+
+
+# Months
+
+
+class MonthItem(Answer):
+    """A month that has a statement; `is_closed` when it is over."""
+
+    month: str
+    since: str
+    until: str
+    is_closed: bool
+
+
+class ListMonths(Endpoint):
+    """The months that the organization has a statement of, the latest first, with the current."""
+
+    scope = "read"
+    tag = "account"
+    Item = MonthItem
+    Output = Listed[MonthItem]
+
+    def handle(self, call: Call) -> Listed[MonthItem]:
+        """Answer."""
+        found = months.months(call.organization)
+        after = call.page.number()
+        if after is not None:
+            found = [month for month in found if month.toordinal() < after]
+        return call.page.page(
+            found[: call.page.fetch], _month_item, position=lambda month: [month.toordinal()]
+        )
+
+
+class MovementOut(Answer):
+    """Transfers of one reason: how many, and what they brought and took."""
+
+    code: str
+    count: int
+    received: str
+    paid: str
+    total: str
+
+
+class MonthAccount(Answer):
+    """One account: opening balance and movements add up to the closing balance."""
+
+    account: str
+    opening: str
+    closing: str
+    movements: list[MovementOut]
+
+
+class TradesOut(Answer):
+    """What was traded of a grade and product; `bought` and `sold` are what it cost and brought."""
+
+    grade: str
+    product: str
+    count: int
+    bought_quantity: int
+    sold_quantity: int
+    bought: str
+    sold: str
+    fees: str
+
+
+class DayOut(Answer):
+    """What was delivered on a day, signed as the organization sees it."""
+
+    grade: str
+    date: str
+    role: str
+    intervals: int
+    available_ntu: str
+    short_ntu: str
+    delivered_ntu: str
+    released: str
+    refunded: str
+    compensated: str
+
+
+class MonthCorrection(Answer):
+    """What a later run moved, signed as the organization sees it."""
+
+    run: str
+    role: str
+    deliveries: int
+    delivery: str
+    damages: str
+
+
+class ShowMonth(Endpoint):
+    """One month's statement, as JSON, CSV or PDF; it adds up to the ledger.
+
+    `format` is `json`, `csv` (`text/csv`) or `pdf` (`application/pdf`). The month is UTC; of one
+    that still runs, this is how far it has come.
+    """
+
+    scope = "read"
+    tag = "account"
+
+    class Query(Strict):
+        """In which form."""
+
+        format: Literal["json", "csv", "pdf"] = "json"
+
+    class Output(Answer):
+        """The statement; what is added up stands in the same order in every form."""
+
+        organization: str
+        month: str
+        since: str
+        until: str
+        time_zone: str
+        made_at: str
+        is_closed: bool
+        accounts: list[MonthAccount]
+        trades: list[TradesOut]
+        deliveries: list[DayOut]
+        corrections: list[MonthCorrection]
+
+    def handle(self, call: Call, month: str) -> Output | File:
+        """Answer."""
+        found = months.statement(call.organization, parse_month(month))
+        if call.query.format != "json":
+            return month_file(found, call.query.format)
+        return self.Output(
+            organization=found.organization,
+            month=found.month,
+            since=found.since,
+            until=found.until,
+            time_zone=found.time_zone,
+            made_at=found.made_at,
+            is_closed=found.is_closed,
+            accounts=[_month_account(part) for part in found.accounts],
+            trades=[
+                TradesOut(
+                    grade=one.grade,
+                    product=one.product,
+                    count=one.count,
+                    bought_quantity=one.bought_lots,
+                    sold_quantity=one.sold_lots,
+                    bought=wire.micros_text(one.bought_micros),
+                    sold=wire.micros_text(one.sold_micros),
+                    fees=wire.micros_text(one.fees_micros),
+                )
+                for one in found.trades
+            ],
+            deliveries=[_month_day(day) for day in found.days],
+            corrections=[
+                MonthCorrection(
+                    run=one.run,
+                    role=one.role,
+                    deliveries=one.deliveries,
+                    delivery=wire.micros_text(one.delivery_micros),
+                    damages=wire.micros_text(one.damages_micros),
+                )
+                for one in found.corrections
+            ],
+        )
+
+
+def month_file(month: monthly.Month, form: str) -> File:
+    """Return a statement as something to keep."""
+    name = f"baseload-{month.organization_id}-{month.month}.{form}"
+    if form == "csv":
+        body = statement_forms.to_csv(month).encode()
+        return File(content_type="text/csv; charset=utf-8", name=name, body=body)
+    return File(content_type="application/pdf", name=name, body=statement_forms.to_pdf(month))
+
+
+def parse_month(text: str) -> date:
+    """Return the first day of a month written `2026-12`.
+
+    :raises NotFound: when it is not one.
+    """
+    try:
+        found = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise errors.NotFound() from None
+    if monthly.month_text(found) != text:
+        raise errors.NotFound()
+    return found
+
+
+def _month_item(month: date) -> MonthItem:
+    since, until = monthly.span(month)
+    return MonthItem(
+        month=monthly.month_text(month),
+        since=wire.moment_text(since),
+        until=wire.moment_text(until),
+        is_closed=clock.now() >= until,
+    )
+
+
+def _month_account(part: monthly.Part) -> MonthAccount:
+    return MonthAccount(
+        account=part.account,
+        opening=wire.micros_text(part.opening_micros),
+        closing=wire.micros_text(part.closing_micros),
+        movements=[
+            MovementOut(
+                code=one.code,
+                count=one.count,
+                received=wire.micros_text(one.received_micros),
+                paid=wire.micros_text(one.paid_micros),
+                total=wire.micros_text(one.total_micros),
+            )
+            for one in part.movements
+        ],
+    )
+
+
+def _month_day(day: monthly.Day) -> DayOut:
+    return DayOut(
+        grade=day.grade,
+        date=day.date,
+        role=day.role,
+        intervals=day.intervals,
+        available_ntu=wire.ntu_text(day.available_mntu),
+        short_ntu=wire.ntu_text(day.short_mntu),
+        delivered_ntu=wire.ntu_text(day.delivered_mntu),
+        released=wire.micros_text(day.released_micros),
+        refunded=wire.micros_text(day.refunded_micros),
+        compensated=wire.micros_text(day.compensated_micros),
+    )

@@ -14,7 +14,13 @@ from settlement import models as settled
 from tests.market import GRADE, HOUR, buy, sell
 from tests.rest import Api, Party, World
 
-PUBLIC = {"symbol": HOUR, "grade": GRADE, "hour": "20261201T14Z", "pool_id": "none"}
+PUBLIC = {
+    "symbol": HOUR,
+    "grade": GRADE,
+    "hour": "20261201T14Z",
+    "month": "2026-12",
+    "pool_id": "none",
+}
 OWNED = {
     "order_id", "key_id", "cluster_id", "certification_id", "listing_id", "delivery_id",
     "dispute_id",
