@@ -14,9 +14,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from django.db import DatabaseError, connection
-from django.db.models import Sum
 
 from exchange import commands, events
 from exchange import models as exchange_models
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 COMMANDS_PER_BATCH_MAX = 200
 RESTING_MAX = 20_000
+UNCOVERED_LEAD = 7 * contract.DAY
+"""What starts later than this it also offers beyond its certificates, which it expects to renew."""
 _CALL = models.Instrument.State.CALL
 
 
@@ -42,6 +44,15 @@ class Book:
     band: tuple[int, int]
     volume_lots: int
     last: int
+
+
+class Certified(NamedTuple):
+    """Lots of a cluster, and until when they are certified."""
+
+    grade: str
+    organization: int
+    lots: int
+    until: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,15 +98,18 @@ class Maker:
         wanted: dict[str, list[traders.Quote]] = {}
         reasons: dict[str, tuple[object, ...]] = {}
         certified = self._certified()
-        supply = self._supply()
         for book in books:
             fair = traders.fair_ticks(
                 terms=book.terms, reference_ticks=reference_ticks[book.terms.grade], at=at
             )
             net = net_lots.get(book.symbol, 0)
             grade = book.terms.grade
-            sellable = traders.offered_lots(book.terms, certified.get(grade, 0), at) + net
-            most = limits.lots_max(supply.get(grade, 0))
+            holding = [c for c in certified if c.grade == grade and c.until >= book.terms.ends_at]
+            own = sum(c.lots for c in holding if c.organization == self.organization)
+            if book.terms.starts_at - at > UNCOVERED_LEAD:
+                own = max(own, limits.LOTS_FREE)
+            sellable = traders.offered_lots(book.terms, own, at) + net
+            most = limits.lots_max(sum(c.lots for c in holding))
             buyable = traders.offered_lots(book.terms, most, at) - net
             reasons[book.symbol] = (fair, net, sellable, buyable, book.band, book.volume_lots)
             if self._seen.get(book.symbol) != reasons[book.symbol]:
@@ -190,16 +204,15 @@ class Maker:
             ).values_list("symbol", "net_lots")
         )
 
-    def _certified(self) -> dict[str, int]:
-        return self._supply(organization_id=self.organization)
-
-    def _supply(self, **which: int) -> dict[str, int]:
-        rows = (
-            models.Cluster.objects.filter(state=models.Cluster.State.CERTIFIED, **which)
-            .values("grade_id")
-            .annotate(lots=Sum("certified_lots"))
-        )
-        return {row["grade_id"]: row["lots"] for row in rows}
+    def _certified(self) -> list[Certified]:
+        rows = models.Cluster.objects.filter(
+            state=models.Cluster.State.CERTIFIED, certified_until__isnull=False
+        ).values_list("grade_id", "organization_id", "certified_lots", "certified_until")
+        return [
+            Certified(grade, organization, lots, clock.to_micros(until))
+            for grade, organization, lots, until in rows
+            if until is not None
+        ]
 
     def _resting(self, symbols: Iterable[str]) -> dict[str, list[traders.Resting]]:
         found: dict[str, list[traders.Resting]] = {}

@@ -1,6 +1,7 @@
 """The market-maker at work, against a real engine."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 import valkey as valkey_client
@@ -32,6 +33,7 @@ def market(valkey: valkey_client.Valkey, transactional_db: None, clock) -> Itera
         endpoint="http://127.0.0.1:9/v1",
         state="CERTIFIED",
         certified_lots=1_000,
+        certified_until=market_clock.now() + timedelta(days=365),
         created_at=market_clock.now(),
     )
     yield market
@@ -53,7 +55,10 @@ def test_every_open_book_becomes_two_sided(market: Market) -> None:
     for symbol in books():
         book = queries.book(symbol=symbol)
         assert book is not None
-        assert (len(book.bids), len(book.asks)) == (3, 3)
+        assert len(book.bids) >= 1
+        assert len(book.asks) >= 1
+        if ".H." in symbol:
+            assert (len(book.bids), len(book.asks)) == (3, 3)
 
 
 def test_nothing_is_sent_while_nothing_moves(market: Market) -> None:
