@@ -151,6 +151,9 @@ def _free_port(wanted: int) -> int:
     """Return `wanted` if it is free on the loopback interface, else any that is."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
+            # Connections of one that was killed linger, and Valkey does not mind them either.
+            # Another port would cut off every process that was told this one.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise StartFailed("no free port on the loopback interface")
