@@ -1,12 +1,12 @@
 """One key that stuffs the entry with orders, and what others notice of it (FAULTS H82).
 
 Others trade at a steady pace over few connections, each key well inside its limit. Then one key
-sends new orders as fast as `wrk` can over 64 connections of its own, for the same time and beside
-the same trading. It is refused with 429 beyond its limit and, having been refused often enough, its
-answers are held. The others are measured from when it has used up the five seconds' worth that every
-key may send at once, which cost others what any burst costs. Published are the others' p99 alone
-and beside it, medians of the rounds, and what became of the stuffer's requests. Client, stuffer and
-server share the machine.
+sends new orders as fast as `wrk` can over 64 connections of its own, beside the same trading. It is
+refused with 429 beyond its limit and, having been refused often enough, its answers are held. The
+others are measured from when it has used up the five seconds' worth that every key may send at
+once, which cost others what any burst costs. Published are the others' p99 alone and beside it,
+medians of the rounds, and what became of the stuffer's requests. Client, stuffer and server share
+the machine.
 """
 
 import os
