@@ -12,6 +12,7 @@ NAMES = (
     "kill",
     "ledger",
     "machine",
+    "mark",
     "metering",
     "orders",
     "recovery",

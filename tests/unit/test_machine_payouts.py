@@ -3,7 +3,7 @@
 import pytest
 
 from exchange import events
-from exchange.machine import Machine, views
+from exchange.machine import Machine
 from settlement import instructions
 from settlement.ledger import Kind, Phase
 from tests.floor import Floor
@@ -46,7 +46,8 @@ def money(floor: Floor) -> tuple[int, int, int]:
 def test_what_is_held_is_neither_the_accounts_nor_gone(floor: Floor) -> None:
     name = hold(floor, 700_000)
     assert money(floor) == (300_000, 700_000, 0)
-    view = views.of_account(floor.machine.state.accounts[1])
+    view = floor.machine.account_view(1)
+    assert view is not None
     assert (view.cash, view.available, view.withdrawable) == (300_000, 300_000, 300_000)
     refused = instructions.HoldWithdrawal(account=1, amount_micros=300_001)
     assert floor.instruct(refused) == "insufficient_funds"
