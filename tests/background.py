@@ -11,27 +11,14 @@ import signal
 import threading
 from pathlib import Path
 
+import django
+import django.apps
+
 from config.celery import app
-
-if __name__ == "__main__":
-    import django
-
-    django.setup()
-
 from settlement import kinds
 from settlement.kinds import Claim, Kind
 
 LEASE_S = 1.0
-SETTLED_S = 0.2
-
-app.conf.broker_transport_options |= {"visibility_timeout": 2, "unacked_restore_limit": 1}
-app.conf.beat_schedule = {
-    "settlement.sweep": {
-        "task": "settlement.sweep",
-        "schedule": 0.5,
-        "options": {"queue": "urgent", "expires": 5},
-    }
-}
 
 
 def effect(slot: str, at: int) -> None:
@@ -111,7 +98,18 @@ def register() -> None:
         kinds.register(Kind(name=name, long_handler=long_handler, lease_s=LEASE_S))
 
 
-register()
+if not django.apps.apps.ready:  # a process of its own, and not the test's
+    django.setup()
+    kinds.load()  # now and not later: what an import registers is taken out again
+    register()
+    app.conf.broker_transport_options |= {"visibility_timeout": 2}
+    app.conf.beat_schedule = {
+        "settlement.sweep": {
+            "task": "settlement.sweep",
+            "schedule": 0.5,
+            "options": {"queue": "urgent", "expires": 5},
+        }
+    }
 
 if __name__ == "__main__":
     from settlement import jobs
