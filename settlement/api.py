@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from marketplace import clock, contract, models, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
-from settlement import ledger, margin
+from settlement import delivery, ledger, margin
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
 
@@ -59,13 +59,21 @@ class ListPositions(Endpoint):
     tag = "account"
 
     class Item(Answer):
-        """A position. `cost` is what was paid for it, less what was received."""
+        """A position. `cost` is what its lots were bought for, less what they were sold for.
+
+        What cascaded into it was bought at its parent's final mark. `gain` is what it is worth at
+        its mark, less its cost; marks have paid `variation` of that, and the rest with the next.
+        """
 
         instrument: str
+        product: str
         quantity: int
         average_price: str | None
         mark_price: str | None
         cost: str
+        gain: str | None
+        variation: str
+        initial_margin: str
         updated_at: str
 
     Output = Listed[Item]
@@ -80,12 +88,21 @@ class ListPositions(Endpoint):
 
         def show(row: settlement_models.Position) -> ListPositions.Item:
             sign = 1 if row.net_lots > 0 else -1
+            terms = _terms(row.symbol)
+            mark = marks.get(row.symbol)
+            gain = None
+            if mark is not None:
+                gain = wire.micros_text(terms.tick_micros * (mark * row.net_lots - row.cost_ticks))
             return self.Item(
                 instrument=row.symbol,
+                product=terms.product.lower(),
                 quantity=row.net_lots,
                 average_price=wire.average_price_text(sign * row.cost_ticks, abs(row.net_lots)),
-                mark_price=wire.optional_price_text(marks.get(row.symbol)),
-                cost=wire.micros_text(row.cost_ticks * contract.TICK_MICROS_PER_LOT_HOUR),
+                mark_price=wire.optional_price_text(mark),
+                cost=wire.micros_text(row.cost_ticks * terms.tick_micros),
+                gain=gain,
+                variation=wire.micros_text(row.received_ticks * terms.tick_micros),
+                initial_margin=wire.micros_text(row.initial_margin_micros),
                 updated_at=wire.moment_text(row.updated_at),
             )
 
@@ -148,55 +165,137 @@ class ListLedger(Endpoint):
 
 
 class ShowMargin(Endpoint):
-    """What positions and resting orders have behind them, position by position."""
+    """What positions, deliveries, uncovered shorts and resting orders have behind them.
+
+    `initial_margin` is the sum over the three lists, each with the numbers that it follows from.
+    """
 
     scope = "read"
     tag = "account"
 
     class Requirement(Answer):
-        """The margin of one position, and what it follows from."""
+        """The margin of one position: at its mark, with what it has lost since it was marked.
+
+        A buyer has all of the price behind the prepaid hours and a tenth behind the others, a
+        seller a twentieth behind every hour. `unpaid` is the cost of what the next mark will settle
+        its value against; `tick_value` is that of one lot over the whole window.
+        """
 
         instrument: str
         quantity: int
+        hours: int
+        prepaid_hours: int
+        tick_value: str
         cost: str
+        variation: str
+        unpaid: str
         mark_price: str
         initial_margin: str
 
-    class Output(Answer):
-        """The account's totals, and the positions that they come from."""
+    class Delivery(Answer):
+        """The margin behind an hour that is being delivered: a twentieth of its price."""
 
+        grade: str
+        starts_at: str
+        lots: int
+        price: str
+        initial_margin: str
+
+    class Uncovered(Answer):
+        """What lots sold beyond all that covers them need, in every hour from one time to another.
+
+        That is beyond the twentieth: to 20 % of the price, and to 150 % in prepaid hours.
+        """
+
+        grade: str
+        starts_at: str
+        ends_at: str
+        lots: int
+        price: str
+        hours: int
+        prepaid_hours: int
+        initial_margin: str
+
+    class Output(Answer):
+        """The account's totals, and what they come from.
+
+        A margin call that runs is enforced at `margin_call_due_at`, unless cash has reached the
+        initial margin by then. `locked` are proceeds that cannot be withdrawn before their day is
+        final, `default_fund` is the account's share of it.
+        """
+
+        cash: str
         available: str
         order_margin: str
         initial_margin: str
         maintenance_margin: str
+        margin_call_due_at: str | None
+        locked: str
+        default_fund: str
         positions: "list[ShowMargin.Requirement]"
+        deliveries: "list[ShowMargin.Delivery]"
+        uncovered: "list[ShowMargin.Uncovered]"
 
     def handle(self, call: Call) -> Output:
         """Answer."""
         row = settlement_queries.account(call.organization)
-        positions = list(settlement_queries.positions(call.organization))
+        positions = list(settlement_queries.margined_positions(call.organization))
         marks = _marks([position.symbol for position in positions])
-        required = []
-        for position in positions:
-            mark = marks.get(position.symbol, 0)
-            initial = margin.position_margin(
-                net_lots=position.net_lots, cost_ticks=position.cost_ticks, mark=mark
-            )
-            required.append(
-                self.Requirement(
-                    instrument=position.symbol,
-                    quantity=position.net_lots,
-                    cost=wire.micros_text(position.cost_ticks * contract.TICK_MICROS_PER_LOT_HOUR),
-                    mark_price=wire.price_text(mark),
-                    initial_margin=wire.micros_text(initial),
-                )
-            )
         return self.Output(
+            cash=wire.micros_text(row.cash_micros),
             available=wire.micros_text(row.available_micros),
             order_margin=wire.micros_text(row.order_margin_micros),
             initial_margin=wire.micros_text(row.initial_margin_micros),
             maintenance_margin=wire.micros_text(row.maintenance_margin_micros),
-            positions=required,
+            margin_call_due_at=wire.optional_moment_text(row.margin_call_due_at),
+            locked=wire.micros_text(row.locked_micros),
+            default_fund=wire.micros_text(row.fund_micros),
+            positions=[self._position(one, marks.get(one.symbol, 0)) for one in positions],
+            deliveries=[
+                self.Delivery(
+                    grade=one.grade,
+                    starts_at=wire.moment_text(one.starts_at),
+                    lots=one.lots,
+                    price=wire.price_text(one.price_ticks),
+                    initial_margin=wire.micros_text(
+                        delivery.delivery_margin(price=one.price_ticks, lots=one.lots)
+                    ),
+                )
+                for one in settlement_queries.open_obligations(call.organization)
+            ],
+            uncovered=[self._uncovered(line) for line in row.uncovered],
+        )
+
+    def _position(self, row: settlement_models.Position, mark: int) -> Requirement:
+        """Return what a position has behind it."""
+        terms = _terms(row.symbol)
+        prepaid_until = contract.hour_start(clock.now_micros()) + margin.PREPAID_WINDOW
+        return self.Requirement(
+            instrument=row.symbol,
+            quantity=row.net_lots,
+            hours=terms.hours,
+            prepaid_hours=margin.prepaid_hours(
+                starts_at=terms.starts_at, ends_at=terms.ends_at, prepaid_until=prepaid_until
+            ),
+            tick_value=wire.micros_text(terms.tick_micros),
+            cost=wire.micros_text(row.cost_ticks * terms.tick_micros),
+            variation=wire.micros_text(row.received_ticks * terms.tick_micros),
+            unpaid=wire.micros_text((row.cost_ticks + row.received_ticks) * terms.tick_micros),
+            mark_price=wire.price_text(mark),
+            initial_margin=wire.micros_text(row.initial_margin_micros),
+        )
+
+    def _uncovered(self, line: dict[str, Any]) -> Uncovered:
+        """Return one line of what nothing covers (`exchange.machine.coverage.Line`)."""
+        return self.Uncovered(
+            grade=line["grade"],
+            starts_at=wire.time_text(line["starts_at"]),
+            ends_at=wire.time_text(line["ends_at"]),
+            lots=line["lots"],
+            price=wire.price_text(line["price"]),
+            hours=(line["ends_at"] - line["starts_at"]) // contract.HOUR,
+            prepaid_hours=line["prepaid_hours"],
+            initial_margin=wire.micros_text(line["margin"]),
         )
 
 
@@ -362,6 +461,13 @@ def _behind(rows: Any, after: list[int | str]) -> Any:
         ],
         params=[clock.to_datetime(int(after[0])), int(after[1]), int(after[2])],
     )
+
+
+def _terms(symbol: str) -> contract.Contract:
+    """Return what a symbol of a row stands for."""
+    terms = contract.parse_symbol(symbol)
+    assert terms is not None, "positions are in listed contracts"
+    return terms
 
 
 def _marks(symbols: list[str]) -> dict[str, int]:

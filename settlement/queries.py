@@ -15,6 +15,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from marketplace import clock, contract
 from marketplace.errors import NotFound, OutcomeUnknown, Refusal
+from marketplace.models import Instrument
 from settlement import backlog, index, ledger, models
 from settlement.ledger import Kind
 
@@ -39,6 +40,27 @@ def positions(organization_id: int) -> QuerySet[models.Position]:
         .exclude(net_lots=0)
         .order_by("symbol", "id")
     )
+
+
+def margined_positions(organization_id: int) -> QuerySet[models.Position]:
+    """Return the positions that have margin behind them or are open, in order of symbol."""
+    return (
+        models.Position.objects.filter(organization_id=organization_id)
+        .exclude(net_lots=0, initial_margin_micros=0)
+        .order_by("symbol", "id")
+    )
+
+
+def open_obligations(organization_id: int) -> QuerySet[models.Obligation]:
+    """Return what an organization owes in hours that are not settled to the end, in their order."""
+    delivering = Instrument.objects.filter(
+        product=contract.Product.HOUR, state=contract.InstrumentState.CLOSED
+    )
+    return models.Obligation.objects.filter(
+        Exists(delivering.filter(grade_id=OuterRef("grade"), starts_at=OuterRef("starts_at"))),
+        organization_id=organization_id,
+        starts_at__in=delivering.values("starts_at"),
+    ).order_by("starts_at", "id")
 
 
 # Instructions

@@ -8,6 +8,7 @@ time into its tooltip.
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from django import template
 from django.utils import html
@@ -118,6 +119,21 @@ def day(moment: datetime | None) -> str | SafeString:
 def day_hour(moment: datetime | None) -> str | SafeString:
     """Print date and hour: `5 Dec 14:00`."""
     return DASH if moment is None else _time(moment, f"{moment.day} %b %H:%M")
+
+
+@register.filter
+def window(instrument: Any) -> str | SafeString:
+    """Print what an instrument delivers in: `5 Dec 14:00`, `Sat 6 Dec`, `W50 8 Dec`, `Jan 2026`."""
+    at = instrument.starts_at
+    match instrument.product:
+        case "DAY":
+            return _time(at, f"%a {at.day} %b")
+        case "WEEK":
+            return _time(at, f"W%V {at.day} %b")
+        case "MONTH" | "CAP" | "COVER":
+            return _time(at, "%b %Y")
+        case _:
+            return day_hour(at)
 
 
 @register.filter

@@ -5,8 +5,10 @@ from typing import Any
 from django.http import HttpRequest
 
 from marketplace import contract, errors, wire
+from marketplace.contract import Contract, Product
+from settlement import margin
+from settlement.margin import Rates, Resting
 
-SELLER_MARGIN_PERCENT = 5
 LOTS_SUGGESTED = "10"
 
 
@@ -19,24 +21,64 @@ def suggested(
     return {"side": side, "lots": LOTS_SUGGESTED, "price": wire.price_text(price), "errors": {}}
 
 
-def preview(ticket: dict[str, Any], *, taker_fee_bp: int) -> dict[str, Any]:
-    """Return what an order would cost at most, in micro-USD; None where it cannot be told."""
-    is_buy = ticket.get("side") != "sell"
+def rates(terms: Contract, *, mark: int, now: int) -> Rates:
+    """Return what lots of an instrument ask for at its mark now."""
+    if terms.product is Product.SLOT:
+        return margin.slot_rates(mark=mark)
+    return margin.energy_rates(
+        starts_at=terms.starts_at,
+        ends_at=terms.ends_at,
+        prepaid_until=contract.hour_start(now) + margin.PREPAID_WINDOW,
+        mark=mark,
+    )
+
+
+def labels(of: Rates, *, mark: int) -> dict[str, str]:
+    """Return what the money behind an order of each side is called."""
+    whole = of.unit * mark
+    long = _percent(of.long_mark, whole)
+    return {
+        "buy": f"Margin, {long} %, with fee" if of.long_mark else "Paid up front, with fee",
+        "sell": f"Margin, {_percent(of.short_mark, whole)} % if covered, with fee",
+    }
+
+
+def _percent(part: int, whole: int) -> str:
+    tenths = 1_000 * part // whole if whole else 0
+    return f"{tenths // 10}" if tenths % 10 == 0 else f"{tenths // 10}.{tenths % 10}"
+
+
+def preview(
+    ticket: dict[str, Any], terms: Contract, of: Rates, *, mark: int, taker_fee_bp: int
+) -> dict[str, Any]:
+    """Return what an order would cost at most, in micro-USD; None where it cannot be told.
+
+    The margin is that of the order alone, with nothing held and the lots sold covered.
+    """
+    side = "sell" if ticket.get("side") == "sell" else "buy"
     shown: dict[str, Any] = {
         "notional": None,
         "fee": None,
         "margin": None,
         "ntu": None,
-        "margin_label": "Paid up front, with fee" if is_buy else "Margin, 5 %, with fee",
+        "margin_label": labels(of, mark=mark)[side],
     }
     try:
         price_ticks = wire.parse_price(str(ticket.get("price", "")))
         lots = wire.parse_whole(str(ticket.get("lots", "")), "lots", low=1, high=contract.LOTS_MAX)
     except errors.Refusal:
         return shown
-    notional = contract.notional_micros(price_ticks=price_ticks, lots=lots)
+    notional = terms.tick_micros * price_ticks * lots
     fee = -(-notional * taker_fee_bp // 10_000)
-    margin = notional if is_buy else -(-notional * SELLER_MARGIN_PERCENT // 100)
-    shown |= {"notional": notional, "fee": fee, "margin": margin + fee}
-    shown["ntu"] = lots * contract.NTU_PER_LOT_HOUR
+    sign = 1 if side == "buy" else -1
+    long, short = margin.order_excess(of, side=sign, price=price_ticks, lots=lots)
+    resting = Resting(
+        buy_lots=lots if sign > 0 else 0,
+        sell_lots=lots if sign < 0 else 0,
+        long_excess=long,
+        short_excess=short,
+    )
+    needed = margin.requirement(of, 0, 0, resting)
+    shown |= {"notional": notional, "fee": fee, "margin": needed + fee}
+    shown["ntu"] = lots * contract.NTU_PER_LOT_HOUR * terms.hours
     return shown

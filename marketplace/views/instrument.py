@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 
 from exchange import queries as exchange_queries
 from exchange import wire as exchange_wire
-from marketplace import errors, forms, models, wire
+from marketplace import clock, contract, errors, forms, models, wire
 from marketplace.views import costs, shared
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
@@ -18,6 +18,9 @@ LEVELS_SHOWN = 10
 TAPE_SHOWN = 60
 CANDLES_SHOWN = 400
 ORDERS_SHOWN = 100
+WINDOWS_SHOWN = 31
+NEIGHBOUR_MAX = timedelta(days=31)
+"""No window is longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,7 @@ class Row:
 
     symbol: str
     grade: str
+    product: str
     starts_at: datetime
     ends_at: datetime
     trading_ends_at: datetime
@@ -39,6 +43,21 @@ class Row:
     band_high: int
     volume: int
     open_interest: int
+
+    @property
+    def hours(self) -> int:
+        """How many hours are delivered."""
+        return (self.ends_at - self.starts_at) // timedelta(hours=1)
+
+    @property
+    def lot_ntu(self) -> int:
+        """What one lot delivers over the whole window, in NTU."""
+        return contract.NTU_PER_LOT_HOUR * self.hours
+
+    @property
+    def is_hour(self) -> bool:
+        """Whether it ends in delivery by itself, and not by becoming its parts."""
+        return self.product == contract.Product.HOUR
 
     @property
     def is_open(self) -> bool:
@@ -57,6 +76,7 @@ def row_of(quoted: exchange_queries.Quoted) -> Row:
     return Row(
         symbol=instrument.symbol,
         grade=instrument.grade_id,
+        product=instrument.product,
         starts_at=instrument.starts_at,
         ends_at=instrument.ends_at,
         trading_ends_at=instrument.trading_ends_at,
@@ -112,14 +132,20 @@ def render(
     if interval not in exchange_queries.CANDLE_INTERVALS:
         interval = "15m"
     candles = exchange_queries.candles(symbol=symbol, interval=interval, limit=CANDLES_SHOWN)
-    published = settlement_queries.index_versions(grade=row.grade, hour_starts_at=row.starts_at)
+    published = (
+        settlement_queries.index_versions(grade=row.grade, hour_starts_at=row.starts_at)
+        if row.is_hour
+        else []
+    )
     index = published[0] if published else None
     grade = found.instrument.grade
     values: dict[str, Any] = {
         "row": row,
         "grade_name": grade.name,
-        "previous": _neighbour(row, hours=-1),
-        "next": _neighbour(row, hours=1),
+        "previous": _neighbour(row, is_next=False),
+        "next": _neighbour(row, is_next=True),
+        "longer": _windows(row, is_longer=True),
+        "shorter": _windows(row, is_longer=False),
         "interval": interval,
         "intervals": list(exchange_queries.CANDLE_INTERVALS),
         "candles": [_candle(candle) for candle in reversed(candles)],
@@ -158,15 +184,21 @@ def _own(
     position = settlement_models.Position.objects.filter(
         organization_id=organization, symbol=row.symbol
     )
+    terms = contract.parse_symbol(row.symbol)
+    assert terms is not None, "what is listed has a symbol"
+    mark = row.mark or row.reference
+    rates = costs.rates(terms, mark=mark, now=clock.now_micros())
     return {
         "account": settlement_queries.account(organization),
         "position": position.exclude(net_lots=0).first(),
+        "rates": rates._asdict(),
+        "margin_labels": costs.labels(rates, mark=mark),
         "orders": own_orders(organization, symbol=row.symbol),
         "ticket": typed,
         "ticket_types": forms.ORDER_TYPES,
         "times_in_force": forms.TIMES_IN_FORCE,
         "preventions": forms.PREVENTIONS,
-        "preview": costs.preview(typed, taker_fee_bp=taker_fee_bp),
+        "preview": costs.preview(typed, terms, rates, mark=mark, taker_fee_bp=taker_fee_bp),
     }
 
 
@@ -209,10 +241,24 @@ def own_orders(organization: int, symbol: str = "") -> list[dict[str, Any]]:
     ]
 
 
-def _neighbour(row: Row, *, hours: int) -> models.Instrument | None:
-    return models.Instrument.objects.filter(
-        grade_id=row.grade, product="HOUR", starts_at=row.starts_at + timedelta(hours=hours)
-    ).first()
+def _neighbour(row: Row, *, is_next: bool) -> models.Instrument | None:
+    """Return the window of the same product that begins where this one ends, or ends there."""
+    found = models.Instrument.objects.filter(grade_id=row.grade, product=row.product)
+    if is_next:
+        return found.filter(starts_at=row.ends_at).first()
+    return found.filter(starts_at__gte=row.starts_at - NEIGHBOUR_MAX, ends_at=row.starts_at).first()
+
+
+def _windows(row: Row, *, is_longer: bool) -> list[models.Instrument]:
+    """Return what trades of the grade and has this window in it, or is in it."""
+    found = models.Instrument.objects.filter(
+        grade_id=row.grade, product__in=contract.ENERGY
+    ).exclude(state__in=("CLOSED", "SETTLED"))
+    if is_longer:
+        found = found.filter(starts_at__lte=row.starts_at, ends_at__gte=row.ends_at)
+    else:
+        found = found.filter(starts_at__gte=row.starts_at, ends_at__lte=row.ends_at)
+    return list(found.exclude(symbol=row.symbol).order_by("starts_at", "id")[:WINDOWS_SHOWN])
 
 
 def _candle(candle: exchange_queries.Candle) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from settlement import index as txi
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
 
+PRODUCTS_SHOWN = tuple(contract.Product)
+"""In the order in which the page shows them."""
 INDEX_HOURS_SHOWN = 24 * 7
 HISTORY_ROWS_SHOWN = 96
 POOL_CHARTS = (
@@ -33,7 +35,7 @@ def home(request: HttpRequest) -> HttpResponse:
     """What this is, and the next open hour of each grade."""
     soonest: dict[str, instrument.Row] = {}
     for row in instrument.live_rows():
-        if row.is_open:
+        if row.is_open and row.is_hour:
             soonest.setdefault(row.grade, row)
     grades = [
         {
@@ -58,18 +60,28 @@ def home(request: HttpRequest) -> HttpResponse:
 @require_safe
 @shared.public_page
 def markets(request: HttpRequest) -> HttpResponse:
-    """All listed hours, by grade, with the forward curve."""
-    by_grade: dict[str, list[instrument.Row]] = defaultdict(list)
+    """Everything listed, by grade and length of window, with the curve of the hours."""
+    by_grade: dict[str, dict[str, list[instrument.Row]]] = defaultdict(lambda: defaultdict(list))
     for row in instrument.live_rows():
-        by_grade[row.grade].append(row)
+        by_grade[row.grade][row.product].append(row)
     grades = [
         {
             "code": grade.code,
             "name": grade.name,
             "region": grade.region,
-            "rows": by_grade[grade.code],
-            "open_count": sum(row.is_open for row in by_grade[grade.code]),
-            "curve": _curve(by_grade[grade.code]),
+            "groups": [
+                {
+                    "product": product.lower(),
+                    "rows": by_grade[grade.code][product],
+                    "open_count": sum(row.is_open for row in by_grade[grade.code][product]),
+                }
+                for product in PRODUCTS_SHOWN
+                if by_grade[grade.code][product]
+            ],
+            "open_count": sum(
+                row.is_open for rows in by_grade[grade.code].values() for row in rows
+            ),
+            "curve": _curve(by_grade[grade.code][contract.Product.HOUR]),
             "curve_id": f"curve-{grade.code}",
         }
         for grade in queries.grades()

@@ -79,17 +79,20 @@ def _positions(organization: int) -> list[dict[str, Any]]:
     positions = []
     for row in rows:
         mark = marks.get(row.symbol)
-        unrealized = None
+        terms = contract.parse_symbol(row.symbol)
+        assert terms is not None, "positions are in listed contracts"
+        gain = None
         if mark is not None:
-            ticks = mark * row.net_lots - row.cost_ticks
-            unrealized = ticks * contract.TICK_MICROS_PER_LOT_HOUR
+            gain = terms.tick_micros * (mark * row.net_lots - row.cost_ticks)
         positions.append(
             {
                 "symbol": row.symbol,
                 "net_lots": row.net_lots,
                 "average": wire.average_price_text(abs(row.cost_ticks), abs(row.net_lots)),
                 "mark": mark,
-                "unrealized": unrealized,
+                "gain": gain,
+                "paid": terms.tick_micros * row.received_ticks,
+                "margin": row.initial_margin_micros,
             }
         )
     return positions

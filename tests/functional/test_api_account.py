@@ -300,6 +300,23 @@ def test_a_trade_shows_as_orders_fills_and_positions_of_both(world: World) -> No
     }
     margin = buyer.api.get("margin").json
     assert margin["initial_margin"] == margin["positions"][0]["initial_margin"] == "3.000000"
+    assert margin["positions"][0] == {
+        "instrument": HOUR,
+        "quantity": 40,
+        "hours": 1,
+        "prepaid_hours": 1,
+        "tick_value": "0.000060",
+        "cost": "3.000000",
+        "variation": "0.000000",
+        "unpaid": "3.000000",
+        "mark_price": "1.250",
+        "initial_margin": "3.000000",
+    }
+    assert (position["product"], position["gain"], position["variation"]) == (
+        "hour",
+        "0.000000",
+        "0.000000",
+    )
     book = Api().get(f"instruments/{HOUR}/book").json
     assert (book["bids"], book["asks"]) == ([], [["1.250", 60]])
     (trade,) = Api().get(f"instruments/{HOUR}/trades").json["results"]

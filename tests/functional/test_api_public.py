@@ -48,8 +48,28 @@ def test_instruments_are_paged_to_the_last_one(anyone: Api) -> None:
         if cursor is None:
             break
         assert len(reply.json["results"]) == 4
-    assert len(seen) == len(set(seen)) == 14
+    assert len(seen) == len(set(seen)) == 64
     assert HOUR in seen
+
+
+def test_instruments_are_filtered_by_the_length_of_their_window(anyone: Api) -> None:
+    found = {
+        product: anyone.get("instruments", product=product).json["results"]
+        for product in ("hour", "day", "week", "month", "slot", "cap", "cover")
+    }
+    counts = {product: len(rows) for product, rows in found.items()}
+    assert counts == {
+        "hour": 14, "day": 30, "week": 8, "month": 12, "slot": 0, "cap": 0, "cover": 0
+    }  # fmt: skip
+    assert all(row["product"] == product for product, rows in found.items() for row in rows)
+    january = found["month"][0]
+    assert (january["symbol"], january["starts_at"], january["ends_at"]) == (
+        "LLAMA70B.M.F27",
+        "2027-01-01T00:00:00.000000Z",
+        "2027-02-01T00:00:00.000000Z",
+    )
+    assert january["trading_ends_at"] == "2026-12-30T11:30:00.000000Z"
+    assert (january["class"], january["strike"], january["tick"]) == (None, None, "0.001")
 
 
 def test_a_limit_that_is_none_is_refused(anyone: Api) -> None:

@@ -1,11 +1,10 @@
 // The order ticket: what it would cost while it is typed, and placing it without leaving the page.
 //
-// All arithmetic is in whole micro-USD: a tick is 60 micro-USD per lot and hour.
+// All arithmetic is in whole micro-USD. What a tick of a lot is worth over the window, and what lots
+// ask for at the mark, is the server's to say (settlement/margin.py has the formulas).
 
 import { money, post } from "./orders.js";
 
-const TICK_MICROS = 60n;
-const SELLER_MARGIN_PERCENT = 5n;
 
 function ticksOf(text) {
   const match = /^\s*(\d{1,7})(?:\.(\d{0,3}))?\s*$/.exec(text);
@@ -16,6 +15,8 @@ function microsText(micros) {
   const digits = micros.toString().padStart(7, "0");
   return money(`${digits.slice(0, -6)}.${digits.slice(-6)}`);
 }
+
+const greatest = (...values) => values.reduce((most, value) => (value > most ? value : most), 0n);
 
 const ceilDivide = (value, divisor) => (value + divisor - 1n) / divisor;
 
@@ -54,18 +55,24 @@ export function start({ onOrder }) {
     const lots = /^\d{1,7}$/.test(lotsText) ? BigInt(lotsText) : null;
     const isBuy = form.elements.side.value === "buy";
     button.textContent = isBuy ? "Buy" : "Sell";
-    shown("margin-label").textContent = isBuy ? "Paid up front, with fee" : "Margin, 5 %, with fee";
+    shown("margin-label").textContent = isBuy ? form.dataset.buyLabel : form.dataset.sellLabel;
     if (ticks === null || lots === null) {
       for (const name of ["notional", "fee", "margin"]) shown(name).textContent = "–";
       return;
     }
-    const notional = ticks * TICK_MICROS * lots;
+    const [unit, longFloor, longMark, shortMark, shortCap, lotNtu] = [
+      "unit", "longFloor", "longMark", "shortMark", "shortCap", "lotNtu",
+    ].map((name) => BigInt(form.dataset[name]));
+    const value = unit * ticks;
+    const notional = value * lots;
     const fee = ceilDivide(notional * BigInt(form.dataset.takerBp), 10000n);
-    const margin = isBuy ? notional : ceilDivide(notional * SELLER_MARGIN_PERCENT, 100n);
+    const margin = isBuy
+      ? greatest((value - longFloor) * lots, longMark * lots, (value - shortCap) * lots)
+      : greatest((longFloor - value) * lots, shortMark * lots, (shortCap - value) * lots);
     shown("notional").textContent = `$${microsText(notional)}`;
     shown("fee").textContent = `$${microsText(fee)}`;
     shown("margin").textContent = `$${microsText(margin + fee)}`;
-    shown("tokens").textContent = `${(lots * 60000n).toLocaleString("en-US")} NTU`;
+    shown("tokens").textContent = `${(lots * lotNtu).toLocaleString("en-US")} NTU`;
   };
 
   const say = (text, kind) => {

@@ -363,6 +363,10 @@ class Position(Model, frozen=True, kw_only=True):
     average_price: Decimal | None = None
     mark_price: Decimal | None = None
     cost: Decimal
+    product: str | None = None
+    gain: Decimal | None = None
+    variation: Decimal | None = None
+    initial_margin: Decimal | None = None
     updated_at: datetime
 
 
@@ -371,19 +375,53 @@ class Requirement(Model, frozen=True, kw_only=True):
 
     instrument: str
     quantity: int
+    hours: int | None = None
+    prepaid_hours: int | None = None
+    tick_value: Decimal | None = None
     cost: Decimal
+    variation: Decimal | None = None
+    unpaid: Decimal | None = None
     mark_price: Decimal
     initial_margin: Decimal
 
 
-class Margin(Model, frozen=True, kw_only=True):
-    """What positions and resting orders have behind them."""
+class DeliveryMargin(Model, frozen=True, kw_only=True):
+    """The margin behind an hour that is being delivered."""
 
+    grade: str
+    starts_at: datetime
+    lots: int
+    price: Decimal
+    initial_margin: Decimal
+
+
+class UncoveredMargin(Model, frozen=True, kw_only=True):
+    """What lots sold beyond all that covers them need."""
+
+    grade: str
+    starts_at: datetime
+    ends_at: datetime
+    lots: int
+    price: Decimal
+    hours: int
+    prepaid_hours: int
+    initial_margin: Decimal
+
+
+class Margin(Model, frozen=True, kw_only=True):
+    """What positions, deliveries, uncovered shorts and resting orders have behind them."""
+
+    cash: Decimal | None = None
     available: Decimal
     order_margin: Decimal
     initial_margin: Decimal
     maintenance_margin: Decimal
+    margin_call_due_at: datetime | None = None
+    locked: Decimal | None = None
+    default_fund: Decimal | None = None
     positions: tuple[Requirement, ...] = ()
+    deliveries: tuple[DeliveryMargin, ...] = ()
+    uncovered: tuple[UncoveredMargin, ...] = ()
 
 
 class LedgerEntry(Model, frozen=True, kw_only=True):
