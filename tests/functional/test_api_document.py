@@ -35,6 +35,7 @@ PROMISED = """
     DELETE listings/{listing_id}; POST instruments/{symbol}/halt;
     POST instruments/{symbol}/resume; POST grades/{grade}/halt; POST grades/{grade}/resume;
     POST market/halt; POST market/resume; POST organizations/{organization_id}/kill;
+    GET operations; POST operations/jobs/run-again; POST operations/jobs/give-up;
     POST index/{grade}/{hour}/override;
     POST demo/organizations; POST demo/clock; POST demo/faults; GET schema
 """

@@ -1,7 +1,8 @@
 """Real Celery workers and beats: forged messages, kills, and a broker that is stopped and flushed.
 
-Each test starts the deployment's application with the kinds of `tests.background`, whose leases
-last a second and whose beat sweeps twice a second. `BASELOAD_DEEP` runs two beats for ten real minutes.
+Each test starts the application of the deployment with the kinds of `tests.background`, whose
+leases last a second and whose beat sweeps twice a second. `BASELOAD_DEEP` runs two beats for ten
+real minutes.
 """
 
 import base64
