@@ -276,6 +276,22 @@ def test_the_cost_is_shown_before_anything_is_placed(world: World) -> None:
     assert "No open orders." in text(response)
 
 
+def test_windows_are_listed_by_length_and_priced_by_their_hours(world: World) -> None:
+    markets = text(Client().get("/markets"))
+    order = [markets.index(f"<summary>{name}s ") for name in ("Hour", "Day", "Week", "Month")]
+    assert order == sorted(order)
+
+    client = member(world, cash=1_000_000_000)
+    page = text(client.get("/markets/LLAMA70B.M.F27"))
+    assert "1 lot = 44,640,000 NTU over 744 hours" in page
+    assert "becomes its days" in page
+    shown = dict(re.findall(r'data-preview="([a-z-]+)">([^<]*)<', page))
+    # 10 lots at 1.250: 60 micro-USD x 744 hours x 1,250 x 10, a tenth of it, and 20 bp.
+    assert (shown["notional"], shown["fee"]) == ("558.00", "1.116")
+    assert (shown["margin-label"], shown["margin"]) == ("Margin, 10 %, with fee", "56.916")
+    assert shown["tokens"] == "446,400,000 NTU"
+
+
 def test_a_preview_says_what_the_order_would_do_and_places_nothing(world: World) -> None:
     client = member(world, cash=100_000_000)
     with world.running():
