@@ -2,7 +2,8 @@
 
 Anyone can ask this: it needs the values with their inputs, the tape, and nothing else. A value must
 be what its inputs give, to the digit; the inputs must have the published hash, list exactly the
-trades of the tape in their order, and name an opening auction and a last value that were published.
+trades of the tape in their order, and name an opening auction, a parent's mark and a last value
+that were published.
 A correction must carry on from the version before it, in time.
 
 What the record does not show an outsider are the names behind the group numbers, the obligations,
@@ -52,11 +53,13 @@ def differences(
     versions: Sequence[Value],
     tape: Sequence[Trade],
     before: Mapping[int, Sequence[Value]],
+    parent: int | None = None,
 ) -> list[str]:
     """Return what is wrong with the index of an hour; nothing, when it can be believed.
 
     `versions` are in order, `tape` the trades of the hour's book in order, and `before` the
-    versions of other hours of the grade, as far back as the reader has them.
+    versions of other hours of the grade, as far back as the reader has them. `parent` is the mark
+    of the day that cascaded into the hour, None where the reader does not know it.
     """
     if [value.version for value in versions] != list(range(1, len(versions) + 1)):
         return ["versions are missing"]
@@ -69,6 +72,8 @@ def differences(
     found += _tape(inputs, tape)
     found += _auction(inputs, hour, tape)
     found += _last(inputs, hour, versions[0].at, before)
+    if inputs.parent and parent is not None and parent != inputs.parent:
+        found.append(f"the parent's final mark is {parent}, and not {inputs.parent}")
     for older, newer in itertools.pairwise(versions):
         found += _correction(older, newer, hour)
     return found

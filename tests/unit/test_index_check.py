@@ -236,3 +236,27 @@ def test_a_correction_has_to_follow_from_what_it_replaces(floor: Floor) -> None:
     assert differences(floor, "20", known=known | {hour("20"): [first, late]}) == [
         "version 2 was not published in time"
     ]
+
+
+def test_an_hour_without_a_book_of_its_own_is_worth_what_its_day_was_at_the_end() -> None:
+    floor = Floor("09:00")
+    day = contract.day_contract(GRADE, instant("+1 00:00"))
+    floor.to("11:29")
+    final = floor.machine.instrument_view(day.symbol).mark
+    floor.to("+1 13:55")
+    known = values(floor)
+    first = known[hour("+1 14")][0]
+    assert (first.price, first.method) == (final, "parent")
+    for parent, found in (
+        (final, []),
+        (None, []),
+        (final + 1, [f"the parent's final mark is {final + 1}, and not {final}"]),
+    ):
+        assert found == index_check.differences(
+            grade=GRADE,
+            hour=hour("+1 14"),
+            versions=[first],
+            tape=[],
+            before={other: versions for other, versions in known.items() if other < hour("+1 14")},
+            parent=parent,
+        )

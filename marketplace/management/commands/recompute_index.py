@@ -43,6 +43,10 @@ class Record(Protocol):
         """Return the trades of an instrument in order."""
         ...
 
+    def mark(self, symbol: str) -> int | None:
+        """Return the last mark of an instrument in ticks; None where there is none."""
+        ...
+
 
 class Command(BaseCommand):
     """Prints one line per hour; the exit status is 1 when one of them differs."""
@@ -95,6 +99,7 @@ class Command(BaseCommand):
             versions=values[at],
             tape=record.tape(contract.hour_contract(grade, at).symbol),
             before={hour: versions for hour, versions in values.items() if hour != at},
+            parent=record.mark(contract.day_contract(grade, contract.day_start(at)).symbol),
         )
 
     def _say(
@@ -165,6 +170,11 @@ class OwnRecord:
             )
         return trades
 
+    def mark(self, symbol: str) -> int | None:
+        """Return the last mark of an instrument in ticks; None where there is none."""
+        marks = models.Instrument.objects.filter(symbol=symbol)
+        return marks.values_list("mark_price_ticks", flat=True).first()
+
 
 class PublicRecord:
     """The record as an exchange's REST interface shows it to anyone."""
@@ -174,6 +184,7 @@ class PublicRecord:
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise CommandError("an exchange's address begins with http:// or https://")
         self._base = f"{parts.scheme}://{parts.netloc}/api/v1/"
+        self._marks: dict[str, int | None] = {}
 
     def grades(self) -> list[str]:
         """Return the codes of all grades."""
@@ -211,6 +222,14 @@ class PublicRecord:
             for row in reversed(rows)
         ]
 
+    def mark(self, symbol: str) -> int | None:
+        """Return the last mark of an instrument in ticks; None where there is none."""
+        if symbol not in self._marks:
+            shown = self._get(f"instruments/{symbol}", may_be_absent=True)
+            text = shown and shown["mark"]
+            self._marks[symbol] = wire.parse_price(text) if text else None
+        return self._marks[symbol]
+
     def _list(self, path: str) -> Iterator[dict[str, Any]]:
         """Yield every row of a list."""
         query = {"limit": str(PAGE)}
@@ -221,13 +240,15 @@ class PublicRecord:
                 return
             query["cursor"] = page["next_cursor"]
 
-    def _get(self, path: str) -> Any:
+    def _get(self, path: str, *, may_be_absent: bool = False) -> Any:
         """Return what a path answers, patiently where the exchange asks for patience."""
         for _ in range(TRIES_MAX):
             try:
                 with urllib.request.urlopen(self._base + path, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the scheme was checked
                     return json.loads(answer.read())
             except urllib.error.HTTPError as error:
+                if error.code == 404 and may_be_absent:
+                    return None
                 if error.code not in (429, 503):
                     raise CommandError(f"{path} answers {error.code}") from None
                 time.sleep(float(error.headers.get("Retry-After") or 1))
