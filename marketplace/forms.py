@@ -81,7 +81,8 @@ class NameField(forms.CharField):
     def clean(self, value: Any) -> Any:
         """Return the name in normal form."""
         typed = super().clean(value)
-        return refused(lambda: text.parse_name(typed)) if typed else ""
+        length_max = self.max_length or text.NAME_LENGTH_MAX
+        return refused(lambda: text.parse_name(typed, length_max=length_max)) if typed else ""
 
 
 class Login(forms.Form):
@@ -246,3 +247,21 @@ class Deposit(forms.Form):
 
     amount = MoneyField()
     idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
+
+
+class Dispute(forms.Form):
+    """An objection to one interval of a delivery, or to all (0)."""
+
+    delivery = forms.RegexField(regex=r"\A[0-9]{1,18}\Z")
+    interval = forms.TypedChoiceField(
+        choices=[(number, str(number)) for number in range(contract.INTERVALS_PER_HOUR + 1)],
+        coerce=int,
+    )
+    reason = NameField(max_length=240, min_length=5)
+    idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
+
+
+class Withdraw(forms.Form):
+    """Which dispute to take back."""
+
+    dispute = forms.RegexField(regex=r"\A[0-9]{1,18}\Z")

@@ -44,6 +44,11 @@ class Delivery:
     runs: int
 
     @property
+    def corrected_micros(self) -> int:
+        """What later runs have added in all; above zero it went to the holder."""
+        return self.corrected_delivery_micros + self.corrected_damages_micros
+
+    @property
     def state(self) -> str:
         """`delivering`, then `provisional` until D+1 02:00, `final`, and `closed` from D+14."""
         if self.runs:

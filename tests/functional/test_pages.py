@@ -21,7 +21,10 @@ PUBLIC = [
     "/login",
     "/signup",
 ]
-PRIVATE = ["/portfolio", "/portfolio/statements", "/entitlements", "/keys", "/sell"]
+PRIVATE = [
+    "/portfolio", "/portfolio/statements", "/portfolio/months", "/deliveries", "/entitlements",
+    "/keys", "/sell",
+]  # fmt: skip
 POSTS = [
     "/login",
     "/signup",
@@ -31,6 +34,8 @@ POSTS = [
     "/orders/amend",
     "/orders/cancel-all",
     "/portfolio/deposit",
+    "/deliveries/dispute",
+    "/deliveries/withdraw",
     "/keys",
     "/keys/revoke",
     "/sell/register",
