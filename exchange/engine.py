@@ -183,7 +183,7 @@ class Engine:
     ) -> None:
         """Keep the news of a batch that may not have been released, composed as it was then."""
         news = self._compose(facts, touched, state)
-        self._unreleased.append(Unreleased(batch.sequence, news, _ends_of(facts)))
+        self._unreleased.append(Unreleased(batch.sequence, news, passing.ends(facts)))
 
     def mark_released(self) -> None:
         """Note in the database what is released, when it is idle; a batch's head does it otherwise.
@@ -388,7 +388,7 @@ class Engine:
         self.head = dataclasses.replace(
             self.head, sequence=batch.sequence, hash=batch.hash, at=batch.at
         )
-        return Unreleased(batch.sequence, news, _ends_of(facts))
+        return Unreleased(batch.sequence, news, passing.ends(facts))
 
     def _project(
         self,
@@ -594,9 +594,3 @@ def _after(entry: str) -> str:
     """Return the id right after a stream entry's: what trimming keeps from."""
     milliseconds, _, sequence = entry.partition("-")
     return f"{milliseconds}-{int(sequence or 0) + 1}"
-
-
-def _ends_of(facts: events.Facts) -> list[tuple[str, bytes]]:
-    """Return which instructions ended in a batch, and how."""
-    applied = [(event.id, b"APPLIED") for event in facts.get(events.InstructionApplied, ())]
-    return applied + [(event.id, b"REFUSED") for event in facts.get(events.InstructionRefused, ())]

@@ -106,3 +106,9 @@ def outcomes(works: Sequence[Work], facts: events.Facts) -> list[tuple[Any, str,
             )
             found.append((outcome, "REFUSED", envelope.INTERNAL_ERROR))
     return found
+
+
+def ends(facts: events.Facts) -> list[tuple[str, bytes]]:
+    """Return which instructions ended in a batch, and how."""
+    applied = [(event.id, b"APPLIED") for event in facts.get(events.InstructionApplied, ())]
+    return applied + [(event.id, b"REFUSED") for event in facts.get(events.InstructionRefused, ())]
