@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 STATEMENTS_MAX = 200
 """More than any of these kinds sends."""
 OUTCOME = (  # accounts of capacity are named by owner and unit: their ids have gaps
-    "SELECT t.chain, t.sequence, d.owner, d.kind, d.unit, c.owner, c.kind, c.unit, t.amount, t.code,"
-    " t.cause, t.at FROM settlement_transfer t"
+    "SELECT t.chain, t.sequence, d.owner, d.kind, d.unit, c.owner, c.kind, c.unit, t.amount,"
+    " t.code, t.cause, t.at FROM settlement_transfer t"
     " JOIN settlement_account d ON d.id = t.debit_account"
     " JOIN settlement_account c ON c.id = t.credit_account ORDER BY t.chain, t.sequence",
     "SELECT id, body, state, reason FROM settlement_instruction ORDER BY number",
