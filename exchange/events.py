@@ -106,6 +106,7 @@ class GradeDefined(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9
     reference_price: int
     maker_fee_bp: int
     taker_fee_bp: int
+    slot_reference_prices: tuple[int, int] = (0, 0)
 
 
 class InstrumentListed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
@@ -206,6 +207,9 @@ class Allocated(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
     hour_starts_at: int
     lots: int
     price: int
+    p0_lots: int = 0
+    p1_lots: int = 0
+    """Of its lots, those that slots of the holder go with."""
 
 
 class IntervalSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
@@ -234,6 +238,8 @@ class CertificationChanged(msgspec.Struct, frozen=True, array_like=True, gc=Fals
     lots: int
     valid_until: int
     at: int
+    p0_lots: int = 0
+    timed_lots: int = 0
 
 
 class InstructionApplied(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
@@ -433,6 +439,28 @@ class LiquidationStarted(msgspec.Struct, frozen=True, array_like=True, gc=False,
     at: int
 
 
+class SlotsSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=50):
+    """What became of an account's slots of a class in an hour; sold ones are negative lots.
+
+    `failed` of them nobody delivers, `backed` have a lot behind them: of the holder's own, or the
+    seller's. What is neither only orders its holder's P3. `amount` was paid for slots and `damages`
+    of `damages_due` for failed ones, in signed micro-USD of the account.
+    """
+
+    account: int
+    grade: str
+    hour_starts_at: int
+    service_class: str
+    lots: int
+    failed: int
+    backed: int
+    price: int
+    amount: int
+    damages: int
+    damages_due: int
+    at: int
+
+
 class Held(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61):
     """Cash was held for a transfer, or a hold ended: `phase` is a `settlement.ledger.Phase`.
 
@@ -491,6 +519,7 @@ Event = (
     | MarginCallMet
     | LiquidationStarted
     | DeliveryCorrected
+    | SlotsSettled
     | Held
 )
 

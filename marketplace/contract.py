@@ -34,6 +34,8 @@ TICK_MICROS_PER_MILLION = 1_000
 PRICE_DECIMALS = 3
 SLOT_PRICE_DECIMALS = 4
 SLOT_CLASSES = ("P0", "P1")
+WIDE_BAND_PERCENT = 50
+"""The dynamic band of what is not energy (RULEBOOK 2.4)."""
 PRICE_TICKS_MAX = 10_000_000
 LOTS_MAX = 1_000_000
 
@@ -183,6 +185,14 @@ def slot_contract(grade: str, service_class: str, starts_at: int) -> Contract:
         trading_ends_at=starts_at - GATE_CLOSURE_LEAD,
         service_class=service_class,
     )
+
+
+def sibling(terms: Contract) -> str:
+    """Return the symbol of a slot's other class in the same hour; empty for what is no slot."""
+    if terms.product is not Product.SLOT:
+        return ""
+    other = next(each for each in SLOT_CLASSES if each != terms.service_class)
+    return slot_contract(terms.grade, other, terms.starts_at).symbol
 
 
 def day_contract(grade: str, starts_at: int) -> Contract:

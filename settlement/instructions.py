@@ -30,6 +30,8 @@ class DefineGrade(Instruction, frozen=True, tag="define_grade"):
     taker_fee_bp: int = 20
     band_percent: int = 15
     dynamic_percent: int = 5
+    slot_reference_ticks: tuple[int, int] = (0, 0)
+    """Of P0 and P1 slots; 0 lists none."""
 
 
 class Deposit(Instruction, frozen=True, tag="deposit"):
@@ -47,13 +49,19 @@ class Withdraw(Instruction, frozen=True, tag="withdraw"):
 
 
 class Certify(Instruction, frozen=True, tag="certify"):
-    """Set the certified rate of a cluster, effective at once; zero withdraws it."""
+    """Set the certified rate of a cluster, effective at once; zero withdraws it.
+
+    Of its lots at most `p0_lots` may be sold as P0 and `timed_lots` as P0 or P1; -1 leaves that to
+    the shares that hold for all (`settlement.delivery`).
+    """
 
     cluster: int
     account: int
     grade: str
     lots: int
     valid_until: int
+    p0_lots: int = -1
+    timed_lots: int = -1
 
 
 class DeliveryLine(msgspec.Struct, frozen=True, array_like=True):

@@ -67,6 +67,7 @@ class Code(IntEnum):
     FUND_USE = 18
     FUND_SHARE = 19
     FUND_REPAYMENT = 20
+    SLOT = 21
     DELIVERY_CORRECTION = 30
     DAMAGES_CORRECTION = 31
     GRANT = 50

@@ -18,6 +18,7 @@ from exchange.machine import (
     listing,
     marks,
     orders,
+    slots,
     switches,
     uncrossing,
     usage,
@@ -73,7 +74,9 @@ def _perform(state: State, at: int, kind: Entry, number: int, now: int) -> None:
     """Perform one entry and enter its next occurrence; `now` is when it was found due."""
     match kind:
         case Entry.TRADING_ENDS:
-            end_trading(state, state.by_id[number])
+            ended = state.by_id.get(number)
+            if ended is not None:  # The books of slots end with their hour.
+                end_trading(state, ended)
         case Entry.UNCROSS:
             instrument = state.by_id.get(number)
             if instrument is not None:
@@ -111,6 +114,8 @@ def end_trading(state: State, instrument: Instrument) -> None:
     """End the trading of an instrument: the gate of an hour, or the cascade of what is longer."""
     if instrument.contract.product is contract.Product.HOUR:
         delivery.end_trading(state, instrument)
+    elif instrument.contract.product is contract.Product.SLOT:
+        slots.end_trading(state, instrument)
     else:
         cascade.end_trading(state, instrument)
 

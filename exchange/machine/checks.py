@@ -26,15 +26,14 @@ def check(state: State) -> None:
         _check_account(state, account)
     _check_delivery(state)
     _check_coverage(state)
+    _check_slots(state)
     _check_limits(state)
     _check_switches(state)
 
 
 def _check_cash(state: State) -> None:
     """Assert that no cash appears or vanishes."""
-    owned = sum(
-        a.cash + a.held + a.escrow + a.usage_hold + a.fund for a in state.accounts.values()
-    )
+    owned = sum(a.cash + a.held + a.escrow + a.usage_hold + a.fund for a in state.accounts.values())
     assert owned + sum(state.exchange.values()) == 0, "cash is conserved"
     assert state.exchange[Kind.CLEARING] == 0, "clearing nets to zero"
     debt = sum(account.debt for account in state.accounts.values())
@@ -253,6 +252,10 @@ def _check_delivery(state: State) -> None:
             assert lots == entitlement.lots, "every entitled lot has a cluster"
             undelivered = 5 * hour.price * lots * open_intervals
             assert entitlement.escrow == undelivered, "escrow is the undelivered paid value"
+            slotted = sum(a.p0_lots + a.p1_lots for a in allocations if not a.cluster)
+            assert not slotted, "no slot goes with a failed lot"
+        for allocation in allocations:
+            assert allocation.p0_lots + allocation.p1_lots <= allocation.lots, "a slot has a lot"
         for obligation in hour.obligations.values():
             own = [a for a in allocations if a.obligation == obligation.id]
             assert sum(a.lots for a in own) == obligation.lots, "every owed lot is allocated"
@@ -282,6 +285,29 @@ def _check_coverage(state: State) -> None:
                 position.instrument.grade.code, position.instrument.contract.ends_at
             )
             assert position.certified in (UNKNOWN, sum(certified.values())), "coverage is current"
+
+
+def _check_slots(state: State) -> None:
+    """Assert that nobody offers more slots than its clusters may be behind or it has bought."""
+    for account in state.accounts.values():
+        sold: dict[tuple[str, int], list[Position]] = {}
+        for position in account.positions.values():
+            terms = position.instrument.contract
+            if terms.service_class and position.sell_lots > position.net:
+                sold.setdefault((terms.grade, terms.ends_at), []).append(position)
+        for (grade, ends_at), positions in sold.items():
+            clusters = [c for c in account.clusters.values() if c.grade == grade]
+            clusters = [c for c in clusters if c.valid_until >= ends_at]
+            short = sum(position.sell_lots - position.net for position in positions)
+            if any(position.sell_lots for position in positions):
+                assert short <= sum(c.timed_lots for c in clusters), "slots are of certified lots"
+            for position in positions:
+                if position.sell_lots and position.instrument.contract.service_class == "P0":
+                    short = position.sell_lots - position.net
+                    assert short <= sum(c.p0_lots for c in clusters), "P0 is of certified lots"
+    for cluster in state.clusters.values():
+        assert 100 * cluster.p0_lots <= 30 * cluster.lots, "P0 is at most 30 %"
+        assert 100 * cluster.timed_lots <= 60 * cluster.lots, "P0 and P1 are at most 60 %"
 
 
 def _has(instrument: Instrument, grade: str, starts_at: int) -> bool:

@@ -3,8 +3,9 @@
 When trading ends (RULEBOOK 4.2) everything happens at one instant and in this order: what rests
 expires, the index is published, every position is paid the difference between its cost and the
 delivery price (the payments sum to exactly zero), the buyers' price goes into escrow, and net
-positions become entitlements, obligations and allocations to named clusters. Orders elsewhere that
-are no longer funded leave last.
+positions become entitlements, obligations and allocations to named clusters. The hour's slots end
+with it (`slots`): they say on which clusters their holders' lots are. Orders elsewhere that are no
+longer funded leave last.
 
 Each interval then releases, refunds and compensates (RULEBOOK 6.4, 6.5), once. What is released
 repays a debt first. Compensation is paid from the seller's own cash, as far as that reaches without
@@ -18,6 +19,7 @@ from exchange.machine import (
     marks,
     proceeds,
     sessions,
+    slots,
     waterfall,
     withdrawals,
 )
@@ -49,6 +51,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
     sessions.change(state, instrument)
     for order in sorted(instrument.live_orders(), key=lambda order: order.id):
         withdrawals.withdraw(state, order, Close.EXPIRED)
+    closed = slots.close(state, instrument)
     positions = [instrument.positions[number] for number in sorted(instrument.positions)]
     price = _publish_index(state, instrument, positions)
     state.events.append(events.Marked(instrument.symbol, price, "index", state.at))
@@ -67,11 +70,14 @@ def end_trading(state: State, instrument: Instrument) -> None:
         )
     )
     if lots:
-        _deliver(state, instrument, positions, price)
+        _deliver(state, instrument, positions, price, closed)
+    concerned = {position.account.id: position.account for position in positions}
+    concerned |= _settle_slots(state, instrument, closed)
     for position in positions:
         _settle_position(state, position)
-        coverage.settle_account(state, position.account)
-        coverage.withdraw_unfunded(state, position.account)
+    for number in sorted(concerned):
+        coverage.settle_account(state, concerned[number])
+        coverage.withdraw_unfunded(state, concerned[number])
     instrument.positions.clear()
     instrument.trades.clear()
     instrument.open_interest = 0
@@ -119,7 +125,31 @@ def _publish_index(state: State, instrument: Instrument, positions: list[Positio
     return price
 
 
-def _deliver(state: State, instrument: Instrument, positions: list[Position], price: int) -> None:
+def _settle_slots(state: State, instrument: Instrument, closed: slots.Closed) -> dict[int, Account]:
+    """Pay for the slots of an hour and for those that fail; return the accounts that had any."""
+    due = slots.pay(state, closed)
+    settled: list[tuple[slots.Damage, int]] = []
+    for seller in sorted({damage.seller for damage in due}):
+        own = [damage for damage in due if damage.seller == seller]
+        amounts = pay_damages(
+            state,
+            state.accounts[seller],
+            [(damage.holder, damage.amount, f"slots:{instrument.symbol}") for damage in own],
+            Code.COMPENSATION,
+        )
+        settled += zip(own, amounts, strict=True)
+    hour = state.hours.get((instrument.grade.code, instrument.contract.starts_at))
+    concerned = slots.settle(state, closed, hour, settled)
+    return {account.id: account for account in concerned}
+
+
+def _deliver(
+    state: State,
+    instrument: Instrument,
+    positions: list[Position],
+    price: int,
+    closed: slots.Closed,
+) -> None:
     """Turn net positions into escrow, entitlements, obligations and allocations."""
     grade = instrument.grade.code
     starts_at = instrument.contract.starts_at
@@ -132,9 +162,10 @@ def _deliver(state: State, instrument: Instrument, positions: list[Position], pr
     shares: list[delivery.Share] = []
     for position in positions:
         if position.net < 0:
-            shares += _oblige(state, hour, position, instrument.contract.ends_at)
+            shares += _oblige(state, hour, position, instrument.contract.ends_at, closed)
     holders = {entitlement.account: entitlement.lots for entitlement in hour.entitlements.values()}
-    for chosen in delivery.assign(holders, shares, _served_before(state, grade, starts_at)):
+    before = _served_before(state, grade, starts_at)
+    for chosen in delivery.assign(holders, shares, before, closed.usable()):
         number = state.number("allocation")
         allocation = Allocation(
             number,
@@ -144,6 +175,8 @@ def _deliver(state: State, instrument: Instrument, positions: list[Position], pr
             hour.obligations[chosen.obligation].account,
             chosen.cluster,
             chosen.lots,
+            chosen.p0_lots,
+            chosen.p1_lots,
         )
         hour.allocations[number] = allocation
         state.events.append(
@@ -158,6 +191,8 @@ def _deliver(state: State, instrument: Instrument, positions: list[Position], pr
                 starts_at,
                 allocation.lots,
                 price,
+                allocation.p0_lots,
+                allocation.p1_lots,
             )
         )
 
@@ -179,8 +214,10 @@ def _grant(state: State, hour: Hour, position: Position) -> int:
     return number
 
 
-def _oblige(state: State, hour: Hour, position: Position, ends_at: int) -> list[delivery.Share]:
-    """Oblige a seller, keep its margin, and split its lots over its clusters."""
+def _oblige(
+    state: State, hour: Hour, position: Position, ends_at: int, closed: slots.Closed
+) -> list[delivery.Share]:
+    """Oblige a seller, keep its margin, and split its lots and slots over its clusters."""
     account = position.account
     number = state.number("obligation")
     lots = -position.net
@@ -188,6 +225,8 @@ def _oblige(state: State, hour: Hour, position: Position, ends_at: int) -> list[
         obligation=number,
         lots=lots,
         certified_lots=account.certified_lots(hour.grade, ends_at),
+        slots=closed.delivered.get(account.id, delivery.NO_SLOTS),
+        rooms=account.slot_rooms(hour.grade, ends_at),
     )
     failed = sum(share.lots for share in shares if share.cluster == delivery.NO_CLUSTER)
     margin = delivery.delivery_margin(price=hour.price, lots=lots)

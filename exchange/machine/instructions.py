@@ -22,6 +22,7 @@ from exchange.machine import (
     payouts,
     resettlement,
     sessions,
+    slot_rooms,
     strips,
     switches,
     uncrossing,
@@ -146,12 +147,17 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         or not 0 <= order.maker_fee_bp <= order.taker_fee_bp <= _BASIS_POINTS_MAX
         or not 1 <= order.band_percent <= 99
         or not 1 <= order.dynamic_percent <= 99
+        or not all(0 <= ticks <= contract.PRICE_TICKS_MAX for ticks in order.slot_reference_ticks)
     ):
         return Refuse.INVALID_TERMS
     grade = state.grades.get(order.grade)
     state.events.append(
         events.GradeDefined(
-            order.grade, order.reference_price_ticks, order.maker_fee_bp, order.taker_fee_bp
+            order.grade,
+            order.reference_price_ticks,
+            order.maker_fee_bp,
+            order.taker_fee_bp,
+            order.slot_reference_ticks,
         )
     )
     if grade is not None:
@@ -160,6 +166,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         grade.taker_fee_bp = order.taker_fee_bp
         grade.band_percent = order.band_percent
         grade.dynamic_percent = order.dynamic_percent
+        grade.slot_references = order.slot_reference_ticks
         return None
     grade = Grade(
         state.number("grade"),
@@ -170,6 +177,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         order.band_percent,
         contract.hour_start(state.at),
         dynamic_percent=order.dynamic_percent,
+        slot_references=order.slot_reference_ticks,
     )
     state.grades[order.grade] = grade
     listing.start_grade(state, grade)
@@ -207,16 +215,32 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
         not 0 <= order.lots <= contract.LOTS_MAX
         or not 1 <= order.cluster <= NUMBER_MAX
         or not 0 <= order.valid_until <= NUMBER_MAX
+        or not -1 <= order.p0_lots <= order.lots
+        or not -1 <= order.timed_lots <= order.lots
     ):
         return Refuse.INVALID_TERMS
     known = state.clusters.get(order.cluster)
     if known is not None and known.account != order.account:
         return Refuse.CLUSTER_OF_ANOTHER
-    cluster = Cluster(order.cluster, order.account, order.grade, order.lots, order.valid_until)
+    cluster = Cluster(
+        order.cluster,
+        order.account,
+        order.grade,
+        order.lots,
+        order.valid_until,
+        *slot_rooms.certified(order),
+    )
     state.clusters[cluster.id] = account.clusters[cluster.id] = cluster
     state.events.append(
         events.CertificationChanged(
-            order.cluster, order.account, order.grade, order.lots, order.valid_until, state.at
+            order.cluster,
+            order.account,
+            order.grade,
+            order.lots,
+            order.valid_until,
+            state.at,
+            cluster.p0_lots,
+            cluster.timed_lots,
         )
     )
     for position in account.positions.values():
@@ -225,6 +249,7 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
     limits.forget_supply(state, grades)
     for grade in sorted(grades):
         coverage.withdraw_uncovered(state, account, grade)
+        slot_rooms.withdraw_beyond(state, account, grade)
         coverage.refresh(state, account, grade)
     coverage.withdraw_unfunded(state, account)
     margin_calls.look(state, account)

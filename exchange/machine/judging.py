@@ -8,7 +8,7 @@ there.
 """
 
 from exchange import commands, matching
-from exchange.machine import coverage, limits, sessions, terms
+from exchange.machine import coverage, limits, sessions, slot_rooms, terms
 from exchange.machine.state import UNKNOWN, Instrument, Position, State
 from exchange.reasons import Reject
 
@@ -68,6 +68,8 @@ def judge(
             bare = coverage.sell(state, position, left)
             if bare.is_too_much:
                 return Reject.POSITION_LIMIT
+    elif instrument.sibling and not slot_rooms.may_offer(position, left):
+        bare = coverage.LATE
     dearest = price if side > 0 else instrument.band_high
     fee = -(-instrument.unit * dearest * left * instrument.fee_bp_max // 10_000)
     free = account.cash - account.required

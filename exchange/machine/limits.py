@@ -2,7 +2,8 @@
 
 Nobody may corner an hour: what a beneficial-owner group is long of it over all tenors, were all its
 resting buys filled, and what it is short of without cover (`coverage`), is at most a quarter of
-what is certified of the grade to the end of that hour, or 100 lots (RULEBOOK 3.6). Each account of
+what is certified of the grade to the end of that hour, or 100 lots (RULEBOOK 3.6); so are its slots
+of either class. Each account of
 the group counts by itself, for a short of one delivers nothing to another. An order that adds
 nothing to the sum is never refused, so a holding that has come to stand above the limit may shrink.
 The supply is added up when it is first asked for and forgotten whenever a certification changes;
@@ -15,7 +16,7 @@ from collections.abc import Collection
 from itertools import accumulate
 
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
-from marketplace.contract import Product
+from marketplace.contract import OPTIONS, Product
 
 LOTS_FREE = 100
 """Lots that a group may be long in an hour, or uncovered short, whatever the supply."""
@@ -32,7 +33,7 @@ ENTERED_PER_TRADE = 500
 def is_too_long(state: State, position: Position, lots: int) -> bool:
     """Whether buying `lots` more could leave the account's group above its limit in some hour."""
     instrument = position.instrument
-    if not instrument.is_energy or lots <= 0:
+    if lots <= 0 or instrument.contract.product in OPTIONS:
         return False
     after = total = held(position) + position.net + position.buy_lots + lots
     if after <= 0:
@@ -52,6 +53,8 @@ def is_too_long(state: State, position: Position, lots: int) -> bool:
 def held(position: Position) -> int:
     """Return what the account is long of by other products, in the hour where that is most."""
     account, own = position.account, position.instrument
+    if own.contract.product is Product.SLOT:
+        return 0
     if own.contract.product is Product.HOUR:
         if not account.crossing:
             return 0

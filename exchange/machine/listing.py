@@ -7,7 +7,8 @@ opens with the next auction; one that should have opened before its grade existe
 
 Its reference is its parent's mark; where there is none, what the same hour cost on average in the
 last seven days (for longer windows, all hours); where that is not known either, the operator's
-price (RULEBOOK 1.5).
+price (RULEBOOK 1.5). Slots have neither parent nor index: theirs is the operator's price, and a
+grade without one lists none.
 """
 
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def start_grade(state: State, grade: Grade) -> None:
 
 def list_due(state: State, grade: Grade) -> None:
     """List every contract of a grade that is due and is not listed, the longest first."""
-    for terms in _due(grade.code, state.at):
+    for terms in _due(grade, state.at):
         if (
             terms.symbol not in state.instruments
             and contract.listed_at(terms) <= state.at < terms.trading_ends_at
@@ -50,8 +51,9 @@ def list_due(state: State, grade: Grade) -> None:
             _list(state, grade, terms)
 
 
-def _due(grade: str, at: int) -> Iterator[Contract]:
-    """Yield every contract that may be listed at an instant, the longest first."""
+def _due(of: Grade, at: int) -> Iterator[Contract]:
+    """Yield every contract that may be listed at an instant, the longest first, slots last."""
+    grade = of.code
     month = contract.month_start(at)
     for ahead in range(contract.MONTHS_LISTED + 2):
         yield contract.month_contract(grade, contract.add_months(month, ahead))
@@ -63,6 +65,10 @@ def _due(grade: str, at: int) -> Iterator[Contract]:
         yield contract.day_contract(grade, today + ahead * DAY)
     for starts_at in range(today, today + 2 * DAY, HOUR):
         yield contract.hour_contract(grade, starts_at)
+    for service_class, reference in zip(contract.SLOT_CLASSES, of.slot_references, strict=True):
+        if reference:
+            for starts_at in range(today, today + 2 * DAY, HOUR):
+                yield contract.slot_contract(grade, service_class, starts_at)
 
 
 def _list(state: State, grade: Grade, terms: Contract) -> None:
@@ -128,6 +134,8 @@ def reference_price(instrument: Instrument) -> int:
     if instrument.parents:
         return instrument.parents[0].mark
     grade, terms = instrument.grade, instrument.contract
+    if terms.product is Product.SLOT:
+        return grade.slot_references[contract.SLOT_CLASSES.index(terms.service_class)]
     if terms.product is Product.HOUR:
         hours = [terms.starts_at - day * DAY for day in range(1, REFERENCE_DAYS + 1)]
     else:

@@ -34,7 +34,7 @@ from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 
-FORMAT = 3
+FORMAT = 4
 
 
 class _Account(msgspec.Struct, array_like=True):

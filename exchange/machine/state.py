@@ -19,7 +19,7 @@ from exchange.book import Book, Order, Stops
 from exchange.machine.entries import Entry
 from marketplace import contract
 from marketplace.contract import InstrumentState
-from settlement import ledger, margin
+from settlement import delivery, ledger, margin
 from settlement.ledger import Code, Kind
 
 
@@ -105,6 +105,17 @@ class Account:
             if cluster.grade == grade and cluster.valid_until >= hour_ends_at
         }
 
+    def slot_rooms(self, grade: str, hour_ends_at: int) -> dict[int, delivery.Room]:
+        """Return how many slots each cluster may be behind in an hour (RULEBOOK 4.3)."""
+        return {
+            number: delivery.room(
+                lots,
+                p0_max=self.clusters[number].p0_lots,
+                timed_max=self.clusters[number].timed_lots,
+            )
+            for number, lots in self.certified_lots(grade, hour_ends_at).items()
+        }
+
     @property
     def available(self) -> int:
         """Cash that nothing reserves; negative when a mark moved against the account."""
@@ -136,8 +147,8 @@ class Instrument:
         "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max", "grade", "halted", "id",
         "is_energy", "is_open", "last", "long_max", "look_due", "maker_fee_bp", "mark", "mid_area",
         "mid_since", "mid_time", "mid_value", "news", "open_interest", "opening_price",
-        "parent_mark", "parents", "phase", "positions", "rates", "reference", "stops", "symbol",
-        "taker_fee_bp", "trades", "unit", "volume", "watch_high", "watch_low",
+        "parent_mark", "parents", "phase", "positions", "rates", "reference", "sibling", "stops",
+        "symbol", "taker_fee_bp", "trades", "unit", "volume", "watch_high", "watch_low",
     )  # fmt: skip
 
     def __init__(
@@ -149,6 +160,8 @@ class Instrument:
         self.unit = terms.tick_micros
         """Micro-USD of a tick of one lot."""
         self.is_energy = terms.is_energy
+        self.sibling = contract.sibling(terms)
+        """The symbol of the other class of slots in the same hour; empty for all but slots."""
         self.parents: tuple[Instrument, ...] = ()
         """Longer energy that is listed and has this window in it, shortest first."""
         self.parent_mark = 0
@@ -158,7 +171,9 @@ class Instrument:
         self.grade = grade
         self.set_fees(grade.maker_fee_bp, grade.taker_fee_bp)
         self.band_percent = grade.band_percent
-        self.dynamic_percent = grade.dynamic_percent
+        self.dynamic_percent = (
+            grade.dynamic_percent if terms.is_energy else contract.WIDE_BAND_PERCENT
+        )
         self.phase = InstrumentState.SCHEDULED
         self.halted = False
         self.is_open = False
@@ -339,6 +354,8 @@ class Grade(msgspec.Struct, array_like=True):
     """The hour whose value `sound_price` is."""
     corrections: dict[int, tuple[int, int]] = {}
     """(version, price) of hours whose index two operators have corrected."""
+    slot_references: tuple[int, int] = (0, 0)
+    """The operator's price of slots, P0 and P1, in their ticks; 0: they are not listed."""
 
     def index_in_force(self, hour: int) -> int | None:
         """Return the index of an hour as it was last corrected; None where none is kept."""
@@ -354,6 +371,9 @@ class Cluster(msgspec.Struct, array_like=True):
     grade: str
     lots: int
     valid_until: int
+    p0_lots: int = 0
+    timed_lots: int = 0
+    """How many of its lots may be sold as P0, and as P0 and P1 together."""
 
 
 class Entitlement(msgspec.Struct, array_like=True):
@@ -385,6 +405,9 @@ class Allocation(msgspec.Struct, array_like=True):
     seller: int
     cluster: int
     lots: int
+    p0_lots: int = 0
+    p1_lots: int = 0
+    """Of its lots, those that slots go with."""
 
 
 class Hour(msgspec.Struct, array_like=True):

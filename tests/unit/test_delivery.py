@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from settlement import delivery
-from settlement.delivery import NO_CLUSTER, Assignment, Legs, Share
+from settlement.delivery import NO_CLUSTER, Assignment, Legs, Room, Share, Slots
 
 
 def test_parts_go_by_largest_remainder_and_ties_to_the_first() -> None:
@@ -50,6 +50,42 @@ def test_failed_lots_are_taken_last() -> None:
         Assignment(5, 2, 8, 10),
         Assignment(5, 1, NO_CLUSTER, 40),
         Assignment(6, 1, NO_CLUSTER, 30),
+    ]
+
+
+def test_three_and_six_tenths_of_a_cluster_may_be_slots() -> None:
+    assert delivery.room(99, p0_max=99, timed_max=99) == Room(29, 59)
+    assert delivery.room(100, p0_max=0, timed_max=50) == Room(0, 50)
+
+
+def test_p1_fails_first_and_nothing_is_delivered_beyond_the_lots_owed() -> None:
+    rooms = [Room(10, 30), Room(20, 30)]
+    assert delivery.deliverable(Slots(30, 30), 100, rooms) == Slots(30, 30)
+    assert delivery.deliverable(Slots(40, 30), 100, rooms) == Slots(30, 30)
+    assert delivery.deliverable(Slots(30, 30), 40, rooms) == Slots(30, 10)
+    assert delivery.deliverable(Slots(30, 30), 20, rooms) == Slots(20, 0)
+    assert delivery.deliverable(Slots(3, 3), 20, []) == Slots(0, 0)
+
+
+def test_slots_go_where_they_may_and_lots_with_them() -> None:
+    """Of 40 lots 20 would be on the cluster of one replica, but 30 slots are sold."""
+    shares = delivery.split_obligation(
+        obligation=1,
+        lots=40,
+        certified_lots={7: 50, 8: 50},
+        slots=Slots(10, 20),
+        rooms={7: Room(0, 0), 8: Room(15, 30)},
+    )
+    assert shares == [Share(1, 7, 10), Share(1, 8, 30, 10, 20)]
+
+
+def test_holders_with_slots_choose_before_larger_ones_without() -> None:
+    shares = [Share(1, 7, 30, 5, 5), Share(2, 8, 50)]
+    assert delivery.assign({5: 20, 6: 60}, shares, {6: [7]}, {5: Slots(4, 5)}) == [
+        Assignment(6, 1, 7, 21),
+        Assignment(6, 2, 8, 39),
+        Assignment(5, 1, 7, 9, 4, 5),
+        Assignment(5, 2, 8, 11),
     ]
 
 
@@ -147,3 +183,117 @@ def test_legs_add_up_to_the_escrow(price, lots, available, short, next_mark) -> 
     )
     assert result.released + result.refunded == 5 * price * lots
     assert min(result) >= 0
+
+
+def slow_assign(holders, shares, before, slots):
+    """Place lot by lot, out of a plain list of all lots, each with the class it is kept for."""
+    lots = []
+    for share in shares:
+        kept = [0] * share.p0_lots + [1] * share.p1_lots
+        kept += [2] * (share.lots - len(kept))
+        lots += [[share.cluster, share.obligation, each] for each in kept]
+    placed: dict[tuple[int, int, int], list[int]] = {}
+    order = sorted(holders, key=lambda holder: (-holders[holder], holder))
+    wants = {}
+    for holder in order:
+        of = slots.get(holder, Slots())
+        p0 = min(of.p0, holders[holder])
+        p1 = min(of.p1, holders[holder] - p0)
+        wants[holder] = [p0, p1, holders[holder] - p0 - p1]
+    for each in range(3):
+        for holder in order:
+            key = None
+            for _ in range(wants[holder][each]):
+                able = [lot for lot in lots if lot[2] == each or each == 2]
+                count: dict[tuple[int, int], int] = {}
+                for lot in able:
+                    count[lot[0], lot[1]] = count.get((lot[0], lot[1]), 0) + 1
+                if key not in count:
+                    liked = [c for c in before.get(holder, ()) if c]
+                    best = [k for c in liked for k in sorted(count) if k[0] == c]
+                    best += sorted(count, key=lambda k: (k[0] == 0, -count[k], k))
+                    key = best[0]
+                lots.remove(next(lot for lot in able if (lot[0], lot[1]) == key))
+                placed.setdefault((holder, *key), [0, 0, 0])[each] += 1
+    return placed
+
+
+@given(st.data())
+def test_slots_and_lots_are_placed_as_by_hand(data) -> None:
+    """From what is sold and certified to who is where, against one lot after the other."""
+    small = st.integers(0, 12)
+    shares: list[Share] = []
+    delivered = [0, 0]
+    for obligation in range(1, data.draw(st.integers(1, 4)) + 1):
+        certified = {
+            10 * obligation + number: data.draw(small) for number in range(data.draw(small) % 4)
+        }
+        rooms = {}
+        for cluster, lots in certified.items():
+            timed = data.draw(st.integers(0, lots))
+            rooms[cluster] = Room(data.draw(st.integers(0, timed)), timed)
+        owed = data.draw(st.integers(1, 30))
+        behind = min(owed, sum(certified.values()))
+        sold = Slots(data.draw(small), data.draw(small))
+        slots = delivery.deliverable(sold, behind, rooms.values())
+        # By hand: while a cluster has room for one more and a lot is left, it is delivered.
+        room = [list(rooms[cluster]) for cluster in sorted(rooms)]
+        left, counted = behind, [0, 0]
+        for each in range(2):
+            for _ in range(sold[each]):
+                fit = [r for r in room if r[1] and (each or r[0])]
+                if fit and left:
+                    fit[0][1] -= 1
+                    fit[0][0] -= not each
+                    counted[each] += 1
+                    left -= 1
+        assert slots == tuple(counted)
+        own = delivery.split_obligation(
+            obligation=obligation, lots=owed, certified_lots=certified, slots=slots, rooms=rooms
+        )
+        assert sum(share.lots for share in own) == owed
+        assert sum(share.p0_lots for share in own) == slots.p0
+        assert sum(share.p1_lots for share in own) == slots.p1
+        for share in own:
+            if share.cluster != NO_CLUSTER:
+                assert share.lots <= certified[share.cluster]
+            p0, timed = rooms.get(share.cluster, Room(0, 0))
+            assert share.p0_lots <= p0
+            assert share.p0_lots + share.p1_lots <= min(timed, share.lots)
+        shares += own
+        delivered = [delivered[0] + slots.p0, delivered[1] + slots.p1]
+    total = sum(share.lots for share in shares)
+    holders, held = {}, {}
+    for holder in range(101, 106):
+        lots = total if holder == 105 else data.draw(st.integers(0, total))
+        total -= lots
+        if lots:
+            holders[holder] = lots
+        mine = [left if holder == 105 else data.draw(st.integers(0, left)) for left in delivered]
+        delivered = [left - part for left, part in zip(delivered, mine, strict=True)]
+        held[holder] = Slots(*mine)
+    before = {
+        holder: data.draw(st.lists(st.sampled_from([0, 10, 11, 20, 21, 30]), max_size=2))
+        for holder in holders
+    }
+    found = delivery.assign(holders, shares, before, held)
+    expected = slow_assign(holders, shares, before, held)
+    assert {(a.holder, a.cluster, a.obligation): (a.lots, a.p0_lots, a.p1_lots) for a in found} == {
+        key: (sum(lots), lots[0], lots[1]) for key, lots in expected.items()
+    }
+
+
+@given(st.dictionaries(st.integers(1, 9), st.integers(1, 20), min_size=1, max_size=5), st.data())
+def test_failed_slots_are_borne_once_and_paired_with_who_failed(slots, data) -> None:
+    failed_by, left = {}, sum(slots.values())
+    for seller in range(20, 24):
+        failed_by[seller] = data.draw(st.integers(0, left))
+        left -= failed_by[seller]
+    borne = delivery.share_failed(sum(failed_by.values()), slots)
+    assert sum(borne.values()) == sum(failed_by.values())
+    assert all(borne[holder] <= slots[holder] for holder in slots)
+    pairs = delivery.pair_failed(failed_by, borne)
+    for seller, failed in failed_by.items():
+        assert sum(part for s, _, part in pairs if s == seller) == failed
+    for holder, part in borne.items():
+        assert sum(n for _, h, n in pairs if h == holder) == part
