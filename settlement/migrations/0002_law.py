@@ -104,7 +104,8 @@ AS $$
 DECLARE
     v_count integer := cardinality(p_amount);
     v_last bigint := p_expected + v_count;
-    v_is_plain boolean := p_phase IS NULL;
+    v_is_plain boolean := p_phase IS NULL
+        OR 0 = ALL (p_phase) AND cardinality(array_remove(p_id, NULL)) = 0;
     v_is_behind boolean;
     v_debit bigint[];
     v_credit bigint[];
@@ -433,6 +434,21 @@ CREATE TRIGGER account_stays BEFORE DELETE OR TRUNCATE
     ON settlement_account FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 CREATE TRIGGER chain_head_stays BEFORE DELETE OR TRUNCATE
     ON settlement_chainhead FOR EACH STATEMENT EXECUTE FUNCTION append_only();
+
+-- What was found, said or made of a day that is over is a fact; a dispute alone has states.
+DO $$
+DECLARE
+    v_table text;
+BEGIN
+    FOREACH v_table IN ARRAY ARRAY[
+        'settlement_settlementrun', 'settlement_settlementrunline', 'settlement_deliverycorrection',
+        'settlement_deliveryrevision', 'settlement_deliveryfigure', 'settlement_deliverydifference',
+        'settlement_monthlystatement'] LOOP
+        EXECUTE format(
+            'CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %I'
+            ' FOR EACH STATEMENT EXECUTE FUNCTION append_only()', v_table);
+    END LOOP;
+END $$;
 
 CREATE TRIGGER account_ledger_only BEFORE INSERT OR UPDATE
     ON settlement_account FOR EACH STATEMENT EXECUTE FUNCTION ledger_only();

@@ -247,6 +247,26 @@ def test_a_statement_of_an_account_is_continuous_and_ends_with_its_balance(funde
     assert queries.balance_at(7, sequence=entries[3].sequence) == 474
 
 
+def test_fields_that_run_together_make_different_hashes() -> None:
+    """Nothing is joined by a separator (FAULTS P148)."""
+    batches = [
+        [move(OUTSIDE, cash(7), 500, cause=first), move(OUTSIDE, cash(7), 500, cause=second)]
+        for first, second in (("a|b", "c"), ("a", "b|c"), ("ab", "c"), ("a", "bc"))
+    ]
+    batches += [
+        [move(OUTSIDE, cash(7), 500, phase=Phase.AT_ONCE, cause=cause, id=name)]
+        for cause, name in (("ab", "c"), ("a", "bc"), ("abc", ""))
+    ]
+    hashes = set()
+    for batch in batches:
+        with transaction.atomic():
+            post(*batch)
+            hashes.add(bytes(models.ChainHead.objects.get(chain="cash").hash))
+            assert violated() == []
+            transaction.set_rollback(True)
+    assert len(hashes) == len(batches)
+
+
 # Partitions
 
 

@@ -89,7 +89,7 @@ def sound(clock) -> None:
             cost_ticks=lots * PRICE, updated_at=at,
         )  # fmt: skip
     models.MarginAccount.objects.create(
-        organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700 + 60 - 40,
+        organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700 + 60 - 40 - 300,
         escrow_micros=escrow - 2 * PER_INTERVAL, updated_at=at,
     )  # fmt: skip
     for phase, name, hold in ((Phase.HOLD, "a", ""), (Phase.HOLD, "b", ""), (Phase.VOID, "", "b")):
