@@ -63,6 +63,20 @@ def report(interval: Interval, at: int) -> None:
     _publish(interval, allocations, delivered)
 
 
+def review(interval: Interval, at: int) -> int:
+    """Look at an interval again, by rows that came late too; return how much is known better.
+
+    Tokens that were charged as pay-as-you-go stay charged as they were.
+    """
+    allocations = settlement_queries.entitlements_snapshot(
+        starts_at=clock.to_datetime(interval.hour_starts_at), grade=interval.grade
+    )
+    if not allocations:
+        return 0
+    deliveries = _deliveries(interval, allocations, _delivered(interval), _misses(interval))
+    return operations.revise_delivery(deliveries=deliveries, at=at)
+
+
 # What the rows say
 
 

@@ -26,6 +26,7 @@ from settlement.kinds import Claim, Kind
 
 METER_EVERY = 2 * contract.MICROS_PER_SECOND
 CERTIFY_LEASE_S = 120.0
+REVIEW_DAY_LEASE_S = 300.0
 CERTIFY_WAIT_S = 20.0
 """How long a certification waits for the machine to take its result."""
 
@@ -45,6 +46,19 @@ def report_interval(slot: str, at: int) -> None:
     grade, hour_starts_at, number = slots.read_interval(slot)
     interval = reporting.Interval(grade=grade, hour_starts_at=hour_starts_at, number=number)
     reporting.report(interval, at)
+
+
+def review_day(claim: Claim) -> None:
+    """Look again at every interval of a day, before it is settled finally: an hour at a time."""
+    grade, day_starts_at, _ = slots.read_run(claim.slot)
+    for hour_starts_at in range(day_starts_at, day_starts_at + contract.DAY, contract.HOUR):
+        with transaction.atomic():
+            jobs.fence(claim)
+            for number in range(1, contract.INTERVALS_PER_HOUR + 1):
+                interval = reporting.Interval(
+                    grade=grade, hour_starts_at=hour_starts_at, number=number
+                )
+                reporting.review(interval, claim.at)
 
 
 def probe(claim: Claim) -> None:
@@ -135,6 +149,15 @@ kinds.register(
         queue=kinds.URGENT,
         schedule=kinds.PerInterval(),
         handler=report_interval,
+    )
+)
+kinds.register(
+    Kind(
+        name=kinds.REVIEW_DAY,
+        queue=kinds.URGENT,
+        schedule=kinds.AfterDay(is_repeated=False),
+        long_handler=review_day,
+        lease_s=REVIEW_DAY_LEASE_S,
     )
 )
 kinds.register(

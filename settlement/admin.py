@@ -62,13 +62,42 @@ class MarkAdmin(backoffice.ReadOnly):
 class IndexValueAdmin(backoffice.ReadOnly):
     """The hourly index."""
 
-    list_display = ("grade", "hour_starts_at", "shown_price", "method", "at", "short_digest")
+    list_display = (
+        "grade",
+        "hour_starts_at",
+        "version",
+        "shown_price",
+        "method",
+        "at",
+        "short_digest",
+    )
     list_filter = ("grade", "method")
     date_hierarchy = "hour_starts_at"
-    ordering = ("-hour_starts_at", "grade")
+    ordering = ("-hour_starts_at", "grade", "-version")
     shown_price = backoffice.price("price_ticks", "price")
     short_digest = backoffice.digest("digest", "digest")
     exclude = ("inputs", "digest")
+
+
+@admin.register(models.IndexOverride)
+class IndexOverrideAdmin(backoffice.ReadOnly):
+    """Corrections of the index that operators proposed, and who confirmed them."""
+
+    list_display = (
+        "grade",
+        "hour_starts_at",
+        "version",
+        "shown_price",
+        "state",
+        "reason",
+        "proposed_by",
+        "proposed_at",
+        "confirmed_by",
+    )
+    list_filter = ("grade", "state")
+    date_hierarchy = "hour_starts_at"
+    ordering = ("-proposed_at", "-id")
+    shown_price = backoffice.price("price_ticks", "price")
 
 
 @admin.register(models.Instruction)
@@ -171,6 +200,94 @@ class IntervalSettlementAdmin(backoffice.ReadOnly):
     released = backoffice.money("released_micros", "released")
     refunded = backoffice.money("refunded_micros", "refunded")
     compensated = backoffice.money("compensated_micros", "compensated")
+
+
+@admin.register(models.SettlementRun)
+class SettlementRunAdmin(backoffice.ReadOnly):
+    """Days that were settled again, by what they were computed from."""
+
+    list_display = ("id", "kind", "allocations", "at", "short_inputs", "short_result")
+    list_filter = ("kind", "grade")
+    date_hierarchy = "delivery_date"
+    ordering = ("-at", "-id")
+    short_inputs = backoffice.digest("inputs_digest", "inputs")
+    short_result = backoffice.digest("result_digest", "result")
+    exclude = ("inputs_digest", "result_digest", "posted_digest")
+
+
+@admin.register(models.SettlementRunLine)
+class SettlementRunLineAdmin(backoffice.ReadOnly):
+    """What runs found to be posted differently."""
+
+    list_display = ("run_id", "allocation_id", "delivery", "damages", "due_micros")
+    search_fields = ("=run__id", "=allocation__id")
+    ordering = ("-id",)
+    delivery = backoffice.money("delivery_micros", "delivery")
+    damages = backoffice.money("damages_micros", "damages")
+
+
+@admin.register(models.DeliveryCorrection)
+class DeliveryCorrectionAdmin(backoffice.ReadOnly):
+    """What the machine posted of them."""
+
+    list_display = ("run", "allocation_id", "delivery", "damages", "due_micros", "at")
+    search_fields = ("=run", "=allocation__id")
+    ordering = ("-id",)
+    delivery = backoffice.money("delivery_micros", "delivery")
+    damages = backoffice.money("damages_micros", "damages")
+
+
+@admin.register(models.DeliveryRevision)
+class DeliveryRevisionAdmin(backoffice.ReadOnly):
+    """What is known better of an interval."""
+
+    list_display = ("allocation_id", "interval", "source", "available_mntu", "short_mntu", "at")
+    list_filter = ("source",)
+    search_fields = ("=allocation__id",)
+    ordering = ("-id",)
+
+
+@admin.register(models.DeliveryDifference)
+class DeliveryDifferenceAdmin(backoffice.ReadOnly):
+    """Deliveries whose parties count otherwise than the gateway."""
+
+    list_display = ("allocation_id", "gateway_mntu", "seller_mntu", "holder_mntu", "run_id", "at")
+    search_fields = ("=allocation__id", "=run__id")
+    ordering = ("-id",)
+
+
+@admin.register(models.Dispute)
+class DisputeAdmin(backoffice.ReadOnly):
+    """Objections to settled intervals; operators decide them over REST."""
+
+    list_display = (
+        "id",
+        "allocation_id",
+        "intervals",
+        "opened_by",
+        "state",
+        "opened_at",
+        "proposed_by",
+        "decided_by",
+        "decided_at",
+        "settled_at",
+    )
+    list_filter = ("state",)
+    search_fields = ("=id", "=allocation__id", "=opened_by")
+    ordering = ("-id",)
+
+
+@admin.register(models.MonthlyStatement)
+class MonthlyStatementAdmin(backoffice.ReadOnly):
+    """Statements of months that are over."""
+
+    list_display = ("organization_id", "month_date", "opening", "closing", "short_digest", "at")
+    search_fields = ("=organization_id",)
+    ordering = ("-month_date", "organization_id")
+    opening = backoffice.money("opening_micros", "opening")
+    closing = backoffice.money("closing_micros", "closing")
+    short_digest = backoffice.digest("digest", "digest")
+    exclude = ("body", "digest")
 
 
 @admin.register(models.Job)

@@ -31,6 +31,7 @@ __all__ = [
     "post_cash",
     "record_clock_jump",
     "report_delivery",
+    "revise_delivery",
     "ring",
     "settle_interval",
 ]
@@ -351,6 +352,56 @@ def report_delivery(*, deliveries: Sequence[Delivery], at: int) -> None:
             for delivery in deliveries
         ],
         ignore_conflicts=True,
+    )
+
+
+def revise_delivery(*, deliveries: Sequence[Delivery], at: int) -> int:
+    """Store where a second look differs from the report; a dispute's word is not looked at again.
+
+    Return how many intervals of allocations are known better now.
+    """
+    known = {
+        (row.allocation_id, row.interval): row
+        for row in models.DeliveryReport.objects.filter(
+            allocation_id__in={delivery.allocation for delivery in deliveries}
+        )
+    }
+    revised = set(
+        models.DeliveryRevision.objects.filter(
+            allocation_id__in={delivery.allocation for delivery in deliveries}
+        ).values_list("allocation_id", "interval")
+    )
+    rows = [
+        models.DeliveryRevision(
+            allocation_id=delivery.allocation,
+            interval=delivery.interval,
+            source=models.DeliveryRevision.Source.REVIEW,
+            available_mntu=delivery.available_mntu,
+            short_mntu=delivery.short_mntu,
+            delivered_mntu=delivery.delivered_mntu,
+            is_suspended=delivery.is_suspended,
+            at=clock.to_datetime(at),
+        )
+        for delivery in deliveries
+        if (delivery.allocation, delivery.interval) not in revised
+        and _is_other(known.get((delivery.allocation, delivery.interval)), delivery)
+    ]
+    models.DeliveryRevision.objects.bulk_create(rows)
+    return len(rows)
+
+
+def _is_other(report: models.DeliveryReport | None, delivery: Delivery) -> bool:
+    """Whether a second look sees something else than was reported; nothing without a report."""
+    return report is not None and (
+        report.available_mntu,
+        report.short_mntu,
+        report.delivered_mntu,
+        report.is_suspended,
+    ) != (
+        delivery.available_mntu,
+        delivery.short_mntu,
+        delivery.delivered_mntu,
+        delivery.is_suspended,
     )
 
 

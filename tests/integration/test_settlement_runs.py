@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import valkey as valkey_client
-from django.db import connection
+from django.db import DatabaseError, connection
 
 from marketplace import audit as whole_audit
 from marketplace import clock as market_clock
@@ -281,3 +281,21 @@ def test_the_runs_of_a_day_are_planned_when_they_are_due_and_once(market, clock)
     assert (second.after_kind, second.after_slot) == ("settle_day", FINAL)
     (day,) = models.DeliveryDay.objects.all()
     assert (day.grade, day.planned_runs) == (GRADE, 2)
+
+
+FACTS = ("settlementrun", "settlementrunline", "deliverycorrection", "deliveryrevision")
+
+
+@pytest.mark.parametrize("table", FACTS)
+def test_what_a_run_has_written_is_never_changed(market, clock, table: str) -> None:
+    revise(BAD)
+    clock.set(FINAL_AT)
+    settling.settle_all(market)
+    for statement in (
+        f"UPDATE settlement_{table} SET at = now()",
+        f"DELETE FROM settlement_{table}",
+    ):
+        if table == "settlementrunline":
+            statement = statement.replace("at = now()", "due_micros = 1")
+        with pytest.raises(DatabaseError, match="never changed"), connection.cursor() as cursor:
+            cursor.execute(statement)
