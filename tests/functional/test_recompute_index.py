@@ -106,6 +106,12 @@ def test_the_database_keeps_what_was_published(closed: World) -> None:
             cursor.execute(statement)
 
 
+def test_the_journal_gives_every_version_again(closed: World) -> None:
+    out = StringIO()
+    call_command("verify_journal", "--public", "--json", stdout=out)
+    assert json.loads(out.getvalue())["index_values"] == 4
+
+
 def test_only_the_exchange_itself_can_tell_the_groups_apart(closed: World) -> None:
     _alter(
         'UPDATE marketplace_organization SET "group" ='

@@ -190,8 +190,22 @@ class CurvePoint(Model, frozen=True, kw_only=True):
     ends_at: datetime
     price: Decimal
     source: str
+    mark: Decimal
+    fair_price: Decimal
+    change: Decimal
+    list_basis: Decimal
+    index_basis: Decimal | None = None
     best_bid: Decimal | None = None
     best_ask: Decimal | None = None
+
+
+class CurveSegment(Model, frozen=True, kw_only=True):
+    """Hours that have one price on a forward curve, the mark of `instrument`."""
+
+    starts_at: datetime
+    ends_at: datetime
+    price: Decimal
+    instrument: str
 
 
 class Curve(Model, frozen=True, kw_only=True):
@@ -199,17 +213,21 @@ class Curve(Model, frozen=True, kw_only=True):
 
     grade: str
     at: datetime
+    list_price: Decimal
+    index_mean: Decimal | None
     points: tuple[CurvePoint, ...]
+    segments: tuple[CurveSegment, ...]
 
 
 class IndexValue(Model, frozen=True, kw_only=True):
-    """The index of one hour; `method` says how it was found."""
+    """The index of one hour; `method` says how it was found. Corrections are further versions."""
 
     grade: str
     hour: str
     starts_at: datetime
     price: Decimal
     method: str
+    version: int
     digest: str
     published_at: datetime
     inputs: Any = None
