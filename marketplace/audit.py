@@ -19,6 +19,8 @@ from settlement.audit.findings import Check, Finding, from_list, from_sql
 BATCHES_PER_PAGE = 500
 TRANSFERRED, HELD = 7, 61
 """Tags of the events that cash transfers are written from."""
+DEFAULTED, HAIRCUT = 41, 42
+"""Tags of the events that say who did not pay, and who was not paid in full."""
 
 
 def run() -> list[Finding]:
@@ -179,7 +181,7 @@ def _orders(_since: datetime | None) -> Finding:
     )
 
 
-_TRADED = """
+_ENTERED = """
     leg AS (
         SELECT symbol, maker AS organization, -taker_side * lots AS lots,
                -taker_side * lots * price_ticks AS ticks
@@ -190,65 +192,153 @@ _TRADED = """
     ), traded AS (
         SELECT symbol, organization, sum(lots) AS lots, sum(ticks) AS ticks
         FROM leg GROUP BY symbol, organization
-    ), hour AS (
-        SELECT symbol, grade_id AS grade, starts_at, state IN ('CLOSED', 'SETTLED') AS is_closed
-        FROM marketplace_instrument WHERE product = 'HOUR'
+    ), listed AS (
+        SELECT symbol, product, grade_id AS grade, starts_at, ends_at,
+               state IN ('CLOSED', 'SETTLED') AS is_closed,
+               CASE product WHEN 'SLOT' THEN 100
+                    ELSE extract(epoch FROM ends_at - starts_at)::bigint / 60 END AS unit
+        FROM marketplace_instrument
+    ), final AS (
+        SELECT DISTINCT ON (symbol) symbol, price_ticks AS price
+        FROM settlement_mark ORDER BY symbol, at DESC, id DESC
+    ), day AS (
+        SELECT symbol, organization, sum(lots) AS lots, sum(ticks) AS ticks
+        FROM (
+            SELECT symbol, organization, lots, ticks FROM traded JOIN listed USING (symbol)
+            WHERE product = 'DAY'
+            UNION ALL
+            SELECT child.symbol, organization, lots, lots * price
+            FROM traded JOIN listed parent USING (symbol) JOIN final USING (symbol)
+            JOIN listed child ON child.product = 'DAY' AND child.grade = parent.grade
+             AND child.starts_at >= parent.starts_at AND child.ends_at <= parent.ends_at
+            WHERE parent.product IN ('MONTH', 'WEEK') AND parent.is_closed
+        ) AS part GROUP BY symbol, organization
+    ), entered AS (
+        SELECT symbol, organization, sum(lots) AS lots, sum(ticks) AS ticks
+        FROM (
+            SELECT * FROM day
+            UNION ALL
+            SELECT symbol, organization, lots, ticks FROM traded JOIN listed USING (symbol)
+            WHERE product <> 'DAY'
+            UNION ALL
+            SELECT child.symbol, organization, lots, lots * price
+            FROM day JOIN listed parent USING (symbol) JOIN final USING (symbol)
+            JOIN listed child ON child.product = 'HOUR' AND child.grade = parent.grade
+             AND child.starts_at >= parent.starts_at AND child.ends_at <= parent.ends_at
+            WHERE parent.is_closed
+        ) AS part GROUP BY symbol, organization
     )
 """
+"""What came into every position, by trades and, at the final mark, by what cascaded into it."""
 
 
 def _netted(_since: datetime | None) -> Finding:
-    """Positions are the sums of trades; after gate closure they are entitlements, obligations."""
+    """Positions are the sums of trades; what ended became its parts, or is owed and entitled."""
     return from_sql(
         "positions and what they became are the sums of trades",
         "SELECT count(*) FROM settlement_position",
         f"""
-        WITH {_TRADED}, became AS (
+        WITH {_ENTERED}, became AS (
             SELECT organization_id AS organization, grade, starts_at, lots
             FROM settlement_entitlement
             UNION ALL
             SELECT organization_id, grade, starts_at, -lots FROM settlement_obligation
         ), held AS (
-            SELECT hour.symbol, organization, sum(became.lots) AS lots
-            FROM became JOIN hour USING (grade, starts_at) WHERE is_closed
-            GROUP BY hour.symbol, organization
+            SELECT symbol, organization, sum(became.lots) AS lots, NULL AS ticks
+            FROM became JOIN listed USING (grade, starts_at)
+            WHERE product = 'HOUR' AND is_closed
+            GROUP BY symbol, organization
             UNION ALL
-            SELECT symbol, organization_id, net_lots FROM settlement_position
-            JOIN hour USING (symbol) WHERE NOT is_closed
+            SELECT symbol, organization_id, net_lots, cost_ticks FROM settlement_position
+            JOIN listed USING (symbol) WHERE NOT is_closed OR product NOT IN ('HOUR', 'SLOT')
+        ), expected AS (
+            SELECT symbol, organization,
+                   CASE WHEN is_closed AND product <> 'HOUR' THEN 0 ELSE lots END AS lots,
+                   CASE WHEN is_closed THEN 0 ELSE ticks END AS ticks
+            FROM entered JOIN listed USING (symbol) WHERE NOT is_closed OR product <> 'SLOT'
         )
         SELECT symbol || ' of organization ' || organization
-        FROM traded FULL JOIN held USING (symbol, organization)
-        WHERE coalesce(traded.lots, 0) <> coalesce(held.lots, 0)
+        FROM expected FULL JOIN held USING (symbol, organization)
+        WHERE coalesce(expected.lots, 0) <> coalesce(held.lots, 0)
+           OR coalesce(held.ticks, expected.ticks) <> expected.ticks
         """,  # noqa: S608 - a constant of this module
     )
 
 
 def _variation(_since: datetime | None) -> Finding:
-    """At gate closure everyone was paid the way from what was traded to the delivery price."""
-    return from_sql(
-        "gate closures paid their variation",
-        "SELECT count(DISTINCT cause) FROM settlement_transfer WHERE code = 4",
-        f"""
-        WITH {_TRADED}, due AS (
-            SELECT symbol, organization, 60 * (index.price_ticks * lots - ticks) AS amount
-            FROM traded JOIN hour USING (symbol)
-            JOIN settlement_indexvalue index
-              ON index.grade = hour.grade AND index.hour_starts_at = hour.starts_at
-             AND index.version = 1
-            WHERE is_closed
-        ), paid AS (
-            SELECT substr(cause, 6) AS symbol, owner AS organization,
-                   sum(CASE WHEN credit_account = account.id THEN amount ELSE -amount END) AS amount
-            FROM settlement_transfer
-            JOIN settlement_account account
-              ON account.id IN (debit_account, credit_account) AND account.kind = 1
-            WHERE code = 4 AND cause LIKE 'gate:%%' GROUP BY 1, 2
-        )
-        SELECT symbol || ' of organization ' || organization
-        FROM due FULL JOIN paid USING (symbol, organization)
-        WHERE coalesce(due.amount, 0) <> coalesce(paid.amount, 0)
-        """,  # noqa: S608 - a constant of this module
+    """Everyone was paid the way from what its lots were traded at to what they were marked at.
+
+    What has ended was paid up to its delivery price or its final mark, what is open up to its last
+    mark, less what the default waterfall did not reach.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_PAID_FOR_MARKS)
+        organizations = cursor.fetchall()
+        cursor.execute(_UNSETTLED)
+        wrong = [row[0] for row in cursor.fetchall()]
+    lost: dict[int, int] = {}
+    in_default = set()
+    for _, _, _, _, events, _, _ in _batches():
+        for tag, *fields in msgspec.msgpack.decode(events):
+            if tag == HAIRCUT:
+                lost[fields[0]] = lost.get(fields[0], 0) + fields[1]
+            elif tag == DEFAULTED:
+                in_default.add(fields[0])
+    spared = 0
+    for organization, due, paid in organizations:
+        missing = due - paid - lost.get(organization, 0)
+        if missing < 0 and organization in in_default:
+            spared -= missing
+        elif missing:
+            wrong.append(f"organization {organization} was paid {paid} for marks, not {due}")
+    if spared != sum(lost.values()):
+        wrong.append(f"{spared} were not paid in, and {sum(lost.values())} not paid out")
+    return from_list("marks paid their variation", len(organizations), wrong)
+
+
+_PAID_FOR_MARKS = f"""
+    WITH {_ENTERED}, settled AS (
+        SELECT symbol, index.price_ticks AS price
+        FROM listed JOIN settlement_indexvalue index
+          ON index.grade = listed.grade AND index.hour_starts_at = listed.starts_at
+         AND index.version = 1
+        WHERE product = 'HOUR' AND is_closed
+        UNION ALL
+        SELECT symbol, price FROM listed JOIN final USING (symbol)
+        WHERE product <> 'HOUR' AND is_closed
+    ), due AS (
+        SELECT organization, unit * (price * lots - ticks) AS amount
+        FROM entered JOIN listed USING (symbol) JOIN settled USING (symbol)
+        WHERE product NOT IN ('CAP', 'COVER')
+        UNION ALL
+        SELECT organization_id, unit * received_ticks
+        FROM settlement_position JOIN listed USING (symbol) WHERE NOT is_closed
+    ), total AS (
+        SELECT organization, sum(amount) AS amount FROM due GROUP BY organization
+    ), paid AS (
+        SELECT owner AS organization,
+               sum(CASE WHEN credit_account = account.id THEN amount ELSE -amount END) AS amount
+        FROM settlement_transfer
+        JOIN settlement_account account
+          ON account.id IN (debit_account, credit_account) AND account.kind = 1
+        WHERE code = 4 GROUP BY 1
     )
+    SELECT organization, coalesce(total.amount, 0)::bigint, coalesce(paid.amount, 0)::bigint
+    FROM total FULL JOIN paid USING (organization) ORDER BY organization
+"""  # noqa: S608 - a constant of this module
+
+_UNSETTLED = """
+    SELECT position.symbol || ' of organization ' || organization_id || ' is not at its mark'
+    FROM settlement_position position JOIN marketplace_instrument listed USING (symbol)
+    WHERE cost_ticks + received_ticks <> net_lots * mark_price_ticks
+      AND product NOT IN ('CAP', 'COVER') AND state NOT IN ('CLOSED', 'SETTLED')
+      AND NOT EXISTS (
+        SELECT FROM exchange_trade trade
+        WHERE trade.symbol = position.symbol AND organization_id IN (maker, taker)
+          AND trade.at >= date_trunc('hour', position.updated_at AT TIME ZONE 'UTC')
+                          AT TIME ZONE 'UTC')
+"""
+"""Open positions that were not settled at the full hour after they last traded."""
 
 
 def _metered(_since: datetime | None) -> Finding:

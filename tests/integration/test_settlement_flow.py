@@ -401,7 +401,7 @@ CORRUPTIONS = {
     "positions and what they became are the sums of trades": (
         "UPDATE settlement_entitlement SET lots = lots - 1"
     ),
-    "gate closures paid their variation": "UPDATE settlement_indexvalue SET price_ticks = 9",
+    "marks paid their variation": "UPDATE settlement_indexvalue SET price_ticks = 9",
     "metered usage equals capacity consumed": (
         "UPDATE admission_meteredrequest SET entitled_mntu = entitled_mntu + 1"
     ),
