@@ -6,7 +6,7 @@ incrementally is added up again here.
 
 from exchange import commands
 from exchange.book import Order
-from exchange.machine import coverage, stops, terms
+from exchange.machine import stops, terms
 from exchange.machine.entries import Entry
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
@@ -270,7 +270,7 @@ def _check_coverage(state: State) -> None:
             needed = 0
             for starts_at, lots in _uncovered_hours(account, grade).items():
                 late = starts_at <= state.prepaid_until
-                price = next(iter(coverage.curve(state, grade, starts_at, starts_at + HOUR))).lots
+                price = _price_of_hour(state, grade, starts_at)
                 needed += lots * price * margin.uncovered_micros(is_late=late)
                 if late:
                     offered = sum(
@@ -308,6 +308,13 @@ def _check_slots(state: State) -> None:
     for cluster in state.clusters.values():
         assert 100 * cluster.p0_lots <= 30 * cluster.lots, "P0 is at most 30 %"
         assert 100 * cluster.timed_lots <= 60 * cluster.lots, "P0 and P1 are at most 60 %"
+
+
+def _price_of_hour(state: State, grade: str, starts_at: int) -> int:
+    """Return the mark of the shortest energy around an hour."""
+    around = [i for i in state.by_id.values() if i.is_energy and _has(i, grade, starts_at)]
+    shortest = min(around, key=lambda instrument: instrument.contract.hours)
+    return shortest.mark
 
 
 def _has(instrument: Instrument, grade: str, starts_at: int) -> bool:

@@ -11,14 +11,16 @@ hours it has, so a month costs no more than an hour. An account that only trades
 more than its clusters are certified for, is not even asked: a position then knows all by itself.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from exchange.machine import limits, withdrawals
 from exchange.machine.state import Account, Position, State
 from exchange.reasons import Close
 from marketplace import contract
-from marketplace.contract import DAY, HOUR, Product
+from marketplace.contract import HOUR, Product
 from settlement import margin
 
 
@@ -43,6 +45,19 @@ class Line(NamedTuple):
     price: int
     prepaid_hours: int
     margin: int
+
+
+class Curve(NamedTuple):
+    """The price of every hour of a grade in ticks, from each start to the next.
+
+    `sums` has what one uncovered lot needs, in micro-USD, of all hours before each start.
+    """
+
+    starts: list[int]
+    prices: list[int]
+    sums: list[int]
+    early: int
+    late: int
 
 
 class Bare(NamedTuple):
@@ -162,43 +177,73 @@ def _horizon(account: Account, grade: str, also: Position | None = None) -> tupl
     )
 
 
-def curve(state: State, grade: str, starts_at: int, ends_at: int) -> Iterator[Span]:
-    """Yield the price of every hour in ticks: the mark of the shortest energy listed around it."""
+def curve(state: State, grade: str) -> Curve:
+    """Return the price of every hour: the mark of the shortest energy that is listed around it."""
+    known = state.curves.get(grade)
+    if known is None:
+        known = state.curves[grade] = _draw(state, grade)
+    return known
+
+
+def _draw(state: State, grade: str) -> Curve:
+    """Return the curve of a grade as the marks now are, and what it adds up to."""
     listed = state.by_window
-    at = starts_at
-    while at < ends_at:
-        hour = listed.get((grade, Product.HOUR, at))
-        if hour is not None:
-            yield Span(at, at + HOUR, hour.mark)
-            at += HOUR
-            continue
-        day = contract.day_start(at)
-        longer = (
-            listed.get((grade, Product.DAY, day))
-            or listed.get((grade, Product.WEEK, contract.week_start(at)))
-            or listed.get((grade, Product.MONTH, contract.month_start(at)))
+    windows = [one.contract for key, one in listed.items() if key[0] == grade]
+    edges = {terms.starts_at for terms in windows} | {terms.ends_at for terms in windows}
+    edges.add(state.prepaid_until + HOUR)
+    early, late = margin.uncovered_micros(is_late=False), margin.uncovered_micros(is_late=True)
+    starts, prices, sums = sorted(edges), [], [0]
+    for starts_at, ends_at in pairwise(starts):
+        day = contract.day_start(starts_at)
+        shortest = (
+            listed.get((grade, Product.HOUR, starts_at))
+            or listed.get((grade, Product.DAY, day))
+            or listed.get((grade, Product.WEEK, contract.week_start(starts_at)))
+            or listed.get((grade, Product.MONTH, contract.month_start(starts_at)))
         )
-        until = min(ends_at, day + DAY)
-        yield Span(at, until, longer.mark if longer else state.grades[grade].reference)
-        at = until
+        price = shortest.mark if shortest is not None else state.grades[grade].reference
+        prices.append(price)
+        rate = late if starts_at <= state.prepaid_until else early
+        sums.append(sums[-1] + price * rate * ((ends_at - starts_at) // HOUR))
+    return Curve(starts, prices, sums, early, late)
 
 
 def _priced(state: State, grade: str, spans: list[Span]) -> int:
     """Return what uncovered lots need beyond a covered short's margin, in micro-USD."""
-    return sum(line.margin for line in _lines(state, grade, spans))
+    if not spans:
+        return 0
+    drawn = curve(state, grade)
+    return sum(
+        span.lots * (_sum_to(drawn, state, span.ends_at) - _sum_to(drawn, state, span.starts_at))
+        for span in spans
+    )
+
+
+def _sum_to(drawn: Curve, state: State, at: int) -> int:
+    """Return what one uncovered lot needs of every hour before an instant."""
+    cell = bisect_right(drawn.starts, at) - 1
+    assert cell >= 0, "positions are in what is listed"
+    whole = drawn.sums[cell]
+    if at == drawn.starts[cell]:
+        return whole
+    rate = drawn.late if drawn.starts[cell] <= state.prepaid_until else drawn.early
+    return whole + drawn.prices[cell] * rate * ((at - drawn.starts[cell]) // HOUR)
 
 
 def _lines(state: State, grade: str, spans: list[Span]) -> Iterator[Line]:
     """Yield what uncovered lots need, one price at a time."""
-    early, late = margin.uncovered_micros(is_late=False), margin.uncovered_micros(is_late=True)
+    drawn = curve(state, grade)
     for span in spans:
-        for starts_at, ends_at, price in curve(state, grade, span.starts_at, span.ends_at):
-            inside = margin.prepaid_hours(
-                starts_at=starts_at, ends_at=ends_at, prepaid_until=state.prepaid_until
-            )
-            outside = (ends_at - starts_at) // HOUR - inside
-            needed = span.lots * price * (inside * late + outside * early)
-            yield Line(grade, starts_at, ends_at, span.lots, price, inside, needed)
+        first = bisect_right(drawn.starts, span.starts_at) - 1
+        for cell in range(first, len(drawn.prices)):
+            starts_at = max(span.starts_at, drawn.starts[cell])
+            ends_at = min(span.ends_at, drawn.starts[cell + 1])
+            if starts_at >= ends_at:
+                break
+            hours = (ends_at - starts_at) // HOUR
+            inside = hours if starts_at <= state.prepaid_until else 0
+            needed = _priced(state, grade, [Span(starts_at, ends_at, span.lots)])
+            yield Line(grade, starts_at, ends_at, span.lots, drawn.prices[cell], inside, needed)
 
 
 def statement(state: State, account: Account) -> tuple[Line, ...]:

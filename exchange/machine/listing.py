@@ -79,6 +79,7 @@ def _list(state: State, grade: Grade, terms: Contract) -> None:
     instrument.parents = parents_of(state, terms)
     if terms.is_energy:
         state.by_window[terms.grade, terms.product, terms.starts_at] = instrument
+        state.curves.pop(terms.grade, None)
     price = reference_price(instrument)
     instrument.mark = price
     marks.set_rates(instrument, marks.rates_of(state, instrument))
@@ -154,6 +155,7 @@ def unlist(state: State, instrument: Instrument) -> None:
     del state.by_id[instrument.id]
     if terms.is_energy:
         del state.by_window[terms.grade, terms.product, terms.starts_at]
+        state.curves.pop(terms.grade, None)
     for other in state.by_id.values():
         if instrument in other.parents:
             other.parents = tuple(parent for parent in other.parents if parent is not instrument)

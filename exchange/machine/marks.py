@@ -42,6 +42,7 @@ def trading(state: State) -> list[Instrument]:
 def mark_all(state: State) -> None:
     """Mark every open book at a full hour, and withdraw what is not funded any more."""
     state.prepaid_until = state.at + margin.PREPAID_WINDOW
+    state.curves.clear()
     payments: dict[int, int] = {}
     before: dict[int, int] = {}
     for instrument in sorted(trading(state), key=_longest_first):
@@ -139,6 +140,7 @@ def set_mark(state: State, instrument: Instrument, price: int) -> None:
     """Change the mark, and everything that is reserved by it and by how near delivery is."""
     if price != instrument.mark:
         instrument.mark = price
+        state.curves.pop(instrument.grade.code, None)
         state.touched_instruments.add(instrument)
     rates = rates_of(state, instrument)
     if rates != instrument.rates:

@@ -77,6 +77,7 @@ def _copy(state: State, command: commands.PlaceOrder) -> State:
     trial = State()
     trial.sequence, trial.at, trial.halted = state.sequence, state.at, state.halted
     trial.prepaid_until, trial.by_window = state.prepaid_until, state.by_window
+    trial.curves = state.curves
     trial.next_order, trial.next_trade = state.next_order, state.next_trade
     trial.grades, trial.clusters = state.grades, state.clusters
     trial.exchange = dict(state.exchange)

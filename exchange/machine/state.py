@@ -10,7 +10,7 @@ Whatever is iterated is iterated in the order of an id, so that a restored state
 
 from collections.abc import Iterator
 from heapq import heapify, heappush
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -441,7 +441,8 @@ class State:
     """Everything the machine knows. `at` is the instant of what is being performed."""
 
     __slots__ = (
-        "accounts", "at", "by_id", "by_window", "calendar", "clusters", "counters", "dirty",
+        "accounts", "at", "by_id", "by_window", "calendar", "clusters", "counters", "curves",
+        "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
         "instruments", "layer_max", "next_order", "next_trade", "orders", "payouts", "performing",
         "prepaid_until", "rules", "sequence", "stale", "touched_accounts", "touched_auctions",
@@ -463,6 +464,8 @@ class State:
         """Energy by grade, product and start."""
         self.prepaid_until = 0
         """Hours that start at or before this instant are paid in full: the last full hour's 24."""
+        self.curves: dict[str, Any] = {}
+        """Of each grade what `coverage` made of its marks; forgotten when one changes."""
         self.stale: set[Account] = set()
         """Accounts of which shorts may be covered otherwise than when that was added up."""
         self.orders: dict[int, Order] = {}
