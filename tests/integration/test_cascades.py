@@ -17,14 +17,13 @@ DAY_OF_WEEK = "LLAMA70B.D.20261208"
 @pytest.fixture
 def cascaded(market: Market, clock) -> Market:
     """A day and a week that were traded and have cascaded, with days and hours traded beside."""
-    number = 0
-    for symbol, price, lots, buyer in (
+    trades = (
         (WEEK, 1_260, 40, BUYER),
         (DAY_OF_WEEK, 1_240, 10, OTHER),
         (TOMORROW, 1_270, 5, BUYER),
         (WEEK, 1_290, 20, OTHER),
-    ):
-        number += 1
+    )
+    for number, (symbol, price, lots, buyer) in enumerate(trades):
         market.execute(sell(SELLER, price, lots, f"s{number}", instrument=symbol))
         market.execute(buy(buyer, price, lots, f"b{number}", instrument=symbol))
     for at in ("2026-12-01T12:00:00Z", "2026-12-02T18:30:00Z", "2026-12-05T11:30:00Z"):
