@@ -288,15 +288,21 @@ def refresh(state: State, account: Account, grade: str) -> None:
 
 def settle(state: State) -> None:
     """Add up again what has become stale, in order of id."""
-    for account in sorted(state.stale, key=lambda account: account.id):
-        settle_account(state, account)
+    for number, grade in sorted(state.stale):
+        refresh(state, state.accounts[number], grade)
     state.stale.clear()
+
+
+def disturb(state: State, account: Account) -> None:
+    """Have what an account must have for uncovered shorts added up again: prices have changed."""
+    state.stale.update((account.id, grade) for grade in account.uncovered)
 
 
 def settle_account(state: State, account: Account) -> None:
     """Add up again what one account must have for shorts that nothing covers."""
     grades = {position.instrument.grade.code for position in account.positions.values()}
     for grade in sorted(grades | set(account.uncovered)):
+        state.stale.discard((account.id, grade))
         refresh(state, account, grade)
 
 
@@ -307,9 +313,9 @@ def withdraw_unfunded(state: State, account: Account) -> None:
     for order in sorted(account.orders.values(), key=lambda order: -order.id):
         if order.is_of_clearing:
             continue
-        if account in state.stale:
-            state.stale.discard(account)
-            settle_account(state, account)
+        for grade in [grade for number, grade in sorted(state.stale) if number == account.id]:
+            state.stale.discard((account.id, grade))
+            refresh(state, account, grade)
         if account.cash >= account.required:
             return
         position = order.position

@@ -8,7 +8,7 @@ there.
 """
 
 from exchange import commands, matching
-from exchange.machine import coverage, limits, sessions, slot_rooms, terms
+from exchange.machine import coverage, limits, premiums, sessions, slot_rooms, terms
 from exchange.machine.state import UNKNOWN, Instrument, Position, State
 from exchange.reasons import Reject
 
@@ -58,6 +58,12 @@ def judge(
         return Reject.REDUCE_ONLY
     bare = coverage.COVERED
     if side > 0:
+        if (
+            instrument.is_option
+            and position.net + position.buy_lots + left > 0
+            and not premiums.may_buy(state, instrument, account.group)
+        ):
+            return Reject.NOT_ELIGIBLE
         if limits.is_too_long(state, position, left):
             return Reject.POSITION_LIMIT
     elif instrument.is_energy:
@@ -88,7 +94,7 @@ def judge(
     if bare.is_late:
         return Reject.INSUFFICIENT_COVERAGE
     if bare.margin:
-        state.stale.add(account)
+        state.stale.add((account.id, instrument.grade.code))
     if wants is None and instrument.calm_low <= price <= instrument.calm_high:
         return None
     if waits or not instrument.is_open:

@@ -33,7 +33,6 @@ def enforce(state: State, account: Account) -> None:
     for position in _longs(account):
         _reduce(state, account, position)
     coverage.settle_account(state, account)
-    state.stale.discard(account)
     if account.cash >= margin_calls.initial_margin(account):
         margin_calls.look(state, account)
     else:
@@ -90,6 +89,8 @@ def _reduce(state: State, account: Account, position: Position) -> None:
             instrument.contract.ends_at,
         )
         lots = min(held, max(span.lots for span in spans))
+    elif instrument.is_option:
+        lots = min(held, -(-lacking // (instrument.unit * instrument.band_low)))
     else:
         # What a lot frees when it is sold at the worst price of the band.
         each = position.initial_margin // held

@@ -2,7 +2,8 @@
 
 A book's mark (RULEBOOK 3.4) is the price of an auction that ended since the last full hour, else
 what traded in the last 30 minutes without what only went round (`settlement.surveillance`), else
-the middle of a tight book that trades, else the last mark moved as its parent's did. The middle
+the middle of a tight book that trades, else the last mark moved as its parent's did (that of an
+option by what its first reference would have moved with its month). The middle
 counts only while a book trades: in a call it may be crossed, and nobody is bound yet.
 
 At a mark every position pays or receives the difference to its cost, and its cost becomes the mark.
@@ -18,8 +19,9 @@ from exchange import events
 from exchange.machine import books, coverage, margin_calls, proceeds, waterfall
 from exchange.machine.entries import Entry
 from exchange.machine.state import Instrument, State
+from marketplace import contract
 from marketplace.contract import HOUR, MICROS_PER_SECOND, InstrumentState, Product
-from settlement import index, margin, surveillance
+from settlement import index, insurance, margin, surveillance
 from settlement.ledger import Code
 
 MARK_WINDOW = HOUR // 2
@@ -54,7 +56,8 @@ def mark_all(state: State) -> None:
     waterfall.settle(state, payments, Code.VARIATION, f"mark:{state.at}")
     waterfall.note_peaks(state)
     proceeds.release(state)
-    state.stale.update(account for account in state.accounts.values() if account.uncovered)
+    for account in state.accounts.values():
+        coverage.disturb(state, account)
     coverage.settle(state)
     for number in sorted(state.accounts):
         account = state.accounts[number]
@@ -83,7 +86,8 @@ def mark_now(state: State, instrument: Instrument) -> None:
     cause = f"mark:{instrument.symbol}:{state.at}"
     waterfall.settle(state, payments, Code.VARIATION, cause)
     accounts = [state.accounts[number] for number in sorted(instrument.positions)]
-    state.stale.update(account for account in accounts if account.uncovered)
+    for account in accounts:
+        coverage.disturb(state, account)
     coverage.settle(state)
     for account in accounts:
         coverage.withdraw_unfunded(state, account)
@@ -116,18 +120,27 @@ def price_of(instrument: Instrument, at: int, before: dict[int, int]) -> tuple[i
         return index.half_up(bid + ask, 2), "mid"
     for parent in instrument.parents[:1]:
         old = before.get(parent.id, parent.mark)
+        if old != parent.mark and instrument.is_option:
+            moved = _premium(instrument, parent.mark) - _premium(instrument, old)
+            return min(contract.PRICE_TICKS_MAX, max(1, instrument.mark + moved)), "parent"
         if old != parent.mark:
             return max(1, index.half_up(instrument.mark * parent.mark, old)), "parent"
     return instrument.mark, "mark"
 
 
+def _premium(instrument: Instrument, mark: int) -> int:
+    """Return what an option would begin at with its month at a mark."""
+    return insurance.premium(
+        instrument.contract, mark=mark, percent=instrument.grade.premium_percent(instrument.contract)
+    )
+
+
 def settle(state: State, instrument: Instrument, price: int, payments: dict[int, int]) -> None:
     """Settle the positions of a book to a price, and add what each is due to `payments`."""
     unit = instrument.unit
-    is_paid = instrument.contract.product not in (Product.CAP, Product.COVER)
     for position in instrument.positions.values():
         due = price * position.net - position.cost
-        if due and is_paid:
+        if due and not instrument.is_option:
             position.cost += due
             position.received += due
             number = position.account.id
@@ -164,6 +177,12 @@ def rates_of(state: State, instrument: Instrument) -> margin.Rates:
     terms = instrument.contract
     if terms.product is Product.SLOT:
         return margin.slot_rates(mark=instrument.mark)
+    if instrument.is_option:
+        hours = terms.hours - instrument.paid_hours.bit_count()
+        return margin.collateral_rates(
+            unit=instrument.unit,
+            collateral=insurance.collateral(terms, pay_ticks=instrument.pay_ticks, hours=hours),
+        )
     return margin.energy_rates(
         starts_at=terms.starts_at,
         ends_at=terms.ends_at,

@@ -50,7 +50,7 @@ class Account:
     )  # fmt: skip
 
     def __init__(
-        self, number: int, group: int, peers: "list[Account]", stale: "set[Account]"
+        self, number: int, group: int, peers: "list[Account]", stale: set[tuple[int, str]]
     ) -> None:
         self.id = number
         self.group = group
@@ -88,7 +88,7 @@ class Account:
         self.uncovered: dict[str, int] = {}
         """What shorts that nothing stands behind need beyond their margin, by grade."""
         self.stale = stale
-        """The accounts whose `uncovered` has to be added up again, shared by all."""
+        """Whose `uncovered` has to be added up again, by grade; shared by all."""
         self.clusters: dict[int, Cluster] = {}
         self.entered = self.traded = 0
         """Orders and amendments accepted, and trades made, in the running clock hour."""
@@ -145,9 +145,9 @@ class Instrument:
         "auction", "awaits_opening", "band_high", "band_low", "band_moved_at", "band_percent",
         "book", "book_sequence", "call", "calm_high", "calm_low", "contract", "dirty",
         "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max", "grade", "halted", "id",
-        "is_energy", "is_open", "last", "long_max", "look_due", "maker_fee_bp", "mark", "mid_area",
+        "is_energy", "is_open", "is_option", "last", "long_max", "look_due", "maker_fee_bp", "mark", "mid_area",
         "mid_since", "mid_time", "mid_value", "news", "open_interest", "opening_price",
-        "parent_mark", "parents", "phase", "positions", "rates", "reference", "sibling", "stops",
+        "paid_hours", "parent_mark", "parents", "pay_ticks", "phase", "positions", "rates", "reference", "sibling", "stops",
         "symbol", "taker_fee_bp", "trades", "unit", "volume", "watch_high", "watch_low",
     )  # fmt: skip
 
@@ -160,6 +160,12 @@ class Instrument:
         self.unit = terms.tick_micros
         """Micro-USD of a tick of one lot."""
         self.is_energy = terms.is_energy
+        self.is_option = terms.product in contract.OPTIONS
+        """Whether its price is a premium, paid when it is traded, and nothing is marked."""
+        self.pay_ticks = 0
+        """What shortage cover pays: its month's mark when it was listed."""
+        self.paid_hours = 0
+        """Of an option, the hours of its window that are paid; a bit set."""
         self.sibling = contract.sibling(terms)
         """The symbol of the other class of slots in the same hour; empty for all but slots."""
         self.parents: tuple[Instrument, ...] = ()
@@ -277,7 +283,7 @@ class Position:
             account.required += required - self.required
             self.required = required
         if account.uncovered:
-            account.stale.add(account)
+            account.stale.add((account.id, self.instrument.grade.code))
 
     def add_resting(self, order: Order, lots: int, fees: int) -> None:
         """Count `lots` more (or fewer) of an order at rest, and `fees` more to be reserved."""
@@ -356,6 +362,12 @@ class Grade(msgspec.Struct, array_like=True):
     """(version, price) of hours whose index two operators have corrected."""
     slot_references: tuple[int, int] = (0, 0)
     """The operator's price of slots, P0 and P1, in their ticks; 0: they are not listed."""
+    premium_percents: tuple[int, int] = (0, 0)
+    """What of a month's mark the premiums of its caps and cover begin at; 0: none are listed."""
+
+    def premium_percent(self, terms: contract.Contract) -> int:
+        """Return what of its month's mark an option's premium begins at, in percent."""
+        return self.premium_percents[terms.product is contract.Product.COVER]
 
     def index_in_force(self, hour: int) -> int | None:
         """Return the index of an hour as it was last corrected; None where none is kept."""
@@ -466,8 +478,8 @@ class State:
         """Hours that start at or before this instant are paid in full: the last full hour's 24."""
         self.curves: dict[str, Any] = {}
         """Of each grade what `coverage` made of its marks; forgotten when one changes."""
-        self.stale: set[Account] = set()
-        """Accounts of which shorts may be covered otherwise than when that was added up."""
+        self.stale: set[tuple[int, str]] = set()
+        """(account, grade) of which shorts may be covered otherwise than when that was added up."""
         self.orders: dict[int, Order] = {}
         """Every live order, at rest or waiting for its stop price; the index all books share."""
         self.hours: dict[tuple[str, int], Hour] = {}
