@@ -106,7 +106,12 @@ class Desk:
         if ask.only_pool:
             return None if tried else self.pools.pools.get(ask.only_pool)
         if ask.service_class is not ServiceClass.P3:
-            pool = self.pools.entitled(ask.organization, ask.grade.code, without=tried)
+            pool = self.pools.entitled(
+                ask.organization,
+                ask.grade.code,
+                service_class=ask.service_class,
+                without=tried,
+            )
             if pool is not None or tried:
                 return pool
             if self.pools.has_failed_lots(ask.organization, ask.grade.code, clock.now_micros()):
@@ -279,14 +284,14 @@ class Desk:
     ) -> metering.RequestRow:
         """Return the record of a refusal; one that the cluster is to blame for says so."""
         reason = decision.reason
-        flow = pool.flow(ask.organization)
-        is_holder = ask.service_class is not ServiceClass.P3 and flow is not None and flow.lots > 0
+        flows = pool.flows(ask.organization, highest=ask.service_class)
+        is_holder = bool(flows)
         is_late = (
             reason is Reason.WAITED_TOO_LONG
             and decision.class_served is not ServiceClass.P3
             and ask.overflow is not Overflow.QUEUE
         )
-        is_full = reason in _CAPACITY and flow is not None and flow.level_mntu > 0
+        is_full = reason in _CAPACITY and any(flow.level_mntu > 0 for flow in flows)
         if is_holder and (is_late or is_full):
             reason = Reason.NO_CAPACITY
         elif reason is Reason.NO_CAPACITY:
@@ -312,11 +317,11 @@ class Desk:
             (b"x-baseload-queue-ms", b"%d" % _queue_ms(decision)),
             (b"x-baseload-pool", pool.cluster.public_id.encode()),
         ]
-        flow = pool.flow(ask.organization)
-        if flow is not None and flow.lots:
-            lots = flow.lots
-            level_ntu = max(0, flow.level_mntu) // 1_000
-            reset_us = max(0, -flow.level_mntu * 60 // lots)
+        flows = pool.flows(ask.organization, highest=ask.service_class)
+        if flows:
+            lots = sum(flow.lots for flow in flows)
+            level_ntu = sum(max(0, flow.level_mntu) for flow in flows) // 1_000
+            reset_us = min(max(0, -flow.level_mntu * 60 // flow.lots) for flow in flows)
             headers += [
                 (b"x-ratelimit-limit-tokens", b"%d" % (lots * contract.NTU_PER_LOT_MINUTE)),
                 (b"x-ratelimit-remaining-tokens", b"%d" % level_ntu),

@@ -32,7 +32,7 @@ from admission.flight import Ask
 from admission.levels import Window
 from admission.pools import Pools
 from admission.reserves import Reserves
-from admission.snapshot import Cluster, Grade
+from admission.snapshot import Cluster, Grade, Hours
 from marketplace import clock, contract, errors, http, keys
 
 BODY_BYTES_MAX = 8_388_608
@@ -574,10 +574,10 @@ def _path_label(path: str) -> str:
     return "other"
 
 
-def _probe_windows(cluster: Cluster) -> dict[int, tuple[Window, ...]]:
+def _probe_windows(cluster: Cluster) -> dict[int, Hours]:
     """Return the hours of the probes: a few lots of every cluster, at all times."""
     window = Window(starts_at=0, ends_at=100 * 366 * contract.DAY, lots=PROBE_LOTS)
-    return {PROBE_ORGANIZATION: (window,)} if cluster.endpoint else {}
+    return {PROBE_ORGANIZATION: {ServiceClass.P2: (window,)}} if cluster.endpoint else {}
 
 
 _NO_MONEY = "insufficient_quota"

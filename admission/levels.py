@@ -1,11 +1,11 @@
 """How much of what was bought may still be used now: levels, and what a request costs them.
 
 A holder of `lots` may have that many kNTU a minute admitted. The level is what it has not used of
-the last two seconds of that rate (RULEBOOK 7.2). It is refilled by the time that passes and debited
-by what requests are charged, and it may go into debt by one request, so that the holder of one lot
-can send a long prompt. It is kept in *grains* of a sixtieth mNTU: one lot is a million mNTU a
-minute, which is exactly one grain a microsecond, so that a refill is `lots * elapsed` and nothing
-is ever rounded.
+the last seconds of that rate: two, and less of those lots that slots go with (RULEBOOK 7.2). It is
+refilled by the time that passes and debited by what requests are charged, and it may go into debt
+by one request, so that the holder of one lot can send a long prompt. It is kept in *grains* of a
+sixtieth mNTU: one lot is a million mNTU a minute, which is exactly one grain a microsecond, so that
+a refill is `lots * elapsed` and nothing is ever rounded.
 
 The rate comes as windows, the hours that were bought. Debt is never larger than what the contiguous
 hours still owe (RULEBOOK 7.2, 6.1): what nobody will refill is not lent. In a gap between windows
@@ -20,8 +20,8 @@ from itertools import pairwise
 
 GRAINS_PER_MNTU = 60
 """One lot is one grain a microsecond."""
-BURST_US_P2 = 2_000_000
-"""How much of its rate a P2 flow may save up (RULEBOOK 7.2)."""
+BURST_US = (750_000, 1_000_000, 2_000_000)
+"""How much of its rate a flow of P0, P1 or P2 may save up (RULEBOOK 7.2)."""
 OUTPUT_HISTORY = 100
 """How many of the last outputs the 90th percentile looks at (RULEBOOK 7.3)."""
 OUTPUT_TOKENS_PRIOR = 256
@@ -45,7 +45,7 @@ class Level:
 
     __slots__ = ("burst_us", "forgiven", "grains", "refilled_at", "windows")
 
-    def __init__(self, *, windows: Sequence[Window], at: int, burst_us: int = BURST_US_P2) -> None:
+    def __init__(self, *, windows: Sequence[Window], at: int, burst_us: int = BURST_US[-1]) -> None:
         self.burst_us = burst_us
         self.windows: tuple[Window, ...] = ()
         self.grains = 0

@@ -151,9 +151,16 @@ def certify(*, cluster: catalog.Cluster, certification_id: int, lots: int) -> st
             grade=cluster.grade_id,
             lots=lots,
             valid_until=valid_until + CERTIFICATION_VALID,
+            p0_lots=timed_lots(lots, cluster.replicas),
+            timed_lots=timed_lots(lots, cluster.replicas),
         ),
     )
     return instruction_id
+
+
+def timed_lots(lots: int, replicas: int) -> int:
+    """Return how many lots may be slots by what is left when a replica is lost (RULEBOOK 7.4)."""
+    return lots * (replicas - 1) // replicas
 
 
 def set_fault(*, cluster_id: int, available: float) -> None:

@@ -10,16 +10,17 @@ whose upstream keeps failing is left out for a moment where there is another.
 import asyncio
 from collections.abc import Callable, Container
 
-from admission.decisions import Decision, Outcome, Request
+from admission.decisions import Decision, Outcome, Request, ServiceClass
 from admission.inspection import FlowReport
-from admission.levels import GRAINS_PER_MNTU, Window
+from admission.levels import GRAINS_PER_MNTU
 from admission.scheduler import Scheduler
-from admission.snapshot import Cluster, Snapshot
+from admission.snapshot import Cluster, Hours, Snapshot
 from marketplace import clock, contract
 
 FAILURES_MAX = 3
 """Failures in a row after which a pool is left out."""
 EJECTED_NS = 2_000_000_000
+_NO_HOURS: Hours = {}
 
 
 class Pool:
@@ -28,7 +29,7 @@ class Pool:
     def __init__(self, cluster: Cluster, at: int) -> None:
         self.cluster = cluster
         self.scheduler = Scheduler(cluster.terms)
-        self.holders: dict[int, tuple[Window, ...]] = {}
+        self.holders: dict[int, Hours] = {}
         self.running = 0
         self.arrivals = 0
         self.failures = 0
@@ -42,7 +43,7 @@ class Pool:
         self._at = max(self._at, clock.now_micros())
         return self._at
 
-    def change(self, cluster: Cluster, windows: dict[int, tuple[Window, ...]]) -> None:
+    def change(self, cluster: Cluster, windows: dict[int, Hours]) -> None:
         """Take the cluster's present terms and its holders' hours.
 
         Hours that are only known now, because the clock leapt into them, count from when the pool
@@ -54,9 +55,11 @@ class Pool:
                 self.scheduler.terms = cluster.terms
             self.cluster = cluster
         for holder in self.holders.keys() | windows.keys():
-            hours = windows.get(holder, ())
-            if hours != self.holders.get(holder, ()):
-                self.scheduler.set_flow(holder, windows=hours, at=since)
+            before, after = self.holders.get(holder, _NO_HOURS), windows.get(holder, _NO_HOURS)
+            for each in sorted(before.keys() | after.keys()):
+                hours = after.get(each, ())
+                if hours != before.get(each, ()):
+                    self.scheduler.set_flow(holder, windows=hours, at=since, service_class=each)
         self.holders = windows
         self.pump()
 
@@ -142,11 +145,12 @@ class Pool:
         """Whether the upstream failed too often just now."""
         return clock.monotonic_ns() < self._ejected_until_ns
 
-    def flow(self, holder: int) -> FlowReport | None:
-        """Return the state of a holder's flow, or None when it has none here."""
-        if holder not in self.holders:
-            return None
-        return self.scheduler.flow(holder, at=self.now())
+    def flows(self, holder: int, *, highest: ServiceClass = ServiceClass.P0) -> list[FlowReport]:
+        """Return the state of a holder's flows that have a rate now, from a class downwards."""
+        known = [each for each in sorted(self.holders.get(holder, _NO_HOURS)) if each >= highest]
+        at = self.now() if known else 0
+        found = [self.scheduler.flow(holder, at=at, service_class=each) for each in known]
+        return [flow for flow in found if flow is not None and flow.lots]
 
     def close(self) -> None:
         """Stop the timer."""
@@ -160,16 +164,16 @@ class Pools:
     def __init__(self) -> None:
         self.snapshot = Snapshot(at=0)
         self.pools: dict[int, Pool] = {}
-        self._synthetic: Callable[[Cluster], dict[int, tuple[Window, ...]]] = lambda _: {}
+        self._synthetic: Callable[[Cluster], dict[int, Hours]] = lambda _: {}
 
-    def add_synthetic(self, windows: Callable[[Cluster], dict[int, tuple[Window, ...]]]) -> None:
+    def add_synthetic(self, windows: Callable[[Cluster], dict[int, Hours]]) -> None:
         """Have hours of the gateway's own added to every cluster: those of its probes."""
         self._synthetic = windows
 
     def take(self, snapshot: Snapshot) -> None:
         """Replace the state of the market."""
         self.snapshot = snapshot
-        holders: dict[int, dict[int, tuple[Window, ...]]] = {}
+        holders: dict[int, dict[int, Hours]] = {}
         for (number, holder), hours in snapshot.windows.items():
             holders.setdefault(number, {})[holder] = hours
         for cluster in snapshot.clusters.values():
@@ -180,17 +184,33 @@ class Pools:
         for gone in self.pools.keys() - snapshot.clusters.keys():
             self.pools[gone].change(self.pools[gone].cluster, {})
 
-    def entitled(self, holder: int, grade: str, *, without: Container[int] = ()) -> Pool | None:
-        """Return the pool that serves a holder's lots now: the one whose level is highest."""
+    def entitled(
+        self,
+        holder: int,
+        grade: str,
+        *,
+        service_class: ServiceClass = ServiceClass.P0,
+        without: Container[int] = (),
+    ) -> Pool | None:
+        """Return the pool that serves a holder's lots of a class, or of a lower one, now.
+
+        That is where the highest class has something left, and of these the one whose level is
+        highest.
+        """
         best: Pool | None = None
-        best_level = (False, 0)
+        best_level = (False, 0, 0)
         for pool in self.pools.values():
             if pool.cluster.grade != grade or pool.cluster.id in without:
                 continue
-            flow = pool.flow(holder)
-            if flow is None or not flow.lots:
+            flows = pool.flows(holder, highest=service_class)
+            if not flows:
                 continue
-            level = (not pool.is_ejected, flow.level_mntu)
+            filled = next((flow for flow in flows if flow.level_mntu > 0), None)
+            if filled is not None:
+                level = (not pool.is_ejected, -filled.service_class, filled.level_mntu)
+            else:
+                most = max(flow.level_mntu for flow in flows)
+                level = (not pool.is_ejected, -ServiceClass.P3, most)
             if best is None or level > best_level:
                 best, best_level = pool, level
         return best
@@ -201,7 +221,8 @@ class Pools:
         return sum(
             max(0, flow.lots * left_us // GRAINS_PER_MNTU + flow.level_mntu)
             for pool in self.pools.values()
-            if pool.cluster.grade == grade and (flow := pool.flow(holder)) is not None and flow.lots
+            if pool.cluster.grade == grade
+            for flow in pool.flows(holder)
         )
 
     def shared(self, grade: str, *, without: Container[int] = ()) -> Pool | None:

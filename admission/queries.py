@@ -5,7 +5,7 @@ leaves them in Valkey once a second and they lapse with it, so that a page never
 gateway's numbers as present.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,9 +16,10 @@ from django.conf import settings
 from django.db import connection
 
 from admission import models
+from admission.decisions import ServiceClass
 from admission.levels import Window
 from admission.live_cluster import ClusterConfig
-from admission.snapshot import Cluster, Grade, Snapshot, cluster_terms
+from admission.snapshot import Cluster, Grade, Hours, Snapshot, cluster_terms
 from marketplace import clock, contract
 from marketplace import models as catalog
 from settlement import delivery
@@ -111,13 +112,13 @@ def _usage_prices(hour: int) -> dict[str, int]:
 
 def _windows(
     hour: int,
-) -> tuple[dict[tuple[int, int], tuple[Window, ...]], dict[tuple[str, int], tuple[Window, ...]]]:
-    """Return the hours of every holder by (cluster, holder), and its failed ones by grade.
+) -> tuple[dict[tuple[int, int], Hours], dict[tuple[str, int], tuple[Window, ...]]]:
+    """Return the hours of every holder by (cluster, holder) and class, and failed ones by grade.
 
     Before the next gate closes nobody knows which cluster the next hour's lots will be on; for the
-    debt a request may draw on they are taken to stay where they are (RULEBOOK 6.1).
+    debt a request may draw on they are taken to stay as they are (RULEBOOK 6.1).
     """
-    lots: dict[tuple[int, int], dict[int, int]] = {}
+    lots: dict[tuple[int, int], dict[ServiceClass, dict[int, int]]] = {}
     failed: dict[tuple[str, int], dict[int, int]] = {}
     present = settlement_queries.entitlements_snapshot(starts_at=clock.to_datetime(hour))
     coming = settlement_queries.entitlements_snapshot(
@@ -127,21 +128,35 @@ def _windows(
         starts_at = clock.to_micros(row.starts_at)
         if row.cluster == 0:
             hours = failed.setdefault((row.grade, row.holder), {})
-        else:
-            hours = lots.setdefault((row.cluster, row.holder), {})
-        hours[starts_at] = hours.get(starts_at, 0) + row.lots
+            hours[starts_at] = hours.get(starts_at, 0) + row.lots
+            continue
+        of_holder = lots.setdefault((row.cluster, row.holder), {})
+        for service_class, part in _by_class(row):
+            hours = of_holder.setdefault(service_class, {})
+            hours[starts_at] = hours.get(starts_at, 0) + part
     known = {(row.holder, row.grade) for row in coming}
     unknown = {(row.holder, row.grade) for row in present if row.cluster} - known
     length = settlement_queries.contiguous_hours(starts_at=clock.to_datetime(hour), holders=unknown)
     for row in present:
         if row.cluster and (row.holder, row.grade) in unknown:
-            hours = lots[row.cluster, row.holder]
-            for ahead in range(1, length[row.holder, row.grade]):
-                hours[hour + ahead * contract.HOUR] = hours[hour]
+            for hours in lots[row.cluster, row.holder].values():
+                for ahead in range(1, length[row.holder, row.grade]):
+                    hours[hour + ahead * contract.HOUR] = hours[hour]
     return (
-        {key: _in_order(hours) for key, hours in lots.items()},
+        {
+            key: {each: _in_order(hours) for each, hours in of_holder.items()}
+            for key, of_holder in lots.items()
+        },
         {key: _in_order(hours) for key, hours in failed.items()},
     )
+
+
+def _by_class(row: settlement_queries.AllocationRow) -> Iterator[tuple[ServiceClass, int]]:
+    """Yield the lots of an allocation by the class they are served in (RULEBOOK 7.1)."""
+    rest = row.lots - row.p0_lots - row.p1_lots
+    for service_class, part in zip(ServiceClass, (row.p0_lots, row.p1_lots, rest), strict=False):
+        if part:
+            yield service_class, part
 
 
 def _in_order(hours: dict[int, int]) -> tuple[Window, ...]:

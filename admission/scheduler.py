@@ -36,7 +36,14 @@ from admission.decisions import (
 )
 from admission.fairness import FairQueue
 from admission.inspection import FlowReport, Inspection, ReplicaReport, Tally
-from admission.levels import GRAINS_PER_MNTU, OUTPUT_TOKENS_PRIOR, Level, OutputEstimate, Window
+from admission.levels import (
+    BURST_US,
+    GRAINS_PER_MNTU,
+    OUTPUT_TOKENS_PRIOR,
+    Level,
+    OutputEstimate,
+    Window,
+)
 from admission.tickets import Flow, Place, ReplicaLoad, Ticket
 
 __all__ = [
@@ -89,7 +96,7 @@ class Scheduler:
         assert service_class is not ServiceClass.P3, "what is shared has no level"
         flow = self._flows.get((organization, service_class))
         if flow is None:
-            level = Level(windows=windows, at=at)
+            level = Level(windows=windows, at=at, burst_us=BURST_US[service_class])
             self._flows[organization, service_class] = Flow(organization, service_class, level)
         else:
             flow.level.set_windows(windows, at)

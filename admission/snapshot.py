@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from admission import cluster as physics
-from admission.decisions import ClusterTerms
+from admission.decisions import ClusterTerms, ServiceClass
 from admission.levels import Window
 from marketplace import contract
 
+Hours = Mapping[ServiceClass, tuple[Window, ...]]
+"""When a holder has which rate, class by class."""
 LIVE_KV_TOKENS = 1 << 40
 """A live upstream keeps its own books of memory; the scheduler does not limit it by KV tokens."""
 
@@ -53,8 +55,8 @@ class Snapshot:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Names of models, the grades' own codes among them, to grades."""
     clusters: Mapping[int, Cluster] = field(default_factory=dict)
-    windows: Mapping[tuple[int, int], tuple[Window, ...]] = field(default_factory=dict)
-    """Hours by (cluster, holder)."""
+    windows: Mapping[tuple[int, int], Hours] = field(default_factory=dict)
+    """Hours by (cluster, holder), of each class that the holder has there."""
     failed: Mapping[tuple[str, int], tuple[Window, ...]] = field(default_factory=dict)
     """Hours by (grade, holder) of lots that no cluster is behind."""
 

@@ -432,6 +432,7 @@ class Engine:
             obligations=facts.get(events.ObligationIncurred, ()),
             entitlements=facts.get(events.EntitlementGranted, ()),
             allocations=facts.get(events.Allocated, ()),
+            slots=facts.get(events.SlotsSettled, ()),
         )
         projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
         projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))

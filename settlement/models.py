@@ -30,6 +30,7 @@ from settlement.records import (
     MonthlyStatement,
     SettlementRun,
     SettlementRunLine,
+    SlotSettlement,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "SettlementRun",
     "SettlementRunLine",
     "SigningKey",
+    "SlotSettlement",
     "Transfer",
     "TransferId",
     "TransferIdShown",
@@ -263,8 +265,16 @@ class Allocation(models.Model):
     starts_at = models.DateTimeField()
     lots = models.BigIntegerField()
     price_ticks = models.BigIntegerField()
+    p0_lots = models.BigIntegerField(default=0)
+    p1_lots = models.BigIntegerField(default=0)
 
     class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(p0_lots__gte=0, p1_lots__gte=0, lots__gte=F("p0_lots") + F("p1_lots")),
+                name="slots_have_lots",
+            ),
+        ]
         indexes = [models.Index(fields=["starts_at", "grade"], name="allocation_by_hour")]
 
 

@@ -113,8 +113,28 @@ _ALLOCATIONS = rowset.Table(
         "starts_at": rowset.INSTANT,
         "lots": "bigint",
         "price_ticks": "bigint",
+        "p0_lots": "bigint",
+        "p1_lots": "bigint",
     },
     key=["id"],
+)
+_SLOTS = rowset.Table(
+    "settlement_slotsettlement",
+    {
+        "organization_id": "bigint",
+        "grade": "text",
+        "starts_at": rowset.INSTANT,
+        "service_class": "text",
+        "lots": "bigint",
+        "failed_lots": "bigint",
+        "backed_lots": "bigint",
+        "price_ticks": "bigint",
+        "amount_micros": "bigint",
+        "damages_micros": "bigint",
+        "damages_due_micros": "bigint",
+        "at": rowset.INSTANT,
+    },
+    key=["organization_id", "starts_at", "grade", "service_class"],
 )
 _INTERVALS = rowset.Table(
     "settlement_intervalsettlement",
@@ -280,6 +300,7 @@ def write_delivery(
     obligations: Sequence[Any],
     entitlements: Sequence[Any],
     allocations: Sequence[Any],
+    slots: Sequence[Any],
 ) -> None:
     """Store what a gate closure made of positions (the events of `exchange.events`)."""
     _OBLIGATIONS.insert(
@@ -327,8 +348,30 @@ def write_delivery(
                 event.hour_starts_at,
                 event.lots,
                 event.price,
+                event.p0_lots,
+                event.p1_lots,
             )
             for event in allocations
+        ],
+    )
+    _SLOTS.insert(
+        writer,
+        [
+            (
+                event.account,
+                event.grade,
+                event.hour_starts_at,
+                event.service_class,
+                event.lots,
+                event.failed,
+                event.backed,
+                event.price,
+                event.amount,
+                event.damages,
+                event.damages_due,
+                event.at,
+            )
+            for event in slots
         ],
     )
 

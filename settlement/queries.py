@@ -277,6 +277,10 @@ def entitlements(
                    entitlement.price_ticks, entitlement.escrow_micros, entitlement.delivered_mntu,
                    array(SELECT DISTINCT cluster FROM settlement_allocation
                          WHERE entitlement_id = entitlement.id AND cluster <> 0 ORDER BY cluster),
+                   (SELECT coalesce(sum(p0_lots), 0)::bigint FROM settlement_allocation
+                    WHERE entitlement_id = entitlement.id),
+                   (SELECT coalesce(sum(p1_lots), 0)::bigint FROM settlement_allocation
+                    WHERE entitlement_id = entitlement.id),
                    (SELECT count(*) FROM settlement_allocation allocation
                     WHERE entitlement_id = entitlement.id) * 12
                  - (SELECT count(*) FROM settlement_allocation allocation
@@ -304,7 +308,7 @@ def entitlements(
 
 def _entitlement_row(row: Sequence[Any], now: datetime) -> EntitlementRow:
     """Return a row of `entitlements` with what follows from it."""
-    id_, grade, starts_at, lots, price_ticks, escrow, delivered, clusters, unsettled = row
+    id_, grade, starts_at, lots, price_ticks, escrow, delivered, clusters, p0, p1, unsettled = row
     ends_at = starts_at + timedelta(hours=1)
     owed = lots * contract.MNTU_PER_LOT_HOUR
     if now < starts_at:
@@ -319,9 +323,9 @@ def _entitlement_row(row: Sequence[Any], now: datetime) -> EntitlementRow:
         starts_at=starts_at,
         ends_at=ends_at,
         lots=lots,
-        p0_lots=0,
-        p1_lots=0,
-        p2_lots=lots,
+        p0_lots=p0,
+        p1_lots=p1,
+        p2_lots=lots - p0 - p1,
         price_ticks=price_ticks,
         escrow_micros=escrow,
         clusters=tuple(clusters),
@@ -346,6 +350,9 @@ class AllocationRow:
     starts_at: datetime
     lots: int
     price_ticks: int
+    p0_lots: int
+    p1_lots: int
+    """Of its lots, those that slots go with."""
 
 
 def entitlements_snapshot(*, starts_at: datetime, grade: str | None = None) -> list[AllocationRow]:
@@ -353,7 +360,8 @@ def entitlements_snapshot(*, starts_at: datetime, grade: str | None = None) -> l
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id, entitlement_id, holder, seller, cluster, grade, starts_at, lots, price_ticks
+            SELECT id, entitlement_id, holder, seller, cluster, grade, starts_at, lots, price_ticks,
+                   p0_lots, p1_lots
             FROM settlement_allocation
             WHERE starts_at = %s AND (%s::text IS NULL OR grade = %s) ORDER BY id
             """,
@@ -371,6 +379,8 @@ def entitlements_snapshot(*, starts_at: datetime, grade: str | None = None) -> l
             starts_at=row[6],
             lots=row[7],
             price_ticks=row[8],
+            p0_lots=row[9],
+            p1_lots=row[10],
         )
         for row in rows
     ]

@@ -1,8 +1,8 @@
-"""Rows about delivery that was settled before: runs, what they added, and what people say of it.
+"""Rows about what was settled: slots, days, what runs added to them, and what people say of it.
 
-All of them are facts. A run, its lines, a correction, a figure, a difference and a revision are
-written once and never changed; a dispute changes by its states alone, each with its instant. Part
-of `settlement.models`, which has them all.
+All of them are facts. What slots paid, a run, its lines, a correction, a figure, a difference and a
+revision are written once and never changed; a dispute changes by its states alone, each with its
+instant. Part of `settlement.models`, which has them all.
 """
 
 from django.contrib.postgres.fields import ArrayField
@@ -249,3 +249,35 @@ class MonthlyStatement(models.Model):
                 fields=["organization_id", "month_date"], name="monthly_statement_is_single"
             ),
         ]
+
+
+class SlotSettlement(models.Model):
+    """What became of an organization's slots of a class in an hour; written by the engine.
+
+    Sold ones are negative lots. What is neither failed nor backed by a lot only orders its holder's
+    pay-as-you-go requests.
+    """
+
+    organization_id = models.BigIntegerField()
+    grade = models.CharField(max_length=16)
+    starts_at = models.DateTimeField()
+    service_class = models.CharField(max_length=2)
+    lots = models.BigIntegerField()
+    failed_lots = models.BigIntegerField()
+    backed_lots = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+    amount_micros = models.BigIntegerField()
+    """What was paid for those that were delivered: below zero by their holder."""
+    damages_micros = models.BigIntegerField()
+    damages_due_micros = models.BigIntegerField()
+    """Of failed ones; below zero from their seller."""
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization_id", "starts_at", "grade", "service_class"],
+                name="slot_settlement_is_single",
+            ),
+        ]
+        indexes = [models.Index(fields=["starts_at", "grade"], name="slot_settlement_by_hour")]

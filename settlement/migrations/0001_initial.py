@@ -2,6 +2,7 @@
 
 import django.contrib.postgres.fields
 import django.db.models.deletion
+import django.db.models.expressions
 from django.db import migrations, models
 
 
@@ -297,6 +298,8 @@ class Migration(migrations.Migration):
                 ('starts_at', models.DateTimeField()),
                 ('lots', models.BigIntegerField()),
                 ('price_ticks', models.BigIntegerField()),
+                ('p0_lots', models.BigIntegerField(default=0)),
+                ('p1_lots', models.BigIntegerField(default=0)),
                 ('entitlement', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='allocations', to='settlement.entitlement')),
                 ('obligation', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='allocations', to='settlement.obligation')),
             ],
@@ -630,5 +633,35 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='settlementrunline',
             constraint=models.UniqueConstraint(fields=('run', 'allocation'), name='settlement_run_line_is_single'),
+        ),
+        migrations.CreateModel(
+            name='SlotSettlement',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('organization_id', models.BigIntegerField()),
+                ('grade', models.CharField(max_length=16)),
+                ('starts_at', models.DateTimeField()),
+                ('service_class', models.CharField(max_length=2)),
+                ('lots', models.BigIntegerField()),
+                ('failed_lots', models.BigIntegerField()),
+                ('backed_lots', models.BigIntegerField()),
+                ('price_ticks', models.BigIntegerField()),
+                ('amount_micros', models.BigIntegerField()),
+                ('damages_micros', models.BigIntegerField()),
+                ('damages_due_micros', models.BigIntegerField()),
+                ('at', models.DateTimeField()),
+            ],
+        ),
+        migrations.AddConstraint(
+            model_name='allocation',
+            constraint=models.CheckConstraint(condition=models.Q(('lots__gte', django.db.models.expressions.CombinedExpression(models.F('p0_lots'), '+', models.F('p1_lots'))), ('p0_lots__gte', 0), ('p1_lots__gte', 0)), name='slots_have_lots'),
+        ),
+        migrations.AddIndex(
+            model_name='slotsettlement',
+            index=models.Index(fields=['starts_at', 'grade'], name='slot_settlement_by_hour'),
+        ),
+        migrations.AddConstraint(
+            model_name='slotsettlement',
+            constraint=models.UniqueConstraint(fields=('organization_id', 'starts_at', 'grade', 'service_class'), name='slot_settlement_is_single'),
         ),
     ]
