@@ -110,7 +110,7 @@ class GradeDefined(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9
 
 
 class InstrumentListed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
-    """An instrument exists."""
+    """An instrument exists; shortage cover pays `pay_price` for what is missed."""
 
     id: int
     symbol: str
@@ -118,6 +118,7 @@ class InstrumentListed(msgspec.Struct, frozen=True, array_like=True, gc=False, t
     band_low: int
     band_high: int
     at: int
+    pay_price: int = 0
 
 
 class InstrumentChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
@@ -461,6 +462,24 @@ class SlotsSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5
     at: int
 
 
+class InsurancePaid(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=51):
+    """An option paid an account, or was paid by it: signed micro-USD, for lots held or written.
+
+    `interval` is that of shortage cover, 0 for the hour of a cap; `mntu` are the tokens that a
+    holder is paid for at `price` ticks, 0 for a writer.
+    """
+
+    instrument: str
+    hour_starts_at: int
+    interval: int
+    account: int
+    lots: int
+    mntu: int
+    price: int
+    amount: int
+    at: int
+
+
 class Held(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61):
     """Cash was held for a transfer, or a hold ended: `phase` is a `settlement.ledger.Phase`.
 
@@ -520,6 +539,7 @@ Event = (
     | LiquidationStarted
     | DeliveryCorrected
     | SlotsSettled
+    | InsurancePaid
     | Held
 )
 

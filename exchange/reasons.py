@@ -27,6 +27,7 @@ class Reject(StrEnum):
     ORDER_TO_TRADE_RATIO = "order_to_trade_ratio"
     ACCOUNT_IN_DEBT = "account_in_debt"
     REDUCE_ONLY = "reduce_only"
+    NOT_ELIGIBLE = "not_eligible"
     POSITION_LIMIT = "position_limit"
     INSUFFICIENT_FUNDS = "insufficient_funds"
     INSUFFICIENT_COVERAGE = "insufficient_coverage"
@@ -53,6 +54,7 @@ class Close(StrEnum):
     UNFUNDED = "unfunded"
     LIQUIDATED = "liquidated"
     COVERED = "covered"
+    NOT_ELIGIBLE = "not_eligible"
     BAND_MOVED = "band_moved"
     EXPIRED = "expired"
 

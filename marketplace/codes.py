@@ -57,6 +57,7 @@ CODES: dict[str, tuple[int, str]] = {
     ),
     "account_in_debt": (422, "An organization in debt may only reduce its positions."),
     "reduce_only": (422, "The order could do more than reduce the position."),
+    "not_eligible": (422, "A group with a cluster of the grade may not hold its shortage cover."),
     "position_limit": (422, "The group would hold more of the hour than one may."),
     "insufficient_funds": (422, "There is not enough available, or withdrawable, money."),
     "insufficient_coverage": (422, "More would be sold than is certified for the hour."),

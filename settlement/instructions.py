@@ -32,6 +32,8 @@ class DefineGrade(Instruction, frozen=True, tag="define_grade"):
     dynamic_percent: int = 5
     slot_reference_ticks: tuple[int, int] = (0, 0)
     """Of P0 and P1 slots; 0 lists none."""
+    premium_percents: tuple[int, int] = (0, 0)
+    """Of caps and cover, of their month's mark; 0 lists none."""
 
 
 class Deposit(Instruction, frozen=True, tag="deposit"):
@@ -195,6 +197,17 @@ class VoidWithdrawal(Instruction, frozen=True, tag="void_withdrawal"):
     hold: str
 
 
+class PayInsurance(Instruction, frozen=True, tag="pay_insurance"):
+    """Pay an hour's price caps and release what was set aside for it, of caps and of cover.
+
+    `metered` are (account, mNTU): what each holder used of the grade in that hour, entitled or not.
+    """
+
+    grade: str
+    hour_starts_at: int
+    metered: tuple[tuple[int, int], ...] = ()
+
+
 AnyInstruction = (
     OpenAccount
     | DefineGrade
@@ -212,6 +225,7 @@ AnyInstruction = (
     | HoldWithdrawal
     | PostWithdrawal
     | VoidWithdrawal
+    | PayInsurance
 )
 
 InstructionState = Literal["PENDING", "APPLIED", "REFUSED"]

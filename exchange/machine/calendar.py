@@ -13,6 +13,7 @@ from exchange.machine import (
     buy_in,
     cascade,
     delivery,
+    insurance,
     limits,
     liquidation,
     listing,
@@ -86,6 +87,7 @@ def _perform(state: State, at: int, kind: Entry, number: int, now: int) -> None:
             state.schedule(at + _RECURS_AFTER[kind], kind, number)
         case Entry.MARK:
             marks.mark_all(state)
+            listing.add_strikes(state)
             buy_in.look_at_all(state)
             limits.start_hour(state)
             state.schedule(at + _RECURS_AFTER[kind], kind, number)
@@ -116,6 +118,8 @@ def end_trading(state: State, instrument: Instrument) -> None:
         delivery.end_trading(state, instrument)
     elif instrument.contract.product is contract.Product.SLOT:
         slots.end_trading(state, instrument)
+    elif instrument.is_option:
+        insurance.end_trading(state, instrument)
     else:
         cascade.end_trading(state, instrument)
 

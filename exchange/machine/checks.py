@@ -27,6 +27,7 @@ def check(state: State) -> None:
     _check_delivery(state)
     _check_coverage(state)
     _check_slots(state)
+    _check_insurance(state)
     _check_limits(state)
     _check_switches(state)
 
@@ -315,6 +316,26 @@ def _price_of_hour(state: State, grade: str, starts_at: int) -> int:
     around = [i for i in state.by_id.values() if i.is_energy and _has(i, grade, starts_at)]
     shortest = min(around, key=lambda instrument: instrument.contract.hours)
     return shortest.mark
+
+
+def _check_insurance(state: State) -> None:
+    """Assert that options keep no cost, and that writers have set aside what may be paid."""
+    for instrument in state.by_id.values():
+        terms = instrument.contract
+        if not instrument.is_option:
+            continue
+        assert all(position.cost == 0 for position in instrument.positions.values()), "paid at once"
+        most = 5 * terms.strike if terms.strike else instrument.pay_ticks
+        assert most > 0, "an option pays something"
+        unpaid = [
+            hour
+            for number, hour in enumerate(range(terms.starts_at, terms.ends_at, HOUR))
+            if not instrument.paid_hours >> number & 1
+        ]
+        assert unpaid, "an option ends with its last hour"
+        for position in instrument.positions.values():
+            aside = most * 60 * len(unpaid) * max(0, -position.net)
+            assert position.initial_margin == aside, "what may be paid is set aside"
 
 
 def _has(instrument: Instrument, grade: str, starts_at: int) -> bool:

@@ -15,6 +15,7 @@ what its purchases are prepaid with: nobody else ever pays for it.
 from exchange import events
 from exchange.machine import (
     coverage,
+    insurance,
     listing,
     marks,
     proceeds,
@@ -341,6 +342,12 @@ def _pay_interval(
         waterfall.repay(state, holder, legs.refunded, cause)
         hour.entitlements[allocation.entitlement].escrow -= legs.released + legs.refunded
         settled.append((allocation, line, legs))
+    missed: dict[int, int] = {}
+    for allocation, line, _ in settled:
+        number = allocation.holder
+        if state.accounts[number].group != state.accounts[allocation.seller].group:
+            missed[number] = missed.get(number, 0) + line.short_mntu
+    insurance.pay_cover(state, hour, order.interval, missed)
     compensated = _compensate(state, order.interval, settled)
     for allocation, line, legs in settled:
         state.events.append(
@@ -409,9 +416,11 @@ def pay_damages(
 
 
 def _prepaid(account: Account) -> int:
-    """Return the cash that stands for what the account has bought and not yet paid."""
+    """Return the cash that stands for what was bought and not yet paid, and for insurance."""
     return sum(
-        position.initial_margin for position in account.positions.values() if position.net >= 0
+        position.initial_margin
+        for position in account.positions.values()
+        if position.net >= 0 or position.instrument.is_option
     )
 
 

@@ -15,6 +15,7 @@ from exchange.machine import (
     corrections,
     coverage,
     delivery,
+    insurance,
     limits,
     listing,
     margin_calls,
@@ -42,6 +43,7 @@ CAUSE_MAX = 80
 NUMBER_MAX = 2**62
 """Highest id or instant that is taken from outside: all of them fit a row."""
 _BASIS_POINTS_MAX = 1_000
+_PREMIUM_PERCENT_MAX = 1_000
 
 
 def carry_out(state: State, command: commands.Command) -> None:
@@ -126,6 +128,8 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return payouts.post(state, instruction, cause)
         case instructions.VoidWithdrawal():
             return payouts.void(state, instruction, cause)
+        case instructions.PayInsurance():
+            return insurance.pay_hour(state, instruction)
 
 
 def _open_account(state: State, order: instructions.OpenAccount) -> Refuse | None:
@@ -148,6 +152,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         or not 1 <= order.band_percent <= 99
         or not 1 <= order.dynamic_percent <= 99
         or not all(0 <= ticks <= contract.PRICE_TICKS_MAX for ticks in order.slot_reference_ticks)
+        or not all(0 <= percent <= _PREMIUM_PERCENT_MAX for percent in order.premium_percents)
     ):
         return Refuse.INVALID_TERMS
     grade = state.grades.get(order.grade)
@@ -167,6 +172,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         grade.band_percent = order.band_percent
         grade.dynamic_percent = order.dynamic_percent
         grade.slot_references = order.slot_reference_ticks
+        grade.premium_percents = order.premium_percents
         return None
     grade = Grade(
         state.number("grade"),
@@ -178,6 +184,7 @@ def _define_grade(state: State, order: instructions.DefineGrade) -> Refuse | Non
         contract.hour_start(state.at),
         dynamic_percent=order.dynamic_percent,
         slot_references=order.slot_reference_ticks,
+        premium_percents=order.premium_percents,
     )
     state.grades[order.grade] = grade
     listing.start_grade(state, grade)
@@ -251,6 +258,7 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
         coverage.withdraw_uncovered(state, account, grade)
         slot_rooms.withdraw_beyond(state, account, grade)
         coverage.refresh(state, account, grade)
+        insurance.withdraw_ineligible(state, account, grade)
     coverage.withdraw_unfunded(state, account)
     margin_calls.look(state, account)
     buy_in.look(state, account)

@@ -61,7 +61,7 @@ def judge(
         if (
             instrument.is_option
             and position.net + position.buy_lots + left > 0
-            and not premiums.may_buy(state, instrument, account.group)
+            and not premiums.may_buy(instrument, account)
         ):
             return Reject.NOT_ELIGIBLE
         if limits.is_too_long(state, position, left):

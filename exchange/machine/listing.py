@@ -8,7 +8,9 @@ opens with the next auction; one that should have opened before its grade existe
 Its reference is its parent's mark; where there is none, what the same hour cost on average in the
 last seven days (for longer windows, all hours); where that is not known either, the operator's
 price (RULEBOOK 1.5). Slots have neither parent nor index: theirs is the operator's price, and a
-grade without one lists none.
+grade without one lists none. Price caps and shortage cover are listed beside the next three months,
+where the operator says at what share of the month's mark a premium begins; a month that passes the
+outermost strike of its caps gets one more (RULEBOOK 6.8).
 """
 
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from exchange.machine.entries import Entry
 from exchange.machine.state import Grade, Instrument, State
 from marketplace import contract
 from marketplace.contract import DAY, HOUR, CallKind, Contract, InstrumentState, Product
-from settlement import index, margin
+from settlement import index, insurance, margin
 
 MID_WINDOW = index.MID_WINDOW
 REFERENCE_DAYS = 7
@@ -49,6 +51,50 @@ def list_due(state: State, grade: Grade) -> None:
             and contract.listed_at(terms) <= state.at < terms.trading_ends_at
         ):
             _list(state, grade, terms)
+    for terms in _options_due(state, grade):
+        _list(state, grade, terms)
+
+
+def _options_due(state: State, grade: Grade) -> Iterator[Contract]:
+    """Yield the caps and the cover of months that are due and have none yet."""
+    listed = {(i.contract.product, i.contract.starts_at) for i in _options(state, grade)}
+    first = contract.month_start(state.at)
+    for ahead in range(contract.OPTION_MONTHS_LISTED + 2):
+        starts_at = contract.add_months(first, ahead)
+        month = state.by_window.get((grade.code, Product.MONTH, starts_at))
+        cover = contract.cover_contract(grade.code, starts_at)
+        if month is None or not contract.listed_at(cover) <= state.at < cover.trading_ends_at:
+            continue
+        cap_percent, cover_percent = grade.premium_percents
+        if cap_percent and (Product.CAP, starts_at) not in listed:
+            for strike in insurance.strikes(month.mark):
+                yield contract.cap_contract(grade.code, starts_at, strike)
+        if cover_percent and (Product.COVER, starts_at) not in listed:
+            yield cover
+
+
+def _options(state: State, grade: Grade) -> Iterator[Instrument]:
+    """Yield the options of a grade, in order of id."""
+    for number in sorted(state.by_id):
+        instrument = state.by_id[number]
+        if instrument.is_option and instrument.grade is grade:
+            yield instrument
+
+
+def add_strikes(state: State) -> None:
+    """List one more strike of every month that has passed the outermost of its caps."""
+    for code in sorted(state.grades):
+        grade = state.grades[code]
+        outermost: dict[int, int] = {}
+        for cap in _options(state, grade):
+            starts_at = cap.contract.starts_at
+            if cap.contract.product is Product.CAP and state.at < cap.contract.trading_ends_at:
+                outermost[starts_at] = max(outermost.get(starts_at, 0), cap.contract.strike)
+        for starts_at, strike in sorted(outermost.items()):
+            month = state.by_window.get((code, Product.MONTH, starts_at))
+            if month is not None and month.mark > strike and insurance.next_strike(strike):
+                terms = contract.cap_contract(code, starts_at, insurance.next_strike(strike))
+                _list(state, grade, terms, contract.next_opening(state.at))
 
 
 def _due(of: Grade, at: int) -> Iterator[Contract]:
@@ -71,8 +117,8 @@ def _due(of: Grade, at: int) -> Iterator[Contract]:
                 yield contract.slot_contract(grade, service_class, starts_at)
 
 
-def _list(state: State, grade: Grade, terms: Contract) -> None:
-    """List one contract."""
+def _list(state: State, grade: Grade, terms: Contract, opens_at: int = 0) -> None:
+    """List one contract; it opens with the first auction after its day, or when it is told."""
     instrument = Instrument(state.number("instrument"), terms, grade, state.orders)
     state.instruments[terms.symbol] = instrument
     state.by_id[instrument.id] = instrument
@@ -82,6 +128,8 @@ def _list(state: State, grade: Grade, terms: Contract) -> None:
         state.curves.pop(terms.grade, None)
     price = reference_price(instrument)
     instrument.mark = price
+    if terms.product is Product.COVER:
+        instrument.pay_ticks = instrument.parents[0].mark
     marks.set_rates(instrument, marks.rates_of(state, instrument))
     sessions.set_reference(instrument, price)
     state.touched_instruments.add(instrument)
@@ -93,6 +141,7 @@ def _list(state: State, grade: Grade, terms: Contract) -> None:
             instrument.band_low,
             instrument.band_high,
             state.at,
+            instrument.pay_ticks,
         )
     )
     state.schedule(terms.trading_ends_at, Entry.TRADING_ENDS, instrument.id)
@@ -102,16 +151,19 @@ def _list(state: State, grade: Grade, terms: Contract) -> None:
             state.schedule(watched_from, Entry.WATCH_MID, instrument.id)
         else:
             instrument.mid_since = state.at
-    if state.at >= contract.next_opening(contract.listed_at(terms)):
+    if state.at >= (opens_at or contract.next_opening(contract.listed_at(terms))):
         instrument.phase = InstrumentState.CONTINUOUS
         sessions.change(state, instrument)
     else:
         instrument.awaits_opening = True
-        sessions.open_call(state, instrument, CallKind.OPENING)
+        sessions.open_call(state, instrument, CallKind.OPENING, opens_at)
 
 
 def parents_of(state: State, terms: Contract) -> tuple[Instrument, ...]:
-    """Return the longer energy that is listed and has a window in it, the shortest first."""
+    """Return the longer energy that is listed and has a window in it, the shortest first.
+
+    That of an option is its month; slots have none.
+    """
     starts_at = terms.starts_at
     longer = {
         Product.DAY: contract.day_start(starts_at),
@@ -119,7 +171,8 @@ def parents_of(state: State, terms: Contract) -> tuple[Instrument, ...]:
         Product.MONTH: contract.month_start(starts_at),
     }
     if not terms.is_energy:
-        return ()
+        month = state.by_window.get((terms.grade, Product.MONTH, terms.starts_at))
+        return (month,) if month is not None and terms.product in contract.OPTIONS else ()
     found = []
     for product, start in longer.items():
         parent = state.by_window.get((terms.grade, product, start))
@@ -132,9 +185,12 @@ def parents_of(state: State, terms: Contract) -> tuple[Instrument, ...]:
 
 def reference_price(instrument: Instrument) -> int:
     """Return what a new book's band and first mark are set by, in ticks."""
+    grade, terms = instrument.grade, instrument.contract
+    if instrument.is_option:
+        mark = instrument.parents[0].mark
+        return insurance.premium(terms, mark=mark, percent=grade.premium_percent(terms))
     if instrument.parents:
         return instrument.parents[0].mark
-    grade, terms = instrument.grade, instrument.contract
     if terms.product is Product.SLOT:
         return grade.slot_references[contract.SLOT_CLASSES.index(terms.service_class)]
     if terms.product is Product.HOUR:

@@ -131,7 +131,9 @@ def price_of(instrument: Instrument, at: int, before: dict[int, int]) -> tuple[i
 def _premium(instrument: Instrument, mark: int) -> int:
     """Return what an option would begin at with its month at a mark."""
     return insurance.premium(
-        instrument.contract, mark=mark, percent=instrument.grade.premium_percent(instrument.contract)
+        instrument.contract,
+        mark=mark,
+        percent=instrument.grade.premium_percent(instrument.contract),
     )
 
 

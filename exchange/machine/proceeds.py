@@ -38,14 +38,15 @@ def withdrawable(account: Account) -> int:
 def at_risk(account: Account) -> int:
     """Return what open positions lose at the worse edge of the day's band, in micro-USD.
 
-    What is paid in full is at no risk: at a lower price less is due.
+    What is paid in full is at no risk: at a lower price less is due. Nor are options, which no
+    mark is paid for.
     """
     total = 0
     for position in account.positions.values():
         net = position.net
-        if not net:
-            continue
         instrument = position.instrument
+        if not net or instrument.is_option:
+            continue
         mark = instrument.mark
         if net < 0:
             total -= net * instrument.unit * max(0, instrument.band_high - mark)

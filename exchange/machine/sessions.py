@@ -37,12 +37,15 @@ _NOT_TRADING = {
 }
 
 
-def open_call(state: State, instrument: Instrument, kind: CallKind) -> None:
-    """Begin a call; under a halt it begins when that ends."""
+def open_call(state: State, instrument: Instrument, kind: CallKind, opens_at: int = 0) -> None:
+    """Begin a call; under a halt it begins when that ends.
+
+    A book opens when it would as its contract is listed, unless told otherwise.
+    """
     at = state.at
     instrument.phase = InstrumentState.CALL
     if state.state_of(instrument) is InstrumentState.CALL:
-        opens_at = contract.next_opening(contract.listed_at(instrument.contract))
+        opens_at = opens_at or contract.next_opening(contract.listed_at(instrument.contract))
         if kind is CallKind.OPENING and at < opens_at - OPENING_FREEZE:
             call = Call(kind, opens_at - OPENING_FREEZE, opens_at)
         else:

@@ -102,6 +102,9 @@ class _Instrument(msgspec.Struct, array_like=True):
     dynamic_percent: int
     trades: list[tuple[int, int, int, int, int]]
     parent_mark: int
+    pay_ticks: int
+    paid_hours: str
+    """A bit set, in hexadecimal digits: a month has more hours than an integer bits."""
     positions: list[tuple[int, int, int, int]]
     """(account, net lots, cost, ticks received)"""
     orders: list[_Order]
@@ -212,6 +215,8 @@ def _dump_instrument(instrument: Instrument) -> _Instrument:
         instrument.dynamic_percent,
         instrument.trades,
         instrument.parent_mark,
+        instrument.pay_ticks,
+        f"{instrument.paid_hours:x}",
         [
             (number, position.net, position.cost, position.received)
             for number, position in sorted(instrument.positions.items())
@@ -323,6 +328,8 @@ def _load_instrument(state: State, row: _Instrument) -> None:
     instrument.is_open = state.state_of(instrument) is InstrumentState.CONTINUOUS
     instrument.reference = row.reference
     instrument.mark = row.mark
+    instrument.pay_ticks = row.pay_ticks
+    instrument.paid_hours = int(row.paid_hours, 16)
     marks.set_rates(instrument, marks.rates_of(state, instrument))
     instrument.band_low = row.band_low
     instrument.band_high = row.band_high

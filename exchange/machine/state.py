@@ -142,13 +142,15 @@ class Instrument:
     """A contract that is listed: its book and what the index and the marks are made of."""
 
     __slots__ = (
-        "auction", "awaits_opening", "band_high", "band_low", "band_moved_at", "band_percent",
-        "book", "book_sequence", "call", "calm_high", "calm_low", "contract", "dirty",
-        "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max", "grade", "halted", "id",
-        "is_energy", "is_open", "is_option", "last", "long_max", "look_due", "maker_fee_bp", "mark", "mid_area",
-        "mid_since", "mid_time", "mid_value", "news", "open_interest", "opening_price",
-        "paid_hours", "parent_mark", "parents", "pay_ticks", "phase", "positions", "rates", "reference", "sibling", "stops",
-        "symbol", "taker_fee_bp", "trades", "unit", "volume", "watch_high", "watch_low",
+        "auction", "awaits_opening", "band_high", "band_low", "band_moved_at",
+        "band_percent", "book", "book_sequence", "call", "calm_high", "calm_low",
+        "contract", "dirty", "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max",
+        "grade", "halted", "id", "is_energy", "is_open", "is_option", "last", "long_max",
+        "look_due", "maker_fee_bp", "mark", "mid_area", "mid_since", "mid_time",
+        "mid_value", "news", "open_interest", "opening_price", "paid_hours", "parent_mark",
+        "parents", "pay_ticks", "phase", "positions", "rates", "reference", "sibling",
+        "stops", "symbol", "taker_fee_bp", "trades", "unit", "volume", "watch_high",
+        "watch_low",
     )  # fmt: skip
 
     def __init__(

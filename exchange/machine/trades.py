@@ -8,7 +8,7 @@ reserves the fee of the highest price there can be.
 
 from exchange import events, matching
 from exchange.book import Order
-from exchange.machine import marks, waterfall, withdrawals
+from exchange.machine import marks, premiums, waterfall, withdrawals
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import Close, OrderStatus
 from settlement.ledger import EXCHANGE, Code, Kind
@@ -77,6 +77,8 @@ def book(state: State, instrument: Instrument, taker: Order, fills: matching.Fil
         note_maker(state, maker)
     if trade > first:
         state.next_trade = trade
+        if instrument.is_option:
+            premiums.pay(state, instrument, first)
         if price != instrument.last:
             instrument.set_last(price)
         if not instrument.watch_low <= price <= instrument.watch_high:

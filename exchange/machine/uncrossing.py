@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from exchange import auction, events
 from exchange.book import Ladder, Order
-from exchange.machine import marks, sessions, stops, trades, withdrawals
+from exchange.machine import marks, premiums, sessions, stops, trades, withdrawals
 from exchange.machine.state import Auction, Instrument, State
 from exchange.reasons import Close
 from marketplace.contract import HOUR, CallKind, InstrumentState
@@ -79,6 +79,7 @@ def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
     """Book every trade of an auction."""
     price = found.price
     book = instrument.book
+    first = state.next_trade
     pairs = list(auction.pair(_served(book.bids, price), _served(book.asks, -price), found.lots))
     filled: dict[int, tuple[Order, int]] = {}
     for buy, sell, lots in pairs:
@@ -119,6 +120,8 @@ def _trade(state: State, instrument: Instrument, found: auction.Result) -> None:
         instrument.trades.append((state.at, lots, price, buy.group, sell.group))
         instrument.volume += lots
         state.next_trade += 1
+    if instrument.is_option:
+        premiums.pay(state, instrument, first)
     for order, _ in filled.values():
         trades.note_maker(state, order)
         if order.position.reducing:
