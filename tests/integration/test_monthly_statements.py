@@ -213,3 +213,33 @@ def test_a_month_of_many_days_goes_on_over_pages(market) -> None:
     month = months.statement(SELLER, DECEMBER)
     long = msgspec.structs.replace(month, days=month.days * 200)
     assert statement_forms.to_pdf(long).count(b"/Type /Page\n") > 3
+
+
+class Killed(BaseException):
+    """The worker is gone."""
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_a_closing_that_is_killed_anywhere_makes_the_same_statements(
+    market, clock, monkeypatch, after: int
+) -> None:
+    monkeypatch.setattr(months, "PER_TRANSACTION", 1)
+    clock.set("2027-01-01T00:00:01Z")
+    market.work()
+    left = [after]
+
+    def fence() -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+
+    with pytest.raises(Killed):
+        months.close_month(DECEMBER, at=market_clock.now(), fence=fence)
+    assert models.MonthlyStatement.objects.count() == after
+    clock.set("2027-01-03T00:00:01Z")
+    market.work()
+    months.close_month(DECEMBER, at=market_clock.now())
+    whole = [months.statement(number, DECEMBER) for number in NAMES]
+    made = models.MonthlyStatement.objects.order_by("organization_id")
+    assert [bytes(row.body) for row in made] == [monthly.encode(month) for month in whole]
+    assert [month.made_at for month in whole] == ["2027-01-01T00:00:00Z"] * 3

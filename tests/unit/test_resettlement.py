@@ -1,6 +1,8 @@
 """What a later run adds: the arithmetic, and the machine that posts it."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exchange import events
 from settlement import delivery, instructions
@@ -118,6 +120,10 @@ def test_no_hour_moves_more_than_the_bounds() -> None:
 @pytest.fixture
 def floor() -> Floor:
     """An hour of forty lots, delivered in full and settled."""
+    return settled_floor()
+
+
+def settled_floor() -> Floor:
     floor = Floor("18:00")
     floor.account(SELLER, cash=10**9, certified=100)
     floor.account(BUYER, cash=10**9)
@@ -244,3 +250,25 @@ def test_orders_that_a_correction_leaves_unfunded_are_withdrawn(floor) -> None:
     assert floor.withdraw(BUYER, floor.view(BUYER).available) is None
     assert correct(floor, line(delivery_micros=-1_000)) is None
     assert (order, "canceled", "unfunded") in floor.closed()
+
+
+amounts = st.integers(-4_000_000, 4_000_000)
+
+
+@settings(max_examples=40, deadline=None)
+@given(said=st.lists(st.tuples(amounts, amounts, amounts), min_size=1, max_size=6))
+def test_whatever_runs_say_cash_is_conserved_and_what_is_refused_moves_nothing(said) -> None:
+    """Every invariant of the machine is checked after every instruction (`Floor`)."""
+    floor = settled_floor()
+    for number, (refund, due, damages) in enumerate(said):
+        before = [floor.view(account).cash for account in (SELLER, BUYER)]
+        moved = due if due > 0 else min(0, damages)
+        wanted = line(delivery_micros=refund, due_micros=due, damages_micros=moved)
+        reason = correct(floor, wanted, run=f"run {number}")
+        assert floor.machine.state.exchange[Kind.CLEARING] == 0
+        if reason is not None:
+            assert [floor.view(account).cash for account in (SELLER, BUYER)] == before
+            continue
+        (corrected,) = floor.of(events.DeliveryCorrected)
+        assert corrected.delivery == refund
+        assert 0 <= corrected.damages <= due or corrected.damages == moved
