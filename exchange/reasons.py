@@ -52,7 +52,6 @@ class Close(StrEnum):
     KILLED = "killed"
     COVERAGE_LOST = "coverage_lost"
     UNFUNDED = "unfunded"
-    LIQUIDATED = "liquidated"
     COVERED = "covered"
     NOT_ELIGIBLE = "not_eligible"
     BAND_MOVED = "band_moved"

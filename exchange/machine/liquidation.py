@@ -27,7 +27,7 @@ def enforce(state: State, account: Account) -> None:
             account.id, margin_calls.initial_margin(account) - account.cash, state.at
         )
     )
-    withdrawals.withdraw_free(state, account, Close.LIQUIDATED)
+    withdrawals.withdraw_free(state, account, Close.UNFUNDED)
     for position in _uncovered(state, account):
         _reduce(state, account, position)
     for position in _longs(account):

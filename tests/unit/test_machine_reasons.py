@@ -13,9 +13,9 @@ import pytest
 
 from exchange import commands
 from exchange.reasons import Close, Reject
-from marketplace import codes
+from marketplace import codes, contract
 from settlement import instructions
-from tests.floor import Floor
+from tests.floor import GRADE, Floor, instant
 
 ROOT = Path(__file__).resolve().parents[2]
 Terms = commands.Terms
@@ -117,6 +117,18 @@ def unfunded(floor: Floor) -> int:
     return order
 
 
+def covered(floor: Floor) -> int:
+    """What was sold loses its cover a day ahead, is bought in, and is covered again."""
+    day = contract.day_contract(GRADE, instant("+2 00:00")).symbol
+    floor.sell(2, 60, 1_250, instrument=day)
+    floor.buy(1, 60, 1_250, instrument=day)
+    floor.certify(2, 10)
+    floor.to("+1 00:00")
+    (order,) = [o.id for o in floor.machine.state.orders.values() if o.is_of_clearing]
+    floor.certify(2, 100)
+    return order
+
+
 def band_moved(floor: Floor) -> int:
     order = floor.buy(2, 1, 1_063, at="+1 10")
     floor.sell(1, 10, 1_300, at="+1 10")
@@ -137,7 +149,7 @@ STORIES: dict[str, Callable[[Floor], int]] = {
     for story in (
         requested, ioc_remainder, fill_or_kill, min_quantity, protection_band, strip_unfilled,
         self_trade, reduce_only, amended, cancel_all_after, disconnected, killed, coverage_lost,
-        unfunded, band_moved, expired,
+        unfunded, covered, band_moved, expired,
     )
 }  # fmt: skip
 
