@@ -21,6 +21,8 @@ def initial_margin(account: Account) -> int:
 
 def look(state: State, account: Account) -> None:
     """Call an account that is below maintenance, or let it off when it has its margin again."""
+    if account.cash >= account.required and not account.call_due:
+        return  # What is reserved is never less than the initial margin, and costs no adding up.
     initial = initial_margin(account)
     if account.call_due:
         if account.cash >= initial:
