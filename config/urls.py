@@ -13,6 +13,7 @@ from marketplace.api import (
     demo,
     operator,
     public,
+    resale,
     rulings,
     schema,
     statements,
@@ -89,6 +90,11 @@ API: list[URLPattern | URLResolver] = [
     ),
     path("api/v1/listings", resource(capacity.ListListings, capacity.ListCapacity)),
     path("api/v1/listings/<str:listing_id>", resource(capacity.WithdrawListing)),
+    path(
+        "api/v1/resale-instructions",
+        resource(resale.ListResaleInstructions, resale.InstructResale),
+    ),
+    path("api/v1/resale-instructions/<str:instruction_id>", resource(resale.StopResale)),
     # Operators
     path("api/v1/instruments/<str:symbol>/halt", resource(operator.HaltInstrument)),
     path("api/v1/instruments/<str:symbol>/resume", resource(operator.ResumeInstrument)),

@@ -260,6 +260,45 @@ class Listing(models.Model):
     created_at = models.DateTimeField()
 
 
+class ResaleInstruction(models.Model):
+    """A standing wish to sell again what a holder will not use, never below a floor price."""
+
+    class Forecast(models.TextChoices):
+        LAST_WEEK_SAME_HOUR = "LAST_WEEK_SAME_HOUR"
+        NONE = "NONE"
+
+    class State(models.TextChoices):
+        ACTIVE = "ACTIVE"
+        STOPPED = "STOPPED"
+
+    id = models.BigAutoField(primary_key=True)
+    organization = models.ForeignKey(Organization, models.PROTECT)
+    grade = models.ForeignKey(Grade, models.PROTECT)
+    floor_price_ticks = models.BigIntegerField()
+    forecast = models.CharField(max_length=20, choices=Forecast)
+    kept_lots = models.BigIntegerField(default=0)
+    """Lots of every hour that are never offered, whatever the forecast says."""
+    state = models.CharField(max_length=7, choices=State)
+    created_at = models.DateTimeField()
+    stopped_at = models.DateTimeField(null=True)
+    looked_at = models.DateTimeField(null=True)
+    offered_lots = models.BigIntegerField(default=0)
+    """What was on offer after the last look, over all hours."""
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "grade"],
+                condition=models.Q(state="ACTIVE"),
+                name="resale_instruction_is_single",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(floor_price_ticks__gt=0, kept_lots__gte=0),
+                name="resale_instruction_has_a_floor",
+            ),
+        ]
+
+
 class Deposit(models.Model):
     """Money that an organization says it has sent; posted when it is confirmed."""
 

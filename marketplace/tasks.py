@@ -1,10 +1,12 @@
-"""The front's background work: statements of a month that is over.
+"""The front's background work: statements of a month that is over, standing resale instructions.
 
 The job of a day looks whether the month before has statements to be made, so that one that was
 missed, or parked and run again, is made up for on any later day.
 """
 
-from marketplace import clock, contract, months
+from django.db import transaction
+
+from marketplace import clock, contract, months, resale
 from settlement import jobs, kinds, monthly, slots
 from settlement.kinds import Claim, Kind
 
@@ -22,6 +24,14 @@ def statements(claim: Claim) -> None:
     )
 
 
+def resell(claim: Claim) -> None:
+    """Bring what standing resale instructions offer in line with the market, once an hour."""
+    with transaction.atomic():
+        jobs.fence(claim)
+    resale.look_at_all(slots.read_instant(claim.slot))
+
+
+kinds.register(Kind(name="resell", schedule=kinds.Every(period=contract.HOUR), long_handler=resell))
 kinds.register(
     Kind(
         name=STATEMENTS,

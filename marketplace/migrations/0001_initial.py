@@ -251,4 +251,23 @@ class Migration(migrations.Migration):
             model_name='apikey',
             index=models.Index(fields=['version'], name='api_key_by_version'),
         ),
+        migrations.CreateModel(
+            name='ResaleInstruction',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('floor_price_ticks', models.BigIntegerField()),
+                ('forecast', models.CharField(choices=[('LAST_WEEK_SAME_HOUR', 'Last Week Same Hour'), ('NONE', 'None')], max_length=20)),
+                ('kept_lots', models.BigIntegerField(default=0)),
+                ('state', models.CharField(choices=[('ACTIVE', 'Active'), ('STOPPED', 'Stopped')], max_length=7)),
+                ('created_at', models.DateTimeField()),
+                ('stopped_at', models.DateTimeField(null=True)),
+                ('looked_at', models.DateTimeField(null=True)),
+                ('offered_lots', models.BigIntegerField(default=0)),
+                ('grade', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='marketplace.grade')),
+                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='marketplace.organization')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(condition=models.Q(('state', 'ACTIVE')), fields=('organization', 'grade'), name='resale_instruction_is_single'), models.CheckConstraint(condition=models.Q(('floor_price_ticks__gt', 0), ('kept_lots__gte', 0)), name='resale_instruction_has_a_floor')],
+            },
+        ),
     ]

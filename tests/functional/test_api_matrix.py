@@ -23,7 +23,7 @@ PUBLIC = {
 }
 OWNED = {
     "order_id", "key_id", "cluster_id", "certification_id", "listing_id", "delivery_id",
-    "dispute_id",
+    "dispute_id", "instruction_id",
 }  # fmt: skip
 OPERATORS = {"organization_id", "decided_id"}
 _PARAMETER = re.compile(r"{(\w+)}")
@@ -51,6 +51,7 @@ def valid_body(endpoint: type[Endpoint], owner: dict[str, str]) -> dict[str, Any
             "price": "1.250",
             "quantity": 1,
         },
+        "InstructResale": {"grade": GRADE, "floor_price": "1.100"},
         "ReportFigure": {"delivered_ntu": "1"},
         "OpenDispute": {"delivery": owner["delivery_id"], "reason": "Not what was served"},
         "DecideDispute": {"uphold": False, "reason": "As metered"},
@@ -91,6 +92,14 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         cluster=cluster.pk, state="RUNNING", created_at=market_clock.now()
     )
     key = models.ApiKey.objects.get(organization=owner.organization)
+    instruction = models.ResaleInstruction.objects.create(
+        organization=owner.organization,
+        grade_id=GRADE,
+        floor_price_ticks=1_100,
+        forecast="NONE",
+        state="ACTIVE",
+        created_at=market_clock.now(),
+    )
     dispute = _disputed_delivery(owner)
     return {
         "delivery_id": str(dispute.allocation_id),
@@ -100,6 +109,7 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         "cluster_id": str(cluster.pk),
         "certification_id": str(certification.pk),
         "listing_id": str(listing.pk),
+        "instruction_id": str(instruction.pk),
     }
 
 
@@ -154,7 +164,7 @@ def test_what_is_anothers_looks_like_what_does_not_exist(
         unknown.json.pop("request_id")
         assert foreign.json == unknown.json, path
         tried += 1
-    assert tried == 10
+    assert tried == 11
     # Nothing of it had an effect.
     assert models.Listing.objects.get().state == "OPEN"
     assert models.ApiKey.objects.get(pk=objects["key_id"]).revoked_at is None
