@@ -247,6 +247,25 @@ class DeliveryRevisionAdmin(backoffice.ReadOnly):
     ordering = ("-id",)
 
 
+@admin.register(models.DeliveryDay)
+class DeliveryDayAdmin(backoffice.ReadOnly):
+    """How far the runs of each day of delivery are planned."""
+
+    list_display = ("grade", "delivery_date", "planned_runs")
+    list_filter = ("grade",)
+    ordering = ("-delivery_date", "grade")
+
+
+@admin.register(models.DeliveryFigure)
+class DeliveryFigureAdmin(backoffice.ReadOnly):
+    """What parties say was delivered."""
+
+    list_display = ("allocation_id", "party", "mntu", "at")
+    list_filter = ("party",)
+    search_fields = ("=allocation__id",)
+    ordering = ("-id",)
+
+
 @admin.register(models.DeliveryDifference)
 class DeliveryDifferenceAdmin(backoffice.ReadOnly):
     """Deliveries whose parties count otherwise than the gateway."""

@@ -235,25 +235,32 @@ def _part(organization_id: int, kind: Kind, since: datetime, until: datetime) ->
 
 
 def _days(organization_id: int, since: datetime, until: datetime) -> Iterable[Day]:
-    """Yield what each day of a grade delivered and paid: the money from the ledger's own rows."""
+    """Yield what each day of a grade delivered and paid: the money from the ledger's own rows.
+
+    A cause names the allocation of an interval, or else the instrument that damages were paid for.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
             WITH paid AS (
-                SELECT split_part(cause, ':', 2)::bigint AS allocation, code,
-                       CASE WHEN credit_account = %(account)s THEN amount ELSE -amount END
+                SELECT split_part(cause, ':', 2) AS about, cause LIKE 'interval:%%' AS is_interval,
+                       code, CASE WHEN credit_account = %(account)s THEN amount ELSE -amount END
                            AS amount
                 FROM settlement_transfer
                 WHERE chain = 'cash' AND phase IN (0, 2) AND code = ANY(%(codes)s)
                   AND at >= %(since)s AND at < %(until)s
                   AND (credit_account = %(account)s OR debit_account = %(account)s)
             ), money AS (
-                SELECT grade, (starts_at AT TIME ZONE 'UTC')::date AS day,
-                       CASE holder WHEN %(organization)s THEN 'holder' ELSE 'seller' END AS role,
+                SELECT coalesce(grade, split_part(about, '.', 1)) AS grade,
+                       coalesce((starts_at AT TIME ZONE 'UTC')::date,
+                                to_date(left(split_part(about, '.', 3), 8), 'YYYYMMDD')) AS day,
+                       CASE WHEN holder = %(organization)s OR holder IS NULL AND amount > 0
+                            THEN 'holder' ELSE 'seller' END AS role,
                        coalesce(sum(amount) FILTER (WHERE code = 6), 0)::bigint AS released,
                        coalesce(sum(amount) FILTER (WHERE code = 7), 0)::bigint AS refunded,
                        coalesce(sum(amount) FILTER (WHERE code = 8), 0)::bigint AS compensated
-                FROM paid JOIN settlement_allocation allocation ON allocation.id = paid.allocation
+                FROM paid LEFT JOIN settlement_allocation allocation
+                  ON allocation.id = CASE WHEN is_interval THEN about::bigint END
                 GROUP BY 1, 2, 3
             ), tokens AS (
                 SELECT grade, (starts_at AT TIME ZONE 'UTC')::date AS day,

@@ -7,16 +7,17 @@ import re
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 import valkey as valkey_client
-from django.db import connection
+from django.db import connection, transaction
 
 from marketplace import clock as market_clock
 from marketplace import errors, months
 from marketplace import models as catalog
-from settlement import jobs, models, monthly, statement_forms
+from settlement import jobs, models, monthly, posting, statement_forms
 from tests import settling
 from tests.market import BUYER, OTHER, SELLER, Market
 from tests.settling import BAD, LOTS, PER_INTERVAL, PRICE, WHOLE
@@ -109,6 +110,22 @@ def test_trades_days_and_corrections_explain_the_movements(market) -> None:
     )
     assert correction.delivery_micros == -PER_INTERVAL
     assert sold.corrections[0].delivery_micros == PER_INTERVAL
+
+
+def test_damages_that_no_interval_paid_stand_on_the_day_of_their_instrument(market) -> None:
+    before = {who: months.statement(who, DECEMBER).days for who in (BUYER, SELLER)}
+    with transaction.atomic(), connection.cursor() as cursor:
+        head = posting.lock_chain(cursor, "cash")
+        paid = SimpleNamespace(
+            debit_owner=SELLER, debit_kind=1, credit_owner=BUYER, credit_kind=1, amount=77, code=8,
+            cause="slots:LLAMA70B.P0.20261203T14Z",
+        )  # fmt: skip
+        posting.post_cash(cursor, [paid], at=market_clock.now_micros(), expected_sequence=head)
+    for who, role, amount in ((BUYER, "holder", 77), (SELLER, "seller", -77)):
+        *same, added = months.statement(who, DECEMBER).days
+        assert tuple(same) == before[who]
+        assert (added.date, added.grade, added.role) == ("2026-12-03", "LLAMA70B", role)
+        assert (added.compensated_micros, added.intervals) == (amount, 0)
 
 
 def test_a_month_in_which_nothing_happened_has_a_statement_of_nothing(market) -> None:
