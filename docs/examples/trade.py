@@ -19,7 +19,8 @@ def main(demo: dict[str, Any]) -> None:
     with Client(demo["web"], key=key) as client:
         money = client.account()
         print(f"{money.available} USD available, {money.order_margin} behind orders")
-        hours = sorted(client.instruments(state="continuous"), key=lambda one: one.starts_at)
+        listed = client.instruments(state="continuous", product="hour")
+        hours = sorted(listed, key=lambda one: one.starts_at)
         hour = next(one for one in reversed(hours) if one.best_ask is not None)
         assert hour.best_ask is not None
 
