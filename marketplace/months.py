@@ -6,15 +6,16 @@ compiled when somebody looks. Made twice, or by two workers at once, the first o
 
 import hashlib
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 
 from django.db import transaction
 
 from exchange import models as exchange_models
 from exchange import turnover
 from marketplace import clock, errors, models
+from marketplace.endpoint import File
 from settlement import models as settled
-from settlement import monthly
+from settlement import monthly, statement_forms
 
 PER_TRANSACTION = 50
 """How many statements of a closing month are written at once."""
@@ -102,3 +103,26 @@ def _row(made: monthly.Month, month: date) -> settled.MonthlyStatement:
         closing_micros=sum(part.closing_micros for part in made.accounts),
         at=clock.now(),
     )
+
+
+def month_file(month: monthly.Month, form: str) -> File:
+    """Return a statement as something to keep."""
+    name = f"baseload-{month.organization_id}-{month.month}.{form}"
+    if form == "csv":
+        body = statement_forms.to_csv(month).encode()
+        return File(content_type="text/csv; charset=utf-8", name=name, body=body)
+    return File(content_type="application/pdf", name=name, body=statement_forms.to_pdf(month))
+
+
+def parse_month(text: str) -> date:
+    """Return the first day of a month written `2026-12`.
+
+    :raises NotFound: when it is not one.
+    """
+    try:
+        found = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise errors.NotFound() from None
+    if monthly.month_text(found) != text:
+        raise errors.NotFound()
+    return found

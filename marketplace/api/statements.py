@@ -6,15 +6,15 @@ A day's has every transfer.
 
 import dataclasses
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Literal
 
 from django.db import connection
 
 from exchange import queries as exchange_queries
-from marketplace import clock, contract, errors, months, wire
+from marketplace import clock, contract, months, wire
 from marketplace.endpoint import Answer, Call, Endpoint, File, Listed, Strict
-from settlement import ledger, monthly, statement_forms
+from settlement import ledger, monthly
 from settlement import statements as settlement_statements
 
 PERIOD_DAYS_MAX = 366
@@ -314,9 +314,9 @@ class ShowMonth(Endpoint):
 
     def handle(self, call: Call, month: str) -> Output | File:
         """Answer."""
-        found = months.statement(call.organization, parse_month(month))
+        found = months.statement(call.organization, months.parse_month(month))
         if call.query.format != "json":
-            return month_file(found, call.query.format)
+            return months.month_file(found, call.query.format)
         return self.Output(
             organization=found.organization,
             month=found.month,
@@ -351,29 +351,6 @@ class ShowMonth(Endpoint):
                 for one in found.corrections
             ],
         )
-
-
-def month_file(month: monthly.Month, form: str) -> File:
-    """Return a statement as something to keep."""
-    name = f"baseload-{month.organization_id}-{month.month}.{form}"
-    if form == "csv":
-        body = statement_forms.to_csv(month).encode()
-        return File(content_type="text/csv; charset=utf-8", name=name, body=body)
-    return File(content_type="application/pdf", name=name, body=statement_forms.to_pdf(month))
-
-
-def parse_month(text: str) -> date:
-    """Return the first day of a month written `2026-12`.
-
-    :raises NotFound: when it is not one.
-    """
-    try:
-        found = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
-    except ValueError:
-        raise errors.NotFound() from None
-    if monthly.month_text(found) != text:
-        raise errors.NotFound()
-    return found
 
 
 def _month_item(month: date) -> MonthItem:

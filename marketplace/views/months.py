@@ -4,7 +4,6 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from marketplace import clock, months
-from marketplace.api import statements
 from marketplace.views import shared
 from settlement import monthly, statement_forms
 
@@ -41,7 +40,7 @@ def month_pdf(request: HttpRequest, member: shared.Member) -> HttpResponse:
 
 
 def _file(request: HttpRequest, member: shared.Member, form: str) -> HttpResponse:
-    made = statements.month_file(_month(request, member), form)
+    made = months.month_file(_month(request, member), form)
     return HttpResponse(
         made.body,
         content_type=made.content_type,
@@ -58,4 +57,4 @@ def _month(request: HttpRequest, member: shared.Member) -> monthly.Month:
     :raises NotFound: when the organization has no statement of it.
     """
     asked = request.GET.get("month", "") or monthly.month_text(clock.now().date())
-    return months.statement(member.organization.pk, statements.parse_month(asked))
+    return months.statement(member.organization.pk, months.parse_month(asked))
