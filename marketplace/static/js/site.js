@@ -54,6 +54,7 @@ function countdownText(left, over) {
   const seconds = Math.floor(left / 1000);
   const hours = Math.floor(seconds / 3600);
   const minutes = Math.floor((seconds % 3600) / 60);
+  if (hours >= 72) return `${Math.floor(hours / 24)} d ${hours % 24} h`;
   return hours > 0
     ? `${hours} h ${two(minutes)} min`
     : `${minutes} min ${two(seconds % 60)} s`;
