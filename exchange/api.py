@@ -178,6 +178,7 @@ class ListCandles(Endpoint):
     def handle(self, call: Call, symbol: str) -> Listed[Item]:
         """Answer."""
         _instrument(symbol)
+        decimals = contract.decimals_of(symbol)
         after = call.page.number()
         rows = queries.candles(
             symbol=symbol,
@@ -189,10 +190,10 @@ class ListCandles(Endpoint):
             rows,
             lambda row: self.Item(
                 starts_at=texts.moment_text(row.starts_at),
-                open=texts.price_text(row.open),
-                high=texts.price_text(row.high),
-                low=texts.price_text(row.low),
-                close=texts.price_text(row.close),
+                open=texts.price_text(row.open, decimals),
+                high=texts.price_text(row.high, decimals),
+                low=texts.price_text(row.low, decimals),
+                close=texts.price_text(row.close, decimals),
                 volume=row.lots,
                 trades=row.trades,
             ),
@@ -357,27 +358,28 @@ class ShowCurve(Endpoint):
 def instrument_out(row: queries.Quoted) -> Instrument:
     """Return what is published of an instrument."""
     traded = row.instrument
+    decimals = contract.decimals_of(traded.symbol)
     return Instrument(
         symbol=traded.symbol,
         grade=traded.grade_id,
         product=traded.product.lower(),
         service_class=traded.service_class.lower() or None,
-        strike=texts.optional_price_text(traded.strike_ticks),
+        strike=texts.optional_price_text(traded.strike_ticks, decimals),
         starts_at=texts.moment_text(traded.starts_at),
         ends_at=texts.moment_text(traded.ends_at),
         trading_ends_at=texts.moment_text(traded.trading_ends_at),
         state=_state(traded.state, traded.trading_ends_at),
-        tick=texts.price_text(1),
+        tick=texts.price_text(1, decimals),
         lot_ntu_per_minute=contract.NTU_PER_LOT_MINUTE,
-        reference_price=texts.price_text(traded.reference_price_ticks),
+        reference_price=texts.price_text(traded.reference_price_ticks, decimals),
         band=(
-            texts.price_text(traded.band_low_ticks),
-            texts.price_text(traded.band_high_ticks),
+            texts.price_text(traded.band_low_ticks, decimals),
+            texts.price_text(traded.band_high_ticks, decimals),
         ),
-        last=texts.optional_price_text(traded.last_price_ticks),
-        mark=texts.optional_price_text(traded.mark_price_ticks),
-        best_bid=texts.optional_price_text(row.best_bid),
-        best_ask=texts.optional_price_text(row.best_ask),
+        last=texts.optional_price_text(traded.last_price_ticks, decimals),
+        mark=texts.optional_price_text(traded.mark_price_ticks, decimals),
+        best_bid=texts.optional_price_text(row.best_bid, decimals),
+        best_ask=texts.optional_price_text(row.best_ask, decimals),
         volume=traded.volume_lots,
         open_interest=traded.open_interest_lots,
     )

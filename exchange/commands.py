@@ -127,6 +127,8 @@ class AmendOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     lots: int = 0
     stop_price: int = 0
     nonce: bytes = b""
+    decimals: int = 0
+    """Those that its prices were written with; 0: they are ticks of whatever order it is."""
 
 
 class PlaceStrip(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):

@@ -215,7 +215,7 @@ class _Exchange:
         """Say what an order would do."""
         given = http.decode(body, _question)
         reply = await self._client().submit(intake.preview_order(key.organization, given))
-        return http.encode(wire.preview_out(reply.events))
+        return http.encode(wire.preview_out(given.instrument, reply.events))
 
     async def _set_switch(self, key: keys.Key, body: bytes) -> bytes:
         """Set or unset the organization's dead-man's switch."""

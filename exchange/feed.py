@@ -27,6 +27,7 @@ import msgspec
 
 from exchange import events, wire
 from exchange.machine import Machine, views
+from marketplace import contract
 from marketplace import wire as text
 
 
@@ -174,10 +175,11 @@ def _delta(symbol: str, changes: list[events.BookChanged], machine: Machine) -> 
         for side, price, lots in change.levels:
             levels[side, price] = lots
     bids, asks = machine.book_levels(symbol, wire.CHECKSUM_LEVELS)
+    decimals = contract.decimals_of(symbol)
     delta = BookDelta(
-        bids=[(text.price_text(p), lots) for (side, p), lots in levels.items() if side > 0],
-        asks=[(text.price_text(p), lots) for (side, p), lots in levels.items() if side < 0],
-        checksum=wire.checksum(bids, asks),
+        bids=wire.levels_text([(p, n) for (side, p), n in levels.items() if side > 0], decimals),
+        asks=wire.levels_text([(p, n) for (side, p), n in levels.items() if side < 0], decimals),
+        checksum=wire.checksum(bids, asks, decimals),
     )
     message = Message(
         type="delta",
@@ -202,15 +204,19 @@ def _index(event: events.IndexPublished) -> Item:
 
 
 def _ticker(view: views.InstrumentView) -> Item:
+    decimals = contract.decimals_of(view.symbol)
     ticker = Ticker(
         state=view.state.lower(),
-        last=text.optional_price_text(view.last or None),
-        best_bid=text.optional_price_text(view.best_bid or None),
-        best_ask=text.optional_price_text(view.best_ask or None),
+        last=text.optional_price_text(view.last or None, decimals),
+        best_bid=text.optional_price_text(view.best_bid or None, decimals),
+        best_ask=text.optional_price_text(view.best_ask or None, decimals),
         volume=view.volume,
         open_interest=view.open_interest,
-        reference_price=text.price_text(view.reference_price),
-        band=(text.price_text(view.band_low), text.price_text(view.band_high)),
+        reference_price=text.price_text(view.reference_price, decimals),
+        band=(
+            text.price_text(view.band_low, decimals),
+            text.price_text(view.band_high, decimals),
+        ),
     )
     return _message("ticker", view.symbol, view.ticker_sequence, ticker, view.symbol)
 
@@ -260,7 +266,7 @@ def _own_fills(event: events.Traded, names: dict[int, str]) -> Iterable[tuple[in
                 client_order_id=names.get(order, ""),
                 instrument=event.instrument,
                 side=wire.side_text(side),
-                price=text.price_text(event.price),
+                price=text.price_text(event.price, contract.decimals_of(event.instrument)),
                 quantity=event.lots,
                 liquidity=role,
                 fee=text.micros_text(fee),

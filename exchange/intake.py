@@ -45,8 +45,8 @@ class OrderTerms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     side: Literal["buy", "sell"]
     quantity: wire.LotsNumber
     type: OrderType = "limit"
-    price: wire.PriceText | None = None
-    stop_price: wire.PriceText | None = None
+    price: wire.AnyPriceText | None = None
+    stop_price: wire.AnyPriceText | None = None
     display_quantity: wire.LotsNumber | None = None
     min_quantity: wire.LotsNumber | None = None
     time_in_force: TimeInForce = "gtc"
@@ -71,9 +71,9 @@ class PreviewIn(OrderTerms, kw_only=True):
 class AmendIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What of an order is to be another; `quantity` counts what is filled already."""
 
-    price: wire.PriceText | None = None
+    price: wire.AnyPriceText | None = None
     quantity: wire.LotsNumber | None = None
-    stop_price: wire.PriceText | None = None
+    stop_price: wire.AnyPriceText | None = None
 
 
 class PlaceOperation(OrderIn, tag="place", tag_field="op", kw_only=True):
@@ -158,9 +158,9 @@ def _order(account: int, given: OrderTerms, client_order_id: str) -> commands.Pl
     if _is_plain(given):
         if given.price is None:
             raise http.malformed("price", "missing_field", "a limit order has a price")
-        price = wire.parse_price(given.price)
+        price = wire.parse_price(given.price, "price", contract.decimals_of(given.instrument))
     else:
-        price = _price(given.price, "price", given.type, ("limit", "stop_limit"))
+        price = _price(given, given.price, "price", ("limit", "stop_limit"))
         terms = _terms(given, lots)
         if given.type == "market" and time_in_force == commands.GTC:
             time_in_force = commands.IOC  # a market order never rests: the two are the same
@@ -233,7 +233,7 @@ def _terms(given: OrderTerms, lots: int) -> commands.Terms:
             raise http.malformed("min_quantity", "out_of_range", "min_quantity is at most quantity")
     return commands.Terms(
         type=given.type.upper(),
-        stop_price=_price(given.stop_price, "stop_price", given.type, ("stop", "stop_limit")),
+        stop_price=_price(given, given.stop_price, "stop_price", ("stop", "stop_limit")),
         display_lots=display,
         min_lots=min_lots,
         expires_at=expires_at,
@@ -243,18 +243,19 @@ def _terms(given: OrderTerms, lots: int) -> commands.Terms:
     )
 
 
-def _price(text: str | None, field: str, kind: str, kinds: tuple[str, ...]) -> int:
+def _price(given: OrderTerms, text: str | None, field: str, kinds: tuple[str, ...]) -> int:
     """Return a price that orders of some kinds have and others do not; 0 for those.
 
     :raises Malformed: when it is missing, is there against the kind, or is none.
     """
+    kind = given.type
     if kind not in kinds:
         if text is not None:
             raise _apart(field, f"an order of type {kind} has no {field}")
         return 0
     if text is None:
         raise http.malformed(field, "missing_field", f"an order of type {kind} has a {field}")
-    return wire.parse_price(text, field)
+    return wire.parse_price(text, field, contract.decimals_of(given.instrument))
 
 
 def _apart(field: str, detail: str) -> errors.Malformed:
@@ -272,21 +273,32 @@ def amend_order(account: int, order: int, given: AmendIn) -> commands.AmendOrder
             "", "missing_field", "an amendment names a price, a quantity or a stop_price"
         )
     price, quantity, stop_price = given.price, given.quantity, given.stop_price
+    # Whose price it is only the machine knows: it refuses what has other decimals than its tick.
+    decimals = wire.price_decimals(price or stop_price or "")
     return amend_command(
         account,
         order,
-        price=0 if price is None else wire.parse_price(price),
+        price=0 if price is None else wire.parse_price(price, "price", decimals),
         lots=0 if quantity is None else wire.parse_lots(quantity, lots_max=contract.LOTS_MAX),
-        stop_price=0 if stop_price is None else wire.parse_price(stop_price, "stop_price"),
+        stop_price=0
+        if stop_price is None
+        else wire.parse_price(stop_price, "stop_price", decimals),
+        decimals=decimals,
     )
 
 
 def amend_command(
-    account: int, order: int, *, price: int = 0, lots: int = 0, stop_price: int = 0
+    account: int,
+    order: int,
+    *,
+    price: int = 0,
+    lots: int = 0,
+    stop_price: int = 0,
+    decimals: int = contract.PRICE_DECIMALS,
 ) -> commands.AmendOrder:
     """Return the command of an amendment, like no other; zero keeps what the order has."""
     return commands.AmendOrder(
-        account, order, price, lots, stop_price, secrets.token_bytes(NONCE_BYTES)
+        account, order, price, lots, stop_price, secrets.token_bytes(NONCE_BYTES), decimals
     )
 
 

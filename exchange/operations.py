@@ -185,9 +185,17 @@ def refused(reason: str, what: str = "order") -> Rejected:
 
 
 def amend(
-    *, organization: int, order: int, price_ticks: int = 0, lots: int = 0, stop_price_ticks: int = 0
+    *,
+    organization: int,
+    order: int,
+    price_ticks: int = 0,
+    lots: int = 0,
+    stop_price_ticks: int = 0,
+    decimals: int = 0,
 ) -> wire.OrderOut:
     """Change a live order and return it as it stands now; zero keeps what it has.
+
+    With `decimals` the prices are ticks of an instrument that has so many, and of no other.
 
     :raises UnknownOrder: when the organization has no such order.
     :raises NotResting: when it has left the book already.
@@ -196,7 +204,12 @@ def amend(
     :raises OutcomeUnknown: when that could not be learned.
     """
     command = intake.amend_command(
-        organization, order, price=price_ticks, lots=lots, stop_price=stop_price_ticks
+        organization,
+        order,
+        price=price_ticks,
+        lots=lots,
+        stop_price=stop_price_ticks,
+        decimals=decimals,
     )
     (outcome,) = submit([command])
     if isinstance(outcome, errors.Refusal):

@@ -215,19 +215,20 @@ def order_out(happened: Sequence[events.Event]) -> OrderOut:
         elif isinstance(event, events.OrderAmended):
             price, lots, stop_price = event.price, event.lots, event.stop_price
     moment = wire.time_text(first.at)
+    decimals = contract.decimals_of(request.instrument)
     order = OrderOut(
         id=str(number),
         instrument=request.instrument,
         side=side_text(request.side),
         type="limit",
-        price=wire.price_text(price),
+        price=wire.price_text(price, decimals),
         quantity=lots,
         time_in_force=request.time_in_force.lower(),
         client_order_id=request.client_order_id,
         status=status,
         filled_quantity=filled,
         remaining_quantity=lots - filled,
-        average_price=wire.average_price_text(value, filled),
+        average_price=wire.average_price_text(value, filled, decimals),
         fee=wire.micros_text(fee),
         sequence=first.sequence,
         reason=reason or None,
@@ -246,7 +247,7 @@ def _add_terms(order: OrderState, terms: commands.Terms, stop_price: int) -> Non
     if terms.type in (commands.MARKET, commands.STOP):
         order.price = None  # what it is limited to is the market's, not its own
     if terms.type in (commands.STOP, commands.STOP_LIMIT):
-        order.stop_price = wire.price_text(stop_price)
+        order.stop_price = wire.price_text(stop_price, contract.decimals_of(order.instrument))
     order.display_quantity = terms.display_lots or None
     order.min_quantity = terms.min_lots or None
     order.expires_at = wire.time_text(terms.expires_at) if terms.expires_at else None
@@ -260,7 +261,7 @@ def _fill_out(event: events.Traded, order: int) -> Fill:
     is_taker = event.taker_order == order
     return Fill(
         id=str(event.trade),
-        price=wire.price_text(event.price),
+        price=wire.price_text(event.price, contract.decimals_of(event.instrument)),
         quantity=event.lots,
         liquidity=liquidity(is_taker=is_taker, is_auction=event.is_auction),
         fee=wire.micros_text(event.taker_fee if is_taker else event.maker_fee),
@@ -314,28 +315,30 @@ def strip_out(
     )
 
 
-def preview_out(happened: Sequence[events.Event]) -> PreviewOut:
+def preview_out(symbol: str, happened: Sequence[events.Event]) -> PreviewOut:
     """Return what an order would do, from the engine's answer."""
     (found,) = happened
     assert isinstance(found, events.Previewed), "a question has one answer"
     before, after = found.best_before or None, found.best_after or None
-    move = None if before is None or after is None else wire.price_text(after - before)
+    decimals = contract.decimals_of(symbol)
+    move = None if before is None or after is None else wire.price_text(after - before, decimals)
     return PreviewOut(
         reason=found.reason or None,
         status=found.status,
         filled_quantity=found.lots,
         average_price=wire.average_price_text(
-            sum(price * lots for price, lots in found.fills), found.lots
+            sum(price * lots for price, lots in found.fills), found.lots, decimals
         ),
         fills=[
-            PreviewFill(price=wire.price_text(price), quantity=lots) for price, lots in found.fills
+            PreviewFill(price=wire.price_text(price, decimals), quantity=lots)
+            for price, lots in found.fills
         ],
         fee=wire.micros_text(found.fee),
         margin=wire.micros_text(found.margin),
         available_after=wire.micros_text(found.available_after),
         impact=Impact(
-            best_before=wire.optional_price_text(before),
-            best_after=wire.optional_price_text(after),
+            best_before=wire.optional_price_text(before, decimals),
+            best_after=wire.optional_price_text(after, decimals),
             price_move=move,
         ),
     )
@@ -391,19 +394,20 @@ def strip_outcome(
 
 def order_state(view: Any) -> OrderState:
     """Return an order as the machine shows it (`exchange.machine.views.OrderView`)."""
+    decimals = contract.decimals_of(view.symbol)
     order = OrderState(
         id=str(view.order),
         instrument=view.symbol,
         side=side_text(view.side),
         type="limit",
-        price=wire.price_text(view.price),
+        price=wire.price_text(view.price, decimals),
         quantity=view.lots,
         time_in_force=view.request.time_in_force.lower(),
         client_order_id=view.request.client_order_id,
         status=view.status,
         filled_quantity=view.filled,
         remaining_quantity=view.lots - view.filled,
-        average_price=wire.average_price_text(view.value_ticks, view.filled),
+        average_price=wire.average_price_text(view.value_ticks, view.filled, decimals),
         fee=wire.micros_text(view.fee),
         sequence=view.sequence,
         reason=view.reason or None,
@@ -418,14 +422,15 @@ def order_state(view: Any) -> OrderState:
 def order_row(row: Any, trades: Sequence[Any]) -> OrderOut:
     """Return an order or strip from its row (`exchange.models.Order`) and trades, oldest first."""
     is_strip = row.type == "STRIP"
+    decimals = contract.decimals_of(row.symbol)
     fills = [_fill_row(row.id, trade) for trade in trades]
     order = OrderOut(
         id=str(row.id),
         instrument=row.symbol,
         side=side_text(row.side),
         type=row.type.lower(),
-        price=wire.optional_price_text(row.price_ticks),
-        stop_price=wire.optional_price_text(row.stop_price_ticks),
+        price=wire.optional_price_text(row.price_ticks, decimals),
+        stop_price=wire.optional_price_text(row.stop_price_ticks, decimals),
         quantity=row.lots,
         display_quantity=row.display_lots,
         min_quantity=row.min_lots,
@@ -441,6 +446,7 @@ def order_row(row: Any, trades: Sequence[Any]) -> OrderOut:
         average_price=wire.average_price_text(
             row.notional_ticks,
             sum(trade.lots for trade in trades) if is_strip else row.filled_lots,
+            decimals,
         ),
         fee=wire.micros_text(row.fee_micros),
         sequence=row.sequence,
@@ -475,7 +481,7 @@ def _fill_row(order: int, trade: Any) -> Fill:
     is_taker = trade.taker_order == order
     return Fill(
         id=str(trade.id),
-        price=wire.price_text(trade.price_ticks),
+        price=wire.price_text(trade.price_ticks, contract.decimals_of(trade.symbol)),
         quantity=trade.lots,
         liquidity=liquidity(is_taker=is_taker, is_auction=trade.is_auction),
         fee=wire.micros_text(trade.taker_fee_micros if is_taker else trade.maker_fee_micros),
@@ -504,7 +510,7 @@ def trade_row(trade: Any) -> Trade:
     """Return a line of the tape from its row."""
     return Trade(
         id=str(trade.id),
-        price=wire.price_text(trade.price_ticks),
+        price=wire.price_text(trade.price_ticks, contract.decimals_of(trade.symbol)),
         quantity=trade.lots,
         side=side_text(trade.taker_side),
         is_auction=trade.is_auction,
@@ -516,7 +522,7 @@ def trade_out(event: events.Traded) -> Trade:
     """Return a line of the tape."""
     return Trade(
         id=str(event.trade),
-        price=wire.price_text(event.price),
+        price=wire.price_text(event.price, contract.decimals_of(event.instrument)),
         quantity=event.lots,
         side=side_text(event.taker_side),
         is_auction=event.is_auction,
@@ -550,9 +556,10 @@ class Auction(msgspec.Struct, kw_only=True):
 def auction_out(view: Any) -> Auction:
     """Return an auction as the machine shows it (`exchange.machine.views.AuctionView`)."""
     last = None
+    decimals = contract.decimals_of(view.symbol)
     if view.last_lots:
         last = AuctionPrice(
-            price=wire.price_text(view.last_price),
+            price=wire.price_text(view.last_price, decimals),
             quantity=view.last_lots,
             at=wire.time_text(view.last_at),
         )
@@ -562,7 +569,7 @@ def auction_out(view: Any) -> Auction:
         state=view.state.lower(),
         ends_at=wire.time_text(view.ends_at) if view.kind else None,
         frozen_at=wire.time_text(view.frozen_at) if view.kind else None,
-        indicative_price=wire.optional_price_text(view.indicative_price or None),
+        indicative_price=wire.optional_price_text(view.indicative_price or None, decimals),
         indicative_quantity=view.indicative_lots,
         surplus=view.surplus,
         surplus_side=side_text(view.surplus_side) if view.surplus_side else None,
@@ -570,15 +577,19 @@ def auction_out(view: Any) -> Auction:
     )
 
 
-def levels_text(levels: Sequence[Level]) -> list[tuple[str, int]]:
+def levels_text(
+    levels: Iterable[Level], decimals: int = contract.PRICE_DECIMALS
+) -> list[tuple[str, int]]:
     """Return levels with their prices as text."""
-    return [(wire.price_text(price), lots) for price, lots in levels]
+    return [(wire.price_text(price, decimals), lots) for price, lots in levels]
 
 
-def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> int:
+def checksum(
+    bids: Sequence[Level], asks: Sequence[Level], decimals: int = contract.PRICE_DECIMALS
+) -> int:
     """Return the CRC32 of the top ten bids, then the top ten asks: `price:quantity|...`."""
     parts = [
-        f"{wire.price_text(price)}:{lots}"
+        f"{wire.price_text(price, decimals)}:{lots}"
         for levels in (bids[:CHECKSUM_LEVELS], asks[:CHECKSUM_LEVELS])
         for price, lots in levels
     ]
@@ -589,10 +600,11 @@ def book_out(
     symbol: str, sequence: int, bids: Sequence[Level], asks: Sequence[Level], *, depth: int
 ) -> Book:
     """Return a book of `depth` levels a side; the checksum is of the top ten whatever the depth."""
+    decimals = contract.decimals_of(symbol)
     return Book(
         instrument=symbol,
         sequence=sequence,
-        checksum=checksum(bids, asks),
-        bids=levels_text(bids[:depth]),
-        asks=levels_text(asks[:depth]),
+        checksum=checksum(bids, asks, decimals),
+        bids=levels_text(bids[:depth], decimals),
+        asks=levels_text(asks[:depth], decimals),
     )

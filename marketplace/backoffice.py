@@ -14,7 +14,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from marketplace import errors, wire
+from marketplace import contract, errors, wire
 
 REASON_LENGTH_MIN = 5
 REASON_LENGTH_MAX = 500
@@ -119,12 +119,12 @@ def with_reason(
 
 
 def price(field: str, name: str) -> Callable[[Any, Any], str]:
-    """Return a column that prints a field of ticks as USD per MNTU."""
+    """Return a column that prints a field of ticks as USD, with the decimals of its instrument."""
 
     @admin.display(description=name, ordering=field, empty_value="-")
     def column(page: Any, row: Any) -> Any:
         ticks = getattr(row, field)
-        return None if ticks is None else wire.price_text(ticks)
+        return wire.optional_price_text(ticks, contract.decimals_of(getattr(row, "symbol", "")))
 
     return column
 

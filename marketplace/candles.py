@@ -62,13 +62,13 @@ def read_tape(message: bytes) -> Tape:
 
 
 def fold(
-    running: Candle | None, lines: Sequence[Line], interval: str
+    running: Candle | None, lines: Sequence[Line], interval: str, decimals: int
 ) -> tuple[Candle | None, list[Candle]]:
     """Return the running candle after some trades, and every candle that they changed."""
     length = INTERVALS[interval]
     changed: dict[int, Candle] = {}
     for line in lines:
-        price = wire.parse_price(line.price)
+        price = wire.parse_price(line.price, decimals=decimals)
         at = clock.to_micros(datetime.fromisoformat(line.at))
         starts_at = at - at % length
         if running is None or running.starts_at != starts_at:
@@ -95,15 +95,15 @@ def fold(
     return running, list(changed.values())
 
 
-def candle_out(candle: Candle, interval: str) -> dict[str, Any]:
+def candle_out(candle: Candle, interval: str, decimals: int) -> dict[str, Any]:
     """Return a candle as callers see it."""
     return {
         "interval": interval,
         "starts_at": wire.time_text(candle.starts_at),
-        "open": wire.price_text(candle.open),
-        "high": wire.price_text(candle.high),
-        "low": wire.price_text(candle.low),
-        "close": wire.price_text(candle.close),
+        "open": wire.price_text(candle.open, decimals),
+        "high": wire.price_text(candle.high, decimals),
+        "low": wire.price_text(candle.low, decimals),
+        "close": wire.price_text(candle.close, decimals),
         "volume": candle.volume,
         "trades": candle.trades,
     }

@@ -90,6 +90,9 @@ CODES: dict[str, tuple[int, str]] = {
     ),
     "hold_unknown": (422, "There is no such hold, or it has ended."),
     "exceeds_hold": (422, "More would be paid out than is held."),
+    "deadline_passed": (422, "The deadline is not in the future any more."),
+    "pool_full": (422, "The pool has as many members as it may have."),
+    "commitment_ended": (422, "The commitment has ended, or was never made."),
     # Deliveries that are over.
     "figures_closed": (
         422,
@@ -153,7 +156,10 @@ CODES: dict[str, tuple[int, str]] = {
     "invalid_utf8": (0, "The body is not UTF-8."),
     "invalid_text": (0, "The text has characters that may not be shown to others."),
     "mixed_scripts": (0, "The text mixes alphabets that look alike."),
-    "invalid_price": (0, "A price is a string with exactly three decimals: `1.250`."),
+    "invalid_price": (
+        0,
+        "A price is a string with exactly the decimals of the tick: `1.250`, for slots `0.0050`.",
+    ),
     "invalid_quantity": (0, "Lots are a positive integer."),
     "invalid_tokens": (0, "Tokens are whole, or have exactly three decimals."),
     "invalid_time": (0, "A time is RFC 3339 in UTC: `2026-12-05T14:00:00Z`."),

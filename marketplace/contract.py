@@ -67,6 +67,8 @@ _SYMBOL = re.compile(
     r"|M\.(?P<month>[FGHJKMNQUVXZ]\d{2})(?:\.(?:C(?P<strike>[1-9]\d{0,7})|(?P<cover>S)))?)\Z",
     re.ASCII,
 )
+_SLOT = ".P"
+"""What only a slot has in its symbol."""
 _MONTH_CODES = "FGHJKMNQUVXZ"
 _CENTURY = 2000
 """Years of symbols have two digits."""
@@ -151,7 +153,7 @@ class Contract:
     @property
     def price_decimals(self) -> int:
         """Digits of a price after the point, in USD."""
-        return SLOT_PRICE_DECIMALS if self.product is Product.SLOT else PRICE_DECIMALS
+        return decimals_of(self.symbol)
 
 
 def is_grade(code: str) -> bool:
@@ -185,6 +187,11 @@ def slot_contract(grade: str, service_class: str, starts_at: int) -> Contract:
         trading_ends_at=starts_at - GATE_CLOSURE_LEAD,
         service_class=service_class,
     )
+
+
+def decimals_of(symbol: str) -> int:
+    """Return the digits after the point that prices of an instrument have, by its symbol."""
+    return SLOT_PRICE_DECIMALS if _SLOT in symbol else PRICE_DECIMALS
 
 
 def sibling(terms: Contract) -> str:

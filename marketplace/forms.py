@@ -35,18 +35,30 @@ def refused(call: Callable[[], Any]) -> Any:
 
 
 class PriceField(forms.CharField):
-    """A price in USD per MNTU; cleaned to ticks."""
+    """A price in USD; cleaned to ticks of the instrument that another field of the form names."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(max_length=16, **options)
+        self.decimals = contract.PRICE_DECIMALS
 
     def clean(self, value: Any) -> Any:
         """Return ticks."""
         typed = super().clean(value)
         if not typed:
             return None
-        whole, _, decimals = typed.partition(".")
-        return refused(lambda: wire.parse_price(f"{whole}.{decimals.ljust(3, '0')}"))
+        text = wire.padded_price(typed, self.decimals)
+        return refused(lambda: wire.parse_price(text, decimals=self.decimals))
+
+
+class PricedForm(forms.Form):
+    """A form whose prices are of its `instrument`."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.decimals = contract.decimals_of(str(self.data.get("instrument", "")))
+        for field in self.fields.values():
+            if isinstance(field, PriceField):
+                field.decimals = self.decimals
 
 
 class LotsField(forms.CharField):
@@ -132,7 +144,7 @@ PREVENTIONS = [
 ]
 
 
-class Ticket(forms.Form):
+class Ticket(PricedForm):
     """An order as a person enters it; which terms go together is the market's own rule."""
 
     instrument = forms.CharField(max_length=40)
@@ -165,8 +177,8 @@ class Ticket(forms.Form):
             "instrument": given["instrument"],
             "side": given["side"],
             "type": kind,
-            "price": wire.optional_price_text(given["price"]) if has_price else None,
-            "stop_price": wire.optional_price_text(given["stop_price"]) if has_stop else None,
+            "price": self._text(given["price"]) if has_price else None,
+            "stop_price": self._text(given["stop_price"]) if has_stop else None,
             "quantity": given["lots"],
             "time_in_force": time_in_force,
             "expires_at": wire.moment_text(expires_at) if expires_at else None,
@@ -178,10 +190,14 @@ class Ticket(forms.Form):
             "client_order_id": given["client_order_id"],
         }
 
+    def _text(self, ticks: int | None) -> str | None:
+        return wire.optional_price_text(ticks, self.decimals)
 
-class Amend(forms.Form):
+
+class Amend(PricedForm):
     """A new price, a new quantity or both for a live order."""
 
+    instrument = forms.CharField(max_length=40, required=False)
     order = forms.RegexField(regex=r"\A[0-9]{1,19}\Z")
     price = PriceField(required=False)
     lots = LotsField(required=False)

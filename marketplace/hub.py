@@ -22,7 +22,7 @@ from django.conf import settings
 from valkey.exceptions import ValkeyError
 
 from exchange import envelope, feed
-from marketplace import candles, errors, http, topics
+from marketplace import candles, contract, errors, http, topics
 from settlement import channels
 
 POLL_S: Final = 1.0
@@ -216,14 +216,15 @@ class Hub:
         folded = self._folded.get(key)
         if folded is None or folded.sequence != sequence:
             tape = candles.read_tape(message)
-            running, changed = candles.fold(subscription.candle, tape.data, interval)
+            decimals = contract.decimals_of(tape.instrument)
+            running, changed = candles.fold(subscription.candle, tape.data, interval, decimals)
             news = topics.Message(
                 type="update",
                 channel=subscription.channel.name,
                 instrument=tape.instrument,
                 sequence=tape.sequence,
                 previous_sequence=tape.previous_sequence,
-                data=[candles.candle_out(candle, interval) for candle in changed],
+                data=[candles.candle_out(candle, interval, decimals) for candle in changed],
             )
             folded = self._folded[key] = _Folded(sequence, http.encode(news), running)
             if len(self._folded) > FOLDED_MAX:

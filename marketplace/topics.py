@@ -24,7 +24,7 @@ from django.utils.crypto import constant_time_compare
 from exchange import deltas as exchange_deltas
 from exchange import queries as exchange_queries
 from exchange import wire as exchange_wire
-from marketplace import candles, clock, disclosure, errors, keys, models, queries, wire
+from marketplace import candles, clock, contract, disclosure, errors, keys, models, queries, wire
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
 
@@ -157,7 +157,8 @@ def _candles(symbol: str, interval: str) -> Snapshot:
         )
         for row in reversed(rows)
     ]
-    data = [candles.candle_out(candle, interval) for candle in found]
+    decimals = contract.decimals_of(symbol)
+    data = [candles.candle_out(candle, interval, decimals) for candle in found]
     message = Message(channel="candles", instrument=symbol, sequence=sequence, data=data)
     return Snapshot(
         messages=[message],
@@ -197,15 +198,19 @@ def _many(channel: str, messages: list[Message]) -> Snapshot:
 def ticker_of(one: exchange_queries.Quoted) -> dict[str, Any]:
     """Return an instrument at a glance."""
     row = one.instrument
+    decimals = contract.decimals_of(row.symbol)
     return {
         "state": row.state.lower(),
-        "last": wire.optional_price_text(row.last_price_ticks),
-        "best_bid": wire.optional_price_text(one.best_bid),
-        "best_ask": wire.optional_price_text(one.best_ask),
+        "last": wire.optional_price_text(row.last_price_ticks, decimals),
+        "best_bid": wire.optional_price_text(one.best_bid, decimals),
+        "best_ask": wire.optional_price_text(one.best_ask, decimals),
         "volume": row.volume_lots,
         "open_interest": row.open_interest_lots,
-        "reference_price": wire.price_text(row.reference_price_ticks),
-        "band": [wire.price_text(row.band_low_ticks), wire.price_text(row.band_high_ticks)],
+        "reference_price": wire.price_text(row.reference_price_ticks, decimals),
+        "band": [
+            wire.price_text(row.band_low_ticks, decimals),
+            wire.price_text(row.band_high_ticks, decimals),
+        ],
     }
 
 

@@ -18,7 +18,6 @@ import msgspec
 
 from marketplace import contract, errors
 
-TICKS_PER_USD = 1_000
 MICROS_PER_USD = 1_000_000
 MNTU_PER_NTU = 1_000
 
@@ -52,6 +51,20 @@ PriceText = Annotated[
         ),
     ),
 ]
+"""Of lots of tokens: three decimals."""
+AnyPriceText = Annotated[
+    str,
+    described(
+        "1.250",
+        pattern=(
+            r"^(?:[1-9][0-9]{0,3}\.[0-9]{3}|10000\.000|"
+            r"0\.(?:00[1-9]|0[1-9][0-9]|[1-9][0-9]{2})|"
+            r"[1-9][0-9]{0,2}\.[0-9]{4}|1000\.0000|"
+            r"0\.(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3}))$"
+        ),
+    ),
+]
+"""Of an instrument that another field names: as many decimals as its tick has."""
 MoneyText = Annotated[
     str,
     described(
@@ -76,10 +89,11 @@ TimeText = Annotated[
         ),
     ),
 ]
+_NUMBERS = {contract.PRICE_DECIMALS: "three", contract.SLOT_PRICE_DECIMALS: "four"}
 PRINTED_MAX = 8_192
 """How many prices, and how many instants, are kept printed: a batch names few of either, often."""
 
-_PRICE = re.compile(r"(0|[1-9][0-9]{0,6})\.([0-9]{3})\Z", re.ASCII)
+_PRICE = re.compile(r"(0|[1-9][0-9]{0,6})\.([0-9]{3,4})\Z", re.ASCII)
 _MONEY = re.compile(r"(0|[1-9][0-9]{0,11})(?:\.([0-9]{1,6}))?\Z", re.ASCII)
 _NTU = re.compile(r"(0|[1-9][0-9]{0,14})(?:\.([0-9]{3}))?\Z", re.ASCII)
 _WHOLE = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z", re.ASCII)
@@ -100,14 +114,14 @@ def _decimal_text(value: int, unit: int, decimals: int) -> str:
 
 
 @lru_cache(PRINTED_MAX)
-def price_text(ticks: int) -> str:
-    """Print a price in ticks of 0.001 USD: `1.250`."""
-    return _decimal_text(ticks, TICKS_PER_USD, 3)
+def price_text(ticks: int, decimals: int = contract.PRICE_DECIMALS) -> str:
+    """Print a price in ticks: `1.250`, or `0.0050` for slots (`contract.decimals_of`)."""
+    return _decimal_text(ticks, 10**decimals, decimals)
 
 
-def optional_price_text(ticks: int | None) -> str | None:
+def optional_price_text(ticks: int | None, decimals: int = contract.PRICE_DECIMALS) -> str | None:
     """Print a price that may not exist yet."""
-    return None if ticks is None else price_text(ticks)
+    return None if ticks is None else price_text(ticks, decimals)
 
 
 def micros_text(micros: int) -> str:
@@ -130,11 +144,13 @@ def ntu_text(mntu: int) -> str:
     return _decimal_text(mntu, MNTU_PER_NTU, 3)
 
 
-def average_price_text(notional_ticks: int, lots: int) -> str | None:
+def average_price_text(
+    notional_ticks: int, lots: int, decimals: int = contract.PRICE_DECIMALS
+) -> str | None:
     """Print the average price of fills with six decimals, half to even; None without fills."""
     if lots == 0:
         return None
-    micros, rest = divmod(notional_ticks * TICKS_PER_USD, lots)
+    micros, rest = divmod(notional_ticks * 10 ** (6 - decimals), lots)
     if 2 * rest > lots or (2 * rest == lots and micros % 2 == 1):
         micros += 1
     return micros_text(micros)
@@ -162,18 +178,35 @@ def hour_text(at: int) -> str:
     return f"{_EPOCH + timedelta(microseconds=at):%Y%m%dT%H}Z"
 
 
-def parse_price(text: str, field: str = "price") -> int:
-    """Return a price in ticks from exactly three decimals.
+def parse_price(text: str, field: str = "price", decimals: int = contract.PRICE_DECIMALS) -> int:
+    """Return a price in ticks from exactly as many decimals as the tick has.
 
     :raises Malformed: `invalid_price`.
     """
     match = _PRICE.match(text)
-    ticks = 0 if match is None else int(match[1]) * TICKS_PER_USD + int(match[2])
+    ticks = 0
+    if match is not None and len(match[2]) == decimals:
+        ticks = int(match[1]) * 10**decimals + int(match[2])
     if not 1 <= ticks <= PRICE_TICKS_MAX:
         raise invalid(
-            field, "invalid_price", "a price is a string with exactly three decimals, as 1.250"
+            field,
+            "invalid_price",
+            f"a price is a string with exactly {_NUMBERS[decimals]} decimals,"
+            f" as {price_text(1_250, decimals)}",
         )
     return ticks
+
+
+def padded_price(typed: str, decimals: int = contract.PRICE_DECIMALS) -> str:
+    """Return what somebody typed with as many decimals as a price has."""
+    whole, _, rest = typed.strip().partition(".")
+    return f"{whole}.{rest.ljust(decimals, '0')}"
+
+
+def price_decimals(text: str) -> int:
+    """Return how many decimals a price is written with, for one whose instrument is not known."""
+    decimals = len(text.partition(".")[2])
+    return decimals if decimals in _NUMBERS else contract.PRICE_DECIMALS
 
 
 def parse_money(text: str, field: str = "amount") -> int:

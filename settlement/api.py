@@ -97,8 +97,10 @@ class ListPositions(Endpoint):
                 instrument=row.symbol,
                 product=terms.product.lower(),
                 quantity=row.net_lots,
-                average_price=wire.average_price_text(sign * row.cost_ticks, abs(row.net_lots)),
-                mark_price=wire.optional_price_text(mark),
+                average_price=wire.average_price_text(
+                    sign * row.cost_ticks, abs(row.net_lots), terms.price_decimals
+                ),
+                mark_price=wire.optional_price_text(mark, terms.price_decimals),
                 cost=wire.micros_text(row.cost_ticks * terms.tick_micros),
                 gain=gain,
                 variation=wire.micros_text(row.received_ticks * terms.tick_micros),
@@ -281,7 +283,7 @@ class ShowMargin(Endpoint):
             cost=wire.micros_text(row.cost_ticks * terms.tick_micros),
             variation=wire.micros_text(row.received_ticks * terms.tick_micros),
             unpaid=wire.micros_text((row.cost_ticks + row.received_ticks) * terms.tick_micros),
-            mark_price=wire.price_text(mark),
+            mark_price=wire.price_text(mark, terms.price_decimals),
             initial_margin=wire.micros_text(row.initial_margin_micros),
         )
 

@@ -72,6 +72,10 @@ def _judge(
     if (
         not 0 <= command.price <= contract.PRICE_TICKS_MAX
         or not 0 <= command.stop_price <= contract.PRICE_TICKS_MAX
+        or (
+            (command.price or command.stop_price)
+            and command.decimals not in (0, contract.decimals_of(instrument.symbol))
+        )
         or command.lots < 0
         or (command.price and not request.price)
         or (command.stop_price and not is_waiting)

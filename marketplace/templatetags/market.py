@@ -1,9 +1,9 @@
 """How the pages print what the tables hold: ticks, micro-USD, mNTU, instants.
 
 The tables hold integers; a page shows decimals. All printing goes through here, so that a price has
-three decimals on every page and what is missing (None, or to a template an empty text) is a dash.
-A time is shown in UTC and carries the whole instant, from which the script writes the reader's own
-time into its tooltip.
+its tick's decimals on every page and what is missing (None, or to a template an empty text) is a
+dash. A time is shown in UTC and carries the whole instant, from which the script writes the
+reader's own time into its tooltip.
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from django import template
 from django.utils import html
 from django.utils.safestring import SafeString
 
-from marketplace import wire
+from marketplace import contract, wire
 
 register = template.Library()
 
@@ -23,9 +23,9 @@ MINUS = "−"
 
 
 @register.filter
-def price(ticks: int | None) -> str:
-    """Print ticks as USD per MNTU: `1.250`."""
-    return wire.price_text(ticks) if isinstance(ticks, int) else DASH
+def price(ticks: int | None, symbol: str = "") -> str:
+    """Print ticks of an instrument, of lots of tokens where none is named: `1.250`, `0.0050`."""
+    return wire.price_text(ticks, contract.decimals_of(symbol)) if isinstance(ticks, int) else DASH
 
 
 @register.filter

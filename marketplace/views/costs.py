@@ -13,12 +13,13 @@ LOTS_SUGGESTED = "10"
 
 
 def suggested(
-    request: HttpRequest, bid: int | None, ask: int | None, reference: int
+    request: HttpRequest, bid: int | None, ask: int | None, reference: int, decimals: int
 ) -> dict[str, Any]:
     """Return the ticket's first values: the side asked for, at the price that would trade."""
     side = "sell" if request.GET.get("side") == "sell" else "buy"
     price = (bid if side == "sell" else ask) or reference
-    return {"side": side, "lots": LOTS_SUGGESTED, "price": wire.price_text(price), "errors": {}}
+    text = wire.price_text(price, decimals)
+    return {"side": side, "lots": LOTS_SUGGESTED, "price": text, "errors": {}}
 
 
 def rates(terms: Contract, *, mark: int, now: int) -> Rates:
@@ -64,7 +65,7 @@ def preview(
         "margin_label": labels(of, mark=mark)[side],
     }
     try:
-        price_ticks = wire.parse_price(str(ticket.get("price", "")))
+        price_ticks = wire.parse_price(str(ticket.get("price", "")), decimals=terms.price_decimals)
         lots = wire.parse_whole(str(ticket.get("lots", "")), "lots", low=1, high=contract.LOTS_MAX)
     except errors.Refusal:
         return shown

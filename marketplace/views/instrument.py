@@ -30,6 +30,8 @@ class Row:
     symbol: str
     grade: str
     product: str
+    service_class: str
+    """Of slots; empty for all else."""
     starts_at: datetime
     ends_at: datetime
     trading_ends_at: datetime
@@ -48,6 +50,11 @@ class Row:
     def hours(self) -> int:
         """How many hours are delivered."""
         return (self.ends_at - self.starts_at) // timedelta(hours=1)
+
+    @property
+    def decimals(self) -> int:
+        """Digits of its prices after the point."""
+        return contract.decimals_of(self.symbol)
 
     @property
     def lot_ntu(self) -> int:
@@ -77,6 +84,7 @@ def row_of(quoted: exchange_queries.Quoted) -> Row:
         symbol=instrument.symbol,
         grade=instrument.grade_id,
         product=instrument.product,
+        service_class=instrument.service_class,
         starts_at=instrument.starts_at,
         ends_at=instrument.ends_at,
         trading_ends_at=instrument.trading_ends_at,
@@ -99,9 +107,9 @@ def live_rows() -> list[Row]:
     return sorted(rows, key=lambda row: (row.grade, row.starts_at, row.symbol))
 
 
-def number(ticks: int | None) -> float | None:
+def number(ticks: int | None, decimals: int = contract.PRICE_DECIMALS) -> float | None:
     """Return ticks as a number for drawing; never for reckoning."""
-    return None if ticks is None else ticks / 1_000
+    return None if ticks is None else ticks / 10**decimals
 
 
 @require_safe
@@ -148,7 +156,7 @@ def render(
         "shorter": _windows(row, is_longer=False),
         "interval": interval,
         "intervals": list(exchange_queries.CANDLE_INTERVALS),
-        "candles": [_candle(candle) for candle in reversed(candles)],
+        "candles": [_candle(candle, row.decimals) for candle in reversed(candles)],
         "book": book,
         "bids": _levels(book.bids, book),
         "asks": _levels(book.asks, book)[::-1],
@@ -170,7 +178,7 @@ def render(
     }
     member = shared.member_of(request)
     if member is not None:
-        typed = ticket or costs.suggested(request, row.bid, row.ask, row.reference)
+        typed = ticket or costs.suggested(request, row.bid, row.ask, row.reference, row.decimals)
         values |= _own(member.organization.pk, row, typed, taker_fee_bp=grade.taker_fee_bp)
         values["foreseen"] = said
         values["ticket_id"] = typed.get("client_order_id") or values["ticket_id"]
@@ -243,7 +251,9 @@ def own_orders(organization: int, symbol: str = "") -> list[dict[str, Any]]:
 
 def _neighbour(row: Row, *, is_next: bool) -> models.Instrument | None:
     """Return the window of the same product that begins where this one ends, or ends there."""
-    found = models.Instrument.objects.filter(grade_id=row.grade, product=row.product)
+    found = models.Instrument.objects.filter(
+        grade_id=row.grade, product=row.product, service_class=row.service_class
+    )
     if is_next:
         return found.filter(starts_at=row.ends_at).first()
     return found.filter(starts_at__gte=row.starts_at - NEIGHBOUR_MAX, ends_at=row.starts_at).first()
@@ -261,21 +271,26 @@ def _windows(row: Row, *, is_longer: bool) -> list[models.Instrument]:
     return list(found.exclude(symbol=row.symbol).order_by("starts_at", "id")[:WINDOWS_SHOWN])
 
 
-def _candle(candle: exchange_queries.Candle) -> dict[str, Any]:
+def _candle(candle: exchange_queries.Candle, decimals: int) -> dict[str, Any]:
     return {
         "time": int(candle.starts_at.timestamp()),
-        "open": number(candle.open),
-        "high": number(candle.high),
-        "low": number(candle.low),
-        "close": number(candle.close),
+        "open": number(candle.open, decimals),
+        "high": number(candle.high, decimals),
+        "low": number(candle.low, decimals),
+        "close": number(candle.close, decimals),
         "volume": candle.lots,
     }
 
 
 def _levels(levels: list[tuple[str, int]], book: exchange_wire.Book) -> list[dict[str, int]]:
     largest = max((lots for _, lots in (*book.bids, *book.asks)), default=1)
+    decimals = contract.decimals_of(book.instrument)
     return [
-        {"price": wire.parse_price(price), "lots": lots, "share": 100 * lots // largest}
+        {
+            "price": wire.parse_price(price, decimals=decimals),
+            "lots": lots,
+            "share": 100 * lots // largest,
+        }
         for price, lots in levels
     ]
 
@@ -287,5 +302,5 @@ def _spread(row: Row) -> str:
         return "One side only"
     gap = row.ask - row.bid
     if gap <= 0:
-        return f"Crossed by {wire.price_text(-gap)} until the auction"
-    return f"Spread {wire.price_text(gap)}, {200 * gap / (row.ask + row.bid):.1f} %"
+        return f"Crossed by {wire.price_text(-gap, row.decimals)} until the auction"
+    return f"Spread {wire.price_text(gap, row.decimals)}, {200 * gap / (row.ask + row.bid):.1f} %"

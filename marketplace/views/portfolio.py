@@ -40,7 +40,9 @@ def _portfolio(
                 "at": clock.to_datetime(wire.parse_time(fill.at, "at")),
                 "symbol": fill.instrument,
                 "side": fill.side,
-                "price": wire.parse_price(fill.price),
+                "price": wire.parse_price(
+                    fill.price, decimals=contract.decimals_of(fill.instrument)
+                ),
                 "lots": fill.quantity,
                 "liquidity": fill.liquidity,
                 "fee": _micros(fill.fee),
@@ -88,7 +90,9 @@ def _positions(organization: int) -> list[dict[str, Any]]:
             {
                 "symbol": row.symbol,
                 "net_lots": row.net_lots,
-                "average": wire.average_price_text(abs(row.cost_ticks), abs(row.net_lots)),
+                "average": wire.average_price_text(
+                    abs(row.cost_ticks), abs(row.net_lots), terms.price_decimals
+                ),
                 "mark": mark,
                 "gain": gain,
                 "paid": terms.tick_micros * row.received_ticks,

@@ -72,7 +72,7 @@ def _foresee(
         (outcome,) = exchange_operations.submit([question])
         if isinstance(outcome, errors.Refusal):
             raise outcome
-        said = foreseen(exchange_wire.preview_out(outcome.events))
+        said = foreseen(exchange_wire.preview_out(symbol, outcome.events))
     except errors.Unavailable as refusal:
         said = f"What it would do cannot be told now: {refusal.detail or refusal.title}."
     if shared.wants_json(request):
@@ -137,8 +137,8 @@ def _again(
         name: request.POST.get(name, "").strip() for name in forms.Ticket.base_fields
     }
     typed |= {
-        "price": _padded(request.POST.get("price", "")),
-        "stop_price": _padded(request.POST.get("stop_price", "")),
+        "price": _padded(request.POST.get("price", ""), form.decimals),
+        "stop_price": _padded(request.POST.get("stop_price", ""), form.decimals),
         "has_terms": any(
             request.POST.get(name)
             for name in ("display_quantity", "min_quantity", "post_only", "reduce_only")
@@ -152,14 +152,13 @@ def _again(
     )
 
 
-def _padded(price: str) -> str:
-    """Return a typed price with three decimals, or as it was typed."""
+def _padded(price: str, decimals: int) -> str:
+    """Return a typed price with the tick's decimals, or as it was typed."""
     if not price.strip():
         return ""
-    whole, _, decimals = price.strip().partition(".")
-    text = f"{whole}.{decimals.ljust(3, '0')}"
+    text = wire.padded_price(price, decimals)
     try:
-        wire.parse_price(text)
+        wire.parse_price(text, decimals=decimals)
     except errors.Refusal:
         return price
     return text
@@ -201,6 +200,7 @@ def amend(request: HttpRequest, member: shared.Member) -> HttpResponse:
         order=wire.parse_id(given["order"]),
         price_ticks=given["price"] or 0,
         lots=given["lots"] or 0,
+        decimals=form.decimals,
     )
     if shared.wants_json(request):
         return _json(order)

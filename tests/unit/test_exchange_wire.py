@@ -11,6 +11,7 @@ from exchange import commands, events, wire
 
 AT = 1_780_000_000_000_000
 HOUR = "LLAMA70B.H.20261205T14Z"
+SLOT = "LLAMA70B.P0.20261205T14Z"
 HOURS = 3_600_000_000
 HOUR_AT = 1_796_479_200_000_000
 
@@ -168,9 +169,18 @@ def test_a_preview_says_what_the_order_would_move() -> None:
     found = events.Previewed(
         "", "filled", 3, ((1_250, 1), (1_251, 2)), 451, 225_120, -7, 1_250, 1_252
     )
-    shown = wire.preview_out([found])
+    shown = wire.preview_out(HOUR, [found])
     assert (shown.reason, shown.status, shown.filled_quantity) == (None, "filled", 3)
     assert (shown.average_price, shown.available_after) == ("1.250667", "-0.000007")
     assert shown.impact == wire.Impact(best_before="1.250", best_after="1.252", price_move="0.002")
-    emptied = wire.preview_out([msgspec.structs.replace(found, best_after=0)])
+    emptied = wire.preview_out(HOUR, [msgspec.structs.replace(found, best_after=0)])
     assert (emptied.impact.best_after, emptied.impact.price_move) == (None, None)
+    of_slots = wire.preview_out(SLOT, [found])
+    assert (of_slots.average_price, of_slots.impact.price_move) == ("0.125067", "0.0002")
+
+
+def test_prices_of_slots_have_four_decimals_in_a_book_and_its_checksum() -> None:
+    bids, asks = [(50, 10)], [(52, 3)]
+    book = wire.book_out(SLOT, 1, bids, asks, depth=5)
+    assert (book.bids, book.asks) == ([("0.0050", 10)], [("0.0052", 3)])
+    assert book.checksum == zlib.crc32(b"0.0050:10|0.0052:3")

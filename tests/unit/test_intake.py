@@ -294,3 +294,25 @@ def test_a_switch_is_set_in_milliseconds_and_unset_by_zero() -> None:
     )
     assert (set_.timeout, unset.timeout) == (1_000_000, 0)
     assert set_.nonce != unset.nonce
+
+
+def test_prices_have_the_decimals_of_their_instrument() -> None:
+    slot = {**LIMIT, "instrument": "LLAMA70B.P0.20261205T14Z"}
+    assert placed(**slot | {"price": "0.0050"}).price == 50
+    with pytest.raises(errors.Malformed) as refused:
+        placed(**slot)
+    assert blamed(refused) == [("price", "invalid_price")]
+    stop = placed(**slot | {"type": "stop", "price": None, "stop_price": "0.0060"})
+    assert stop.terms.stop_price == 60
+
+
+def test_an_amendment_says_with_which_decimals_its_prices_were_written() -> None:
+    def amended(**fields) -> commands.AmendOrder:
+        return intake.amend_order(3, 7, decoded(intake.AmendIn, fields))
+
+    assert (amended(price="0.0050").price, amended(price="0.0050").decimals) == (50, 4)
+    assert (amended(price="0.050").price, amended(price="0.050").decimals) == (50, 3)
+    assert (amended(stop_price="0.0060").stop_price, amended(quantity=4).lots) == (60, 4)
+    with pytest.raises(errors.Malformed) as refused:
+        amended(price="0.0050", stop_price="0.050")
+    assert blamed(refused) == [("stop_price", "invalid_price")]

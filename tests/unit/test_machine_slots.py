@@ -127,6 +127,17 @@ def test_derating_withdraws_offers_beyond_it_the_newest_first() -> None:
     assert {older, later} <= set(floor.machine.state.orders)
 
 
+def test_an_amendment_written_for_another_tick_is_refused() -> None:
+    floor = market()
+    order = floor.sell(SELLER, 5, 50, instrument=P0)
+    amend = commands.AmendOrder(SELLER, order, price=52, decimals=3)
+    floor.apply(amend)
+    assert [event.reason for event in floor.of(events.AmendRefused)] == ["invalid_order"]
+    floor.apply(commands.AmendOrder(SELLER, order, price=52, decimals=4))
+    assert floor.of(events.AmendRefused) == []
+    assert floor.machine.state.orders[order].price == 52
+
+
 def test_slots_that_one_group_may_hold_are_limited_as_lots_are() -> None:
     floor = market(certified=1_000)
     trade(floor, SELLER, BUYER, 250, 50, P0)

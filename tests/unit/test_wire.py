@@ -28,6 +28,15 @@ def test_a_price_is_whole_ticks(given_text: str, ticks: int) -> None:
     assert wire.price_text(ticks) == given_text
 
 
+@pytest.mark.parametrize("given_text", ["0.005", "0.00500", "0.0000", "1000.0001"])
+def test_a_price_of_slots_has_exactly_four_decimals(given_text: str) -> None:
+    with pytest.raises(errors.Malformed, match="exactly four decimals"):
+        wire.parse_price(given_text, decimals=4)
+    assert wire.parse_price("0.0050", decimals=4) == 50
+    assert wire.price_text(50, 4) == "0.0050"
+    assert wire.average_price_text(101, 2, 4) == "0.005050"
+
+
 def test_a_price_beyond_the_largest_is_refused() -> None:
     with pytest.raises(errors.Malformed):
         wire.parse_price("10000.001")

@@ -64,10 +64,18 @@ function mount(host, build, data) {
   };
 }
 
-const price = (u, value) => (value == null ? "–" : value.toFixed(3));
-const INCREMENTS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100];
+let decimals = 3;
+
+// Prices of this page have so many digits after the point.
+export function setDecimals(count) {
+  decimals = count;
+}
+
+const price = (u, value) => (value == null ? "–" : value.toFixed(decimals));
+const INCREMENTS = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100];
 const WHOLE_INCREMENTS = [1, 2, 5].flatMap((one) => [0, 1, 2, 3, 4, 5, 6, 7, 8].map((zeros) => one * 10 ** zeros)).sort((a, b) => a - b);
-const priceTicks = (u, values) => values.map((value) => value.toFixed(3));
+const priceTicks = (u, values) => values.map((value) => value.toFixed(decimals));
+const increments = () => INCREMENTS.filter((one) => one > 0.99 * 10 ** -decimals);
 
 function drawCandles(u) {
   const { ctx } = u;
@@ -127,7 +135,7 @@ export function candles(host, rows, step) {
       },
       volume: { range: (u, low, high) => [0, Math.max(1, high) * 4.5] },
     },
-    axes: [axis({ values: timeTexts }), axis({ scale: "price", values: priceTicks, incrs: INCREMENTS, size: 56 })],
+    axes: [axis({ values: timeTexts }), axis({ scale: "price", values: priceTicks, incrs: increments(), size: 56 })],
     series: [
       { label: "Time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
       { label: "Open", ...hidden },
@@ -156,10 +164,10 @@ export function lines(host, columns, series, { unit = "", time = true, digits = 
   const build = () => ({
     scales: { x: { time }, y: fromZero ? { range: (u, low, high) => [0, Math.max(1, high * 1.08)] } : {} },
     axes: [
-      axis(time ? { values: timeTexts } : { values: priceTicks, incrs: INCREMENTS }),
+      axis(time ? { values: timeTexts } : { values: priceTicks, incrs: increments() }),
       axis({
         size: 60,
-        incrs: digits === 0 ? WHOLE_INCREMENTS : INCREMENTS,
+        incrs: digits === 0 ? WHOLE_INCREMENTS : increments(),
         values: (u, values) => values.map((v) => `${digits === 0 ? v.toLocaleString("en-US") : v.toFixed(digits)}${unit}`),
       }),
     ],

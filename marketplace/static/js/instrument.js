@@ -1,6 +1,6 @@
 // One instrument, live: book, tape, chart, ticket and own orders.
 
-import { candles as drawCandles, depth as drawDepth, embedded } from "./charts.js";
+import { candles as drawCandles, depth as drawDepth, embedded, setDecimals } from "./charts.js";
 import { resubscribe, subscribe } from "./feed.js";
 import { watch, watchAccount } from "./orders.js";
 import { apply } from "./quotes.js";
@@ -14,6 +14,8 @@ const INTERVAL_SECONDS = { "1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86
 
 const root = document.getElementById("instrument");
 const symbol = root.dataset.symbol;
+const decimals = Number(root.dataset.decimals);
+setDecimals(decimals);
 const announcer = document.getElementById("announce");
 const announce = (text) => (announcer.textContent = text);
 
@@ -113,10 +115,10 @@ function drawBook() {
   }
   const spread = document.getElementById("spread");
   if (bids.length && asks.length && bids[0][2] >= asks[0][2]) {
-    spread.textContent = `Crossed by ${(bids[0][2] - asks[0][2]).toFixed(3)} until the auction`;
+    spread.textContent = `Crossed by ${(bids[0][2] - asks[0][2]).toFixed(decimals)} until the auction`;
   } else if (bids.length && asks.length) {
     const gap = asks[0][2] - bids[0][2];
-    spread.textContent = `Spread ${gap.toFixed(3)}, ${((200 * gap) / (asks[0][2] + bids[0][2])).toFixed(1)} %`;
+    spread.textContent = `Spread ${gap.toFixed(decimals)}, ${((200 * gap) / (asks[0][2] + bids[0][2])).toFixed(1)} %`;
   } else {
     spread.textContent = bids.length || asks.length ? "One side only" : "The book is empty";
   }

@@ -56,6 +56,7 @@ export function watch({ symbol, announce }) {
     form.append(
       element("input", { type: "hidden", name: "csrfmiddlewaretoken", value: token }),
       element("input", { type: "hidden", name: "order", value: order.id }),
+      element("input", { type: "hidden", name: "instrument", value: order.instrument }),
       element("input", { type: "hidden", name: "next", value: location.pathname }),
       field("lots", "Lots", order.quantity),
     );

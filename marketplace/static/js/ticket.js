@@ -6,9 +6,10 @@
 import { money, post } from "./orders.js";
 
 
-function ticksOf(text) {
-  const match = /^\s*(\d{1,7})(?:\.(\d{0,3}))?\s*$/.exec(text);
-  return match ? BigInt(match[1]) * 1000n + BigInt((match[2] ?? "").padEnd(3, "0")) : null;
+function ticksOf(text, decimals) {
+  const match = /^\s*(\d{1,7})(?:\.(\d*))?\s*$/.exec(text);
+  const rest = match?.[2] ?? "";
+  return match && rest.length <= decimals ? BigInt(match[1] + rest.padEnd(decimals, "0")) : null;
 }
 
 function microsText(micros) {
@@ -46,7 +47,7 @@ export function start({ onOrder }) {
   const worstTicks = (isBuy) =>
     form.elements.price.disabled
       ? BigInt(isBuy ? form.dataset.high : form.dataset.low)
-      : ticksOf(form.elements.price.value);
+      : ticksOf(form.elements.price.value, Number(form.dataset.decimals));
 
   const preview = () => {
     arrange();

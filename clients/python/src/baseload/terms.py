@@ -22,6 +22,7 @@ Number = Decimal | str | int
 """A price or amount; never a float, which is another number than it looks."""
 
 PRICE_DECIMALS = 3
+SLOT_PRICE_DECIMALS = 4
 MONEY_DECIMALS = 6
 
 
@@ -62,8 +63,8 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
                 "instrument": self.instrument,
                 "side": self.side,
                 "type": self.type,
-                "price": price_text(self.price),
-                "stop_price": price_text(self.stop_price),
+                "price": price_text(self.price, decimals_of(self.instrument)),
+                "stop_price": price_text(self.stop_price, decimals_of(self.instrument)),
                 "quantity": self.quantity,
                 "display_quantity": self.display_quantity,
                 "min_quantity": self.min_quantity,
@@ -111,7 +112,10 @@ class NewStrip(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Amend(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of an order: `quantity` is the new total, what is filled included."""
+    """A change of an order: `quantity` is the new total, what is filled included.
+
+    Prices of slots are written with all four decimals, `"0.0050"`: that is how they are known.
+    """
 
     id: str
     price: Number | None = None
@@ -122,9 +126,9 @@ class Amend(msgspec.Struct, frozen=True, kw_only=True):
         """Return what changes."""
         return _without_none(
             {
-                "price": price_text(self.price),
+                "price": amended_price(self.price),
                 "quantity": self.quantity,
-                "stop_price": price_text(self.stop_price),
+                "stop_price": amended_price(self.stop_price),
             }
         )
 
@@ -149,12 +153,28 @@ def operation(wanted: Operation) -> dict[str, Any]:
             return {"op": "cancel", "id": wanted.id}
 
 
-def price_text(value: Number | None) -> str | None:
+def decimals_of(symbol: str) -> int:
+    """Return the digits after the point that an instrument's prices have: four for slots."""
+    return SLOT_PRICE_DECIMALS if ".P" in symbol else PRICE_DECIMALS
+
+
+def price_text(value: Number | None, decimals: int = PRICE_DECIMALS) -> str | None:
     """Return a price as the API writes it.
 
     :raises ValueError: when it has more decimals than the tick.
     """
-    return None if value is None else fixed(value, PRICE_DECIMALS)
+    return None if value is None else fixed(value, decimals)
+
+
+def amended_price(value: Number | None) -> str | None:
+    """Return a price of an order whose instrument is not known, with the decimals it has.
+
+    :raises ValueError: when it has more than any tick.
+    """
+    if value is None or isinstance(value, float | int):
+        return price_text(value)
+    written = len(str(value).partition(".")[2])
+    return fixed(value, SLOT_PRICE_DECIMALS if written > PRICE_DECIMALS else PRICE_DECIMALS)
 
 
 def fixed(value: Number, decimals: int) -> str:
