@@ -128,8 +128,10 @@ def _list(state: State, grade: Grade, terms: Contract, opens_at: int = 0) -> Non
         state.curves.pop(terms.grade, None)
     price = reference_price(instrument)
     instrument.mark = price
-    if terms.product is Product.COVER:
-        instrument.pay_ticks = instrument.parents[0].mark
+    if instrument.is_option:
+        instrument.parent_mark = instrument.parents[0].mark
+        if terms.product is Product.COVER:
+            instrument.pay_ticks = instrument.parent_mark
     marks.set_rates(instrument, marks.rates_of(state, instrument))
     sessions.set_reference(instrument, price)
     state.touched_instruments.add(instrument)

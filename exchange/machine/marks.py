@@ -119,10 +119,12 @@ def price_of(instrument: Instrument, at: int, before: dict[int, int]) -> tuple[i
     if instrument.is_open and bid and ask and books.is_tight(bid, ask):
         return index.half_up(bid + ask, 2), "mid"
     for parent in instrument.parents[:1]:
-        old = before.get(parent.id, parent.mark)
-        if old != parent.mark and instrument.is_option:
+        if instrument.is_option:
+            old = instrument.parent_mark
             moved = _premium(instrument, parent.mark) - _premium(instrument, old)
-            return min(contract.PRICE_TICKS_MAX, max(1, instrument.mark + moved)), "parent"
+            price = min(contract.PRICE_TICKS_MAX, max(1, instrument.mark + moved))
+            return price, "parent" if moved else "mark"
+        old = before.get(parent.id, parent.mark)
         if old != parent.mark:
             return max(1, index.half_up(instrument.mark * parent.mark, old)), "parent"
     return instrument.mark, "mark"
@@ -157,6 +159,8 @@ def set_mark(state: State, instrument: Instrument, price: int) -> None:
         instrument.mark = price
         state.curves.pop(instrument.grade.code, None)
         state.touched_instruments.add(instrument)
+    if instrument.is_option and instrument.parents:
+        instrument.parent_mark = instrument.parents[0].mark
     rates = rates_of(state, instrument)
     if rates != instrument.rates:
         set_rates(instrument, rates)
