@@ -480,6 +480,25 @@ class InsurancePaid(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     at: int
 
 
+class CommitmentChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=62):
+    """What became of a commitment to a pooled purchase: committed, withdrawn, filled or unfilled.
+
+    `lots` were bought by `order` at the average `price`; `evened` micro-USD were paid beyond (or,
+    below zero, returned of) what that order paid, so that all pay the same.
+    """
+
+    commitment: int
+    purchase: int
+    account: int
+    state: str
+    lots: int
+    price: int
+    evened: int
+    order: int
+    reason: str
+    at: int
+
+
 class Held(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61):
     """Cash was held for a transfer, or a hold ended: `phase` is a `settlement.ledger.Phase`.
 
@@ -541,6 +560,7 @@ Event = (
     | SlotsSettled
     | InsurancePaid
     | Held
+    | CommitmentChanged
 )
 
 

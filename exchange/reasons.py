@@ -89,6 +89,10 @@ class Refuse(StrEnum):
     PRICE_UNRESOLVED = "price_unresolved"
     HOLD_UNKNOWN = "hold_unknown"
     EXCEEDS_HOLD = "exceeds_hold"
+    KILLED = "killed"
+    DEADLINE_PASSED = "deadline_passed"
+    POOL_FULL = "pool_full"
+    COMMITMENT_ENDED = "commitment_ended"
 
 
 class OrderStatus(StrEnum):

@@ -208,6 +208,24 @@ class PayInsurance(Instruction, frozen=True, tag="pay_insurance"):
     metered: tuple[tuple[int, int], ...] = ()
 
 
+class CommitPurchase(Instruction, frozen=True, tag="commit_purchase"):
+    """Join the pool that buys an instrument at a deadline, with lots and a limit price."""
+
+    commitment: int
+    account: int
+    instrument: str
+    deadline: int
+    lots: int
+    price_ticks: int
+
+
+class WithdrawCommitment(Instruction, frozen=True, tag="withdraw_commitment"):
+    """Take a commitment to a pool back before its deadline."""
+
+    commitment: int
+    account: int
+
+
 AnyInstruction = (
     OpenAccount
     | DefineGrade
@@ -226,6 +244,8 @@ AnyInstruction = (
     | PostWithdrawal
     | VoidWithdrawal
     | PayInsurance
+    | CommitPurchase
+    | WithdrawCommitment
 )
 
 InstructionState = Literal["PENDING", "APPLIED", "REFUSED"]

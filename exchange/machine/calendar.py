@@ -12,6 +12,7 @@ from exchange.machine import (
     books,
     buy_in,
     cascade,
+    commitments,
     delivery,
     insurance,
     limits,
@@ -19,6 +20,7 @@ from exchange.machine import (
     listing,
     marks,
     orders,
+    purchases,
     slots,
     switches,
     uncrossing,
@@ -66,6 +68,8 @@ def _drop(state: State, due_at: int, kind: Entry, number: int) -> None:
         state.schedule(due_at + _RECURS_AFTER[kind], kind, number)
     elif kind is Entry.SWITCH:
         switches.skip(state, state.accounts[number])
+    elif kind is Entry.PURCHASE:
+        commitments.drop(state, number)
 
 
 _RECURS_AFTER = {Entry.EXPIRE_DAY: DAY, Entry.MARK: HOUR, Entry.NEW_DAY: DAY, Entry.LIST: DAY}
@@ -104,6 +108,8 @@ def _perform(state: State, at: int, kind: Entry, number: int, now: int) -> None:
             switches.fire(state, state.accounts[number], now)
         case Entry.MARGIN_CALL:
             liquidation.enforce(state, state.accounts[number])
+        case Entry.PURCHASE:
+            purchases.buy(state, number)
         case Entry.MARK_ONE:
             instrument = state.by_id.get(number)
             if instrument is not None:

@@ -223,7 +223,10 @@ def _check_account(state: State, account: Account) -> None:
         if obligation.account == account.id
     )
     assert account.delivery_margin == behind, "delivery margins add up"
-    required = behind + sum(position.required for position in positions)
+    pools = [purchase.commitments.values() for purchase in state.purchases.values()]
+    reserves = [one.reserve for pool in pools for one in pool if one.account == account.id]
+    assert account.committed == sum(reserves), "commitments add up"
+    required = behind + account.committed + sum(position.required for position in positions)
     required += sum(account.uncovered.values())
     longer = [p for p in positions if p.instrument.is_energy and p.instrument.contract.hours > 1]
     assert account.crossing == len(longer), "an account knows its longer positions"

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from exchange.machine import limits, withdrawals
+from exchange.machine import commitments, limits, withdrawals
 from exchange.machine.state import Account, Position, State
 from exchange.reasons import Close
 from marketplace import contract
@@ -310,6 +310,8 @@ def withdraw_unfunded(state: State, account: Account) -> None:
     """Withdraw orders that need money until the account has what it needs, newest first."""
     if account.cash >= account.required:
         return
+    if account.committed:
+        commitments.withdraw_unfunded(state, account)
     for order in sorted(account.orders.values(), key=lambda order: -order.id):
         if order.is_of_clearing:
             continue

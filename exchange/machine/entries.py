@@ -20,3 +20,4 @@ class Entry(IntEnum):
     SWITCH = 9
     WATCH_MID = 10
     MARGIN_CALL = 11
+    PURCHASE = 12

@@ -21,6 +21,7 @@ from exchange.machine import (
     margin_calls,
     orders,
     payouts,
+    purchases,
     resettlement,
     sessions,
     slot_rooms,
@@ -128,6 +129,10 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return payouts.post(state, instruction, cause)
         case instructions.VoidWithdrawal():
             return payouts.void(state, instruction, cause)
+        case instructions.CommitPurchase():
+            return purchases.commit(state, instruction)
+        case instructions.WithdrawCommitment():
+            return purchases.take_back(state, instruction)
         case instructions.PayInsurance():
             return insurance.pay_hour(state, instruction)
 

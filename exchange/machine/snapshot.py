@@ -15,6 +15,7 @@ from exchange import commands
 from exchange.book import Order
 from exchange.machine import coverage, listing, marks, sessions, withdrawals
 from exchange.machine.entries import Entry
+from exchange.machine.promises import Purchase
 from exchange.machine.state import (
     Account,
     AccountNews,
@@ -34,7 +35,7 @@ from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 
-FORMAT = 4
+FORMAT = 5
 
 
 class _Account(msgspec.Struct, array_like=True):
@@ -132,6 +133,7 @@ class _State(msgspec.Struct, array_like=True):
     hours: list[Hour]
     holds: list[tuple[int, str, int, Hold]]
     payouts: list[tuple[str, Payout]]
+    purchases: list[Purchase]
 
 
 def dump(state: State) -> bytes:
@@ -157,6 +159,7 @@ def dump(state: State) -> bytes:
             [state.hours[key] for key in sorted(state.hours)],
             [(*key, state.holds[key]) for key in sorted(state.holds)],
             sorted(state.payouts.items()),
+            [state.purchases[number] for number in sorted(state.purchases)],
         )
     )
 
@@ -309,6 +312,12 @@ def load(data: bytes) -> State:
     state.payouts = dict(written.payouts)
     for payout in state.payouts.values():
         state.accounts[payout.account].held += payout.amount
+    for purchase in written.purchases:
+        state.purchases[purchase.id] = purchase
+        for commitment in purchase.commitments.values():
+            account = state.accounts[commitment.account]
+            account.committed += commitment.reserve
+            account.required += commitment.reserve
     return state
 
 

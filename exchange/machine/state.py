@@ -17,6 +17,7 @@ import msgspec
 from exchange import events
 from exchange.book import Book, Order, Stops
 from exchange.machine.entries import Entry
+from exchange.machine.promises import Purchase
 from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import delivery, ledger, margin
@@ -43,9 +44,10 @@ class Account:
     """An organization: its cash, what is reserved of it, its live orders and positions."""
 
     __slots__ = (
-        "call_due", "cash", "clusters", "crossing", "debt", "delivery_margin", "entered", "escrow",
-        "fund", "group", "held", "id", "in_default", "killed", "locked", "news", "orders", "owed",
-        "peaks", "peers", "positions", "required", "stale", "switch_due", "switches", "traded",
+        "call_due", "cash", "clusters", "committed", "crossing", "debt", "delivery_margin",
+        "entered", "escrow", "fund", "group", "held", "id", "in_default", "killed", "locked",
+        "news", "orders", "owed", "peaks", "peers", "positions", "required", "stale",
+        "switch_due", "switches", "traded",
         "uncovered", "usage_hold",
     )  # fmt: skip
 
@@ -77,6 +79,8 @@ class Account:
         """When the margin call that runs is enforced; 0 while none does."""
         self.killed = False
         self.delivery_margin = 0
+        self.committed = 0
+        """What is reserved for purchases in a pool."""
         self.required = 0
         """Everything reserved of the cash: positions with their orders, and open deliveries."""
         self.orders: dict[str, Order] = {}
@@ -459,8 +463,8 @@ class State:
         "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
         "instruments", "layer_max", "next_order", "next_trade", "orders", "payouts", "performing",
-        "prepaid_until", "rules", "sequence", "stale", "touched_accounts", "touched_auctions",
-        "touched_instruments", "touched_orders", "touched_positions",
+        "prepaid_until", "purchases", "rules", "sequence", "stale", "touched_accounts",
+        "touched_auctions", "touched_instruments", "touched_orders", "touched_positions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -488,6 +492,8 @@ class State:
         self.holds: dict[tuple[int, str, int], Hold] = {}
         self.payouts: dict[str, Payout] = {}
         """Withdrawals that wait, by the id of their hold."""
+        self.purchases: dict[int, Purchase] = {}
+        """Pools whose deadline is to come, by number."""
         self.layer_max = LAYER_MAX
         """What the exchange's own layer bears at most."""
         self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)
@@ -657,5 +663,5 @@ UNKNOWN = -1
 LAYER_MAX = 10**11
 """Micro-USD that the exchange's own layer bears in all, unless the operator says otherwise."""
 IDLE_ENTRIES_MAX = 1_000
-COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation")
+COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation", "purchase")
 _EXCHANGE_KINDS = (Kind.OUTSIDE, Kind.FEES, Kind.CLEARING, Kind.LAYER)
