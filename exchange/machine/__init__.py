@@ -103,7 +103,7 @@ class Machine:
             orders.cancel(state, command)  # type: ignore[arg-type]
         else:
             instructions.carry_out(state, command)
-        if state.stale:
+        if state.stale or state.repriced:
             coverage.settle(state)
         return out
 

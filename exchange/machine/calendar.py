@@ -13,6 +13,7 @@ from exchange.machine import (
     buy_in,
     cascade,
     commitments,
+    coverage,
     delivery,
     insurance,
     limits,
@@ -56,6 +57,8 @@ def advance(
             _drop(state, due_at, Entry(kind), number)
             break
         _perform(state, due_at, Entry(kind), number, at)
+        if state.stale or state.repriced:
+            coverage.settle(state)
         books.flush(state)
         if entry == last:
             break

@@ -67,6 +67,7 @@ def _check_index_of_orders(state: State) -> None:
     assert set(state.instruments) == {i.symbol for i in state.by_id.values()}, "one by symbol"
     energy = [i for i in state.by_id.values() if i.is_energy]
     assert len(state.by_window) == len(energy), "energy is one by window"
+    assert not state.repriced, "uncovered shorts are priced by the curve as it is"
     assert not state.stale, "what stands behind shorts was added up"
     assert not state.dirty, "every change of a book was announced"
 

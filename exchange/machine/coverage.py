@@ -286,11 +286,24 @@ def refresh(state: State, account: Account, grade: str) -> None:
         account.uncovered.pop(grade, None)
 
 
-def settle(state: State) -> None:
-    """Add up again what has become stale, in order of id."""
-    for number, grade in sorted(state.stale):
-        refresh(state, state.accounts[number], grade)
+def forget_curve(state: State, grade: str) -> None:
+    """Draw the curve of a grade anew when it is next asked for, and add up by it all it priced."""
+    state.curves.pop(grade, None)
+    state.repriced.add(grade)
+
+
+def settle(state: State) -> set[int]:
+    """Add up again what has become stale, in order of id; return whose it was."""
+    if state.repriced:
+        for account in state.accounts.values():
+            if account.uncovered:
+                state.stale.update((account.id, grade) for grade in account.uncovered)
+        state.repriced.clear()
+    found = sorted(state.stale)
     state.stale.clear()
+    for number, grade in found:
+        refresh(state, state.accounts[number], grade)
+    return {number for number, _ in found}
 
 
 def disturb(state: State, account: Account) -> None:

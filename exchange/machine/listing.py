@@ -16,7 +16,7 @@ outermost strike of its caps gets one more (RULEBOOK 6.8).
 from collections.abc import Iterator
 
 from exchange import events
-from exchange.machine import books, marks, sessions
+from exchange.machine import books, coverage, marks, sessions
 from exchange.machine.entries import Entry
 from exchange.machine.state import Grade, Instrument, State
 from marketplace import contract
@@ -125,7 +125,7 @@ def _list(state: State, grade: Grade, terms: Contract, opens_at: int = 0) -> Non
     instrument.parents = parents_of(state, terms)
     if terms.is_energy:
         state.by_window[terms.grade, terms.product, terms.starts_at] = instrument
-        state.curves.pop(terms.grade, None)
+        coverage.forget_curve(state, terms.grade)
     price = reference_price(instrument)
     instrument.mark = price
     if instrument.is_option:
@@ -213,7 +213,7 @@ def unlist(state: State, instrument: Instrument) -> None:
     del state.by_id[instrument.id]
     if terms.is_energy:
         del state.by_window[terms.grade, terms.product, terms.starts_at]
-        state.curves.pop(terms.grade, None)
+        coverage.forget_curve(state, terms.grade)
     for other in state.by_id.values():
         if instrument in other.parents:
             other.parents = tuple(parent for parent in other.parents if parent is not instrument)

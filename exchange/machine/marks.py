@@ -85,11 +85,9 @@ def mark_now(state: State, instrument: Instrument) -> None:
     settle(state, instrument, price, payments)
     cause = f"mark:{instrument.symbol}:{state.at}"
     waterfall.settle(state, payments, Code.VARIATION, cause)
-    accounts = [state.accounts[number] for number in sorted(instrument.positions)]
-    for account in accounts:
-        coverage.disturb(state, account)
-    coverage.settle(state)
-    for account in accounts:
+    # Whoever is short of these hours in a longer window needs more, or less, as well.
+    concerned = set(instrument.positions) | coverage.settle(state)
+    for account in [state.accounts[number] for number in sorted(concerned)]:
         coverage.withdraw_unfunded(state, account)
         margin_calls.look(state, account)
 
@@ -157,7 +155,7 @@ def set_mark(state: State, instrument: Instrument, price: int) -> None:
     """Change the mark, and everything that is reserved by it and by how near delivery is."""
     if price != instrument.mark:
         instrument.mark = price
-        state.curves.pop(instrument.grade.code, None)
+        coverage.forget_curve(state, instrument.grade.code)
         state.touched_instruments.add(instrument)
     if instrument.is_option and instrument.parents:
         instrument.parent_mark = instrument.parents[0].mark

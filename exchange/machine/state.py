@@ -463,8 +463,9 @@ class State:
         "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
         "instruments", "layer_max", "next_order", "next_trade", "orders", "payouts", "performing",
-        "prepaid_until", "purchases", "rules", "sequence", "stale", "touched_accounts",
-        "touched_auctions", "touched_instruments", "touched_orders", "touched_positions",
+        "prepaid_until", "purchases", "repriced", "rules", "sequence", "stale",
+        "touched_accounts", "touched_auctions", "touched_instruments", "touched_orders",
+        "touched_positions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -482,6 +483,8 @@ class State:
         """Energy by grade, product and start."""
         self.prepaid_until = 0
         """Hours that start at or before this instant are paid in full: the last full hour's 24."""
+        self.repriced: set[str] = set()
+        """Grades of which the curve has moved since uncovered shorts were added up by it."""
         self.curves: dict[str, Any] = {}
         """Of each grade what `coverage` made of its marks; forgotten when one changes."""
         self.stale: set[tuple[int, str]] = set()

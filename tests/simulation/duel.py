@@ -49,13 +49,17 @@ class Duel:
         for account in ACCOUNTS:
             self.floor.account(account, group=group_of(account), certified=CERTIFIED)
         self.machine = self.floor.machine
-        self.symbols = [floor.symbol(hour) for hour in hours]
+        self.symbols = [
+            f"{floor.GRADE}.{name}" if "." in name else floor.symbol(name) for name in hours
+        ]
         self.slow = {}
         for symbol in self.symbols:
             terms = self.machine.state.instruments[symbol].contract
             slow = self.slow[symbol] = SlowMarket(REFERENCE, terms.trading_ends_at, self.floor.at)
-            if terms.starts_at >= floor.hour("+1 00") and self.floor.at < floor.instant("12:00"):
-                slow.open_first(floor.instant("12:00"))
+            is_hour = terms.product is contract.Product.HOUR
+            opens_at = floor.instant("12:00")
+            if is_hour and terms.starts_at >= floor.hour("+1 00") and self.floor.at < opens_at:
+                slow.open_first(opens_at)
                 slow.facts = []
         self.market_of: dict[int, str] = {}
         self.trades = 0

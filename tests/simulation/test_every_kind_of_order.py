@@ -34,8 +34,10 @@ MOMENTS = (
     ("11:40", ("20", "+1 14")),
     ("19:35", ("20",)),
     ("23:40", ("+1 14",)),
+    ("11:24", ("D.20251206", "W.25W50")),
 )
-"""In continuous trading, with an opening call beside it, near its end, and around midnight."""
+"""In continuous trading, with an opening call beside it, near its end, around midnight, and in
+windows of every length, of which the first is about to cascade."""
 
 chances = st.randoms(use_true_random=False)
 
