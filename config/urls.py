@@ -13,6 +13,7 @@ from marketplace.api import (
     demo,
     operator,
     public,
+    purchases,
     resale,
     rulings,
     schema,
@@ -90,6 +91,12 @@ API: list[URLPattern | URLResolver] = [
     ),
     path("api/v1/listings", resource(capacity.ListListings, capacity.ListCapacity)),
     path("api/v1/listings/<str:listing_id>", resource(capacity.WithdrawListing)),
+    path(
+        "api/v1/pools/purchase",
+        resource(purchases.ListCommitments, purchases.CommitPurchase),
+    ),
+    path("api/v1/pools/purchase/open", resource(purchases.ListOpenPools)),
+    path("api/v1/pools/purchase/<str:commitment_id>", resource(purchases.TakeCommitmentBack)),
     path(
         "api/v1/resale-instructions",
         resource(resale.ListResaleInstructions, resale.InstructResale),

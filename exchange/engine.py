@@ -424,6 +424,7 @@ class Engine:
             listed_at={event.symbol: event.at for event in facts.get(events.InstrumentListed, ())},
             at=batch.at,
         )
+        catalog.write_commitments(writer, facts.get(events.CommitmentChanged, ()))
         catalog.write_certifications(writer, facts.get(events.CertificationChanged, ()))
         projection.write_marks(writer, facts.get(events.Marked, ()))
         projection.write_index_values(writer, facts.get(events.IndexPublished, ()))
@@ -435,6 +436,7 @@ class Engine:
             slots=facts.get(events.SlotsSettled, ()),
         )
         projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
+        projection.write_insurance(writer, facts.get(events.InsurancePaid, ()))
         projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))
         projection.write_outcomes(writer, passing.outcomes(works, facts))
         return cash_sequence

@@ -299,6 +299,60 @@ class ResaleInstruction(models.Model):
         ]
 
 
+class PurchaseCommitment(models.Model):
+    """What an organization will buy with others at a deadline; ended by the engine alone."""
+
+    class State(models.TextChoices):
+        PENDING = "PENDING"
+        COMMITTED = "COMMITTED"
+        WITHDRAWN = "WITHDRAWN"
+        FILLED = "FILLED"
+        UNFILLED = "UNFILLED"
+        REFUSED = "REFUSED"
+
+    id = models.BigAutoField(primary_key=True)
+    organization = models.ForeignKey(Organization, models.PROTECT)
+    symbol = models.CharField(max_length=40)
+    deadline = models.DateTimeField()
+    lots = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+    state = models.CharField(max_length=9, choices=State)
+    filled_lots = models.BigIntegerField(default=0)
+    average_price_ticks = models.BigIntegerField(null=True)
+    """What each member paid, rounded up to the tick."""
+    evened_micros = models.BigIntegerField(default=0)
+    """Paid beyond, or below zero returned of, what its own order paid."""
+    order = models.BigIntegerField(null=True)
+    reason = models.CharField(max_length=40, blank=True)
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(
+                    lots__gt=0,
+                    price_ticks__gt=0,
+                    filled_lots__gte=0,
+                    filled_lots__lte=models.F("lots"),
+                ),
+                name="commitment_is_not_overfilled",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["deadline", "symbol"],
+                name="commitment_open",
+                condition=models.Q(state="COMMITTED"),
+            ),
+        ]
+
+    @property
+    def instruction(self) -> str:
+        """Id of the instruction that commits it."""
+        return f"purchase:{self.pk}"
+
+
 class Deposit(models.Model):
     """Money that an organization says it has sent; posted when it is confirmed."""
 

@@ -59,6 +59,21 @@ _CHANGES = rowset.Table(
     key=["id"],
 )
 
+_COMMITMENTS = rowset.Table(
+    "marketplace_purchasecommitment",
+    {
+        "id": "bigint",
+        "state": "text",
+        "filled_lots": "bigint",
+        "average_price_ticks": "bigint",
+        "evened_micros": "bigint",
+        "order": "bigint",
+        "reason": "text",
+        "ended_at": rowset.INSTANT,
+    },
+    key=["id"],
+)
+
 _CERTIFY = b"""
     UPDATE marketplace_cluster AS c
     SET certified_lots = v.lots, certified_until = v.until,
@@ -136,3 +151,24 @@ def write_certifications(writer: rowset.Writer, changes: Sequence[Any]) -> None:
                 rowset.array_text(rowset.INSTANT, [change.valid_until for change in last.values()]),
             ],
         )
+
+
+def write_commitments(writer: rowset.Writer, changes: Sequence[Any]) -> None:
+    """Store what became of commitments to pooled purchases; the last change of each counts."""
+    last = {change.commitment: change for change in changes}
+    _COMMITMENTS.update(
+        writer,
+        [
+            (
+                change.commitment,
+                change.state,
+                change.lots,
+                change.price or None,
+                change.evened,
+                change.order or None,
+                change.reason,
+                None if change.state == "COMMITTED" else change.at,
+            )
+            for change in last.values()
+        ],
+    )

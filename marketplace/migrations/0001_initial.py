@@ -270,4 +270,27 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(condition=models.Q(('state', 'ACTIVE')), fields=('organization', 'grade'), name='resale_instruction_is_single'), models.CheckConstraint(condition=models.Q(('floor_price_ticks__gt', 0), ('kept_lots__gte', 0)), name='resale_instruction_has_a_floor')],
             },
         ),
+        migrations.CreateModel(
+            name='PurchaseCommitment',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('symbol', models.CharField(max_length=40)),
+                ('deadline', models.DateTimeField()),
+                ('lots', models.BigIntegerField()),
+                ('price_ticks', models.BigIntegerField()),
+                ('state', models.CharField(choices=[('PENDING', 'Pending'), ('COMMITTED', 'Committed'), ('WITHDRAWN', 'Withdrawn'), ('FILLED', 'Filled'), ('UNFILLED', 'Unfilled'), ('REFUSED', 'Refused')], max_length=9)),
+                ('filled_lots', models.BigIntegerField(default=0)),
+                ('average_price_ticks', models.BigIntegerField(null=True)),
+                ('evened_micros', models.BigIntegerField(default=0)),
+                ('order', models.BigIntegerField(null=True)),
+                ('reason', models.CharField(blank=True, max_length=40)),
+                ('created_at', models.DateTimeField()),
+                ('ended_at', models.DateTimeField(null=True)),
+                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='marketplace.organization')),
+            ],
+            options={
+                'indexes': [models.Index(condition=models.Q(('state', 'COMMITTED')), fields=['deadline', 'symbol'], name='commitment_open')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('filled_lots__gte', 0), ('filled_lots__lte', models.F('lots')), ('lots__gt', 0), ('price_ticks__gt', 0)), name='commitment_is_not_overfilled')],
+            },
+        ),
     ]

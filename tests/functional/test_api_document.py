@@ -32,7 +32,9 @@ PROMISED = """
     POST withdrawals; GET api-keys; POST api-keys; DELETE api-keys/{key_id}; GET clusters;
     POST clusters; GET clusters/{cluster_id}; POST clusters/{cluster_id}/certify;
     GET clusters/{cluster_id}/certifications/{certification_id}; GET listings; POST listings;
-    DELETE listings/{listing_id}; GET resale-instructions; POST resale-instructions;
+    DELETE listings/{listing_id}; GET pools/purchase; POST pools/purchase;
+    GET pools/purchase/open; DELETE pools/purchase/{commitment_id};
+    GET resale-instructions; POST resale-instructions;
     DELETE resale-instructions/{instruction_id}; POST instruments/{symbol}/halt;
     POST instruments/{symbol}/resume; POST grades/{grade}/halt; POST grades/{grade}/resume;
     POST market/halt; POST market/resume; POST organizations/{organization_id}/kill;

@@ -23,7 +23,7 @@ PUBLIC = {
 }
 OWNED = {
     "order_id", "key_id", "cluster_id", "certification_id", "listing_id", "delivery_id",
-    "dispute_id", "instruction_id",
+    "dispute_id", "instruction_id", "commitment_id",
 }  # fmt: skip
 OPERATORS = {"organization_id", "decided_id"}
 _PARAMETER = re.compile(r"{(\w+)}")
@@ -50,6 +50,12 @@ def valid_body(endpoint: type[Endpoint], owner: dict[str, str]) -> dict[str, Any
             "instrument": HOUR,
             "price": "1.250",
             "quantity": 1,
+        },
+        "CommitPurchase": {
+            "instrument": HOUR,
+            "deadline": "2026-12-01T13:00:00Z",
+            "quantity": 1,
+            "price": "1.250",
         },
         "InstructResale": {"grade": GRADE, "floor_price": "1.100"},
         "ReportFigure": {"delivered_ntu": "1"},
@@ -100,6 +106,15 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         state="ACTIVE",
         created_at=market_clock.now(),
     )
+    commitment = models.PurchaseCommitment.objects.create(
+        organization=owner.organization,
+        symbol=HOUR,
+        deadline=market_clock.now(),
+        lots=1,
+        price_ticks=1_250,
+        state="UNFILLED",
+        created_at=market_clock.now(),
+    )
     dispute = _disputed_delivery(owner)
     return {
         "delivery_id": str(dispute.allocation_id),
@@ -110,6 +125,7 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         "certification_id": str(certification.pk),
         "listing_id": str(listing.pk),
         "instruction_id": str(instruction.pk),
+        "commitment_id": str(commitment.pk),
     }
 
 
@@ -164,7 +180,7 @@ def test_what_is_anothers_looks_like_what_does_not_exist(
         unknown.json.pop("request_id")
         assert foreign.json == unknown.json, path
         tried += 1
-    assert tried == 11
+    assert tried == 12
     # Nothing of it had an effect.
     assert models.Listing.objects.get().state == "OPEN"
     assert models.ApiKey.objects.get(pk=objects["key_id"]).revoked_at is None
