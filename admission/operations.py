@@ -19,7 +19,7 @@ from admission import cluster as physics
 from admission import models, observation, queries, upstream
 from marketplace import clock, contract, errors
 from marketplace import models as catalog
-from settlement import instructions, jobs, kinds
+from settlement import delivery, instructions, jobs, kinds
 from settlement import operations as settlement_operations
 
 CERTIFY = "certify"
@@ -151,16 +151,11 @@ def certify(*, cluster: catalog.Cluster, certification_id: int, lots: int) -> st
             grade=cluster.grade_id,
             lots=lots,
             valid_until=valid_until + CERTIFICATION_VALID,
-            p0_lots=timed_lots(lots, cluster.replicas),
-            timed_lots=timed_lots(lots, cluster.replicas),
+            p0_lots=delivery.timed_lots(lots, cluster.replicas),
+            timed_lots=delivery.timed_lots(lots, cluster.replicas),
         ),
     )
     return instruction_id
-
-
-def timed_lots(lots: int, replicas: int) -> int:
-    """Return how many lots may be slots by what is left when a replica is lost (RULEBOOK 7.4)."""
-    return lots * (replicas - 1) // replicas
 
 
 def set_fault(*, cluster_id: int, available: float) -> None:

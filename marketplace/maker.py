@@ -23,6 +23,7 @@ from exchange import models as exchange_models
 from exchange import operations as exchange_operations
 from exchange.machine import limits
 from marketplace import clock, contract, errors, models, traders
+from settlement import delivery
 from settlement import models as settlement_models
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ COMMANDS_PER_BATCH_MAX = 200
 RESTING_MAX = 20_000
 UNCOVERED_LEAD = 7 * contract.DAY
 """What starts later than this it also offers beyond its certificates, which it expects to renew."""
+SLOTS_HELD_MAX = 50
+"""How many slots of a class it buys in an hour, before what it sells."""
+_QUOTED = contract.ENERGY | {contract.Product.SLOT}
 _CALL = models.Instrument.State.CALL
 
 
@@ -44,6 +48,7 @@ class Book:
     band: tuple[int, int]
     volume_lots: int
     last: int
+    reference: int
 
 
 class Certified(NamedTuple):
@@ -52,6 +57,8 @@ class Certified(NamedTuple):
     grade: str
     organization: int
     lots: int
+    timed_lots: int
+    """How many of them may be slots."""
     until: int
 
 
@@ -99,6 +106,12 @@ class Maker:
         reasons: dict[str, tuple[object, ...]] = {}
         certified = self._certified()
         for book in books:
+            if book.terms.service_class:
+                reason, quotes = self._slots(book, certified, net_lots)
+                reasons[book.symbol] = reason
+                if self._seen.get(book.symbol) != reason:
+                    wanted[book.symbol] = quotes
+                continue
             fair = traders.fair_ticks(
                 terms=book.terms, reference_ticks=reference_ticks[book.terms.grade], at=at
             )
@@ -125,6 +138,33 @@ class Maker:
         sent = self._renew(wanted) if wanted else 0
         self._seen = reasons
         return sent
+
+    def _slots(
+        self, book: Book, certified: Sequence[Certified], net_lots: dict[str, int]
+    ) -> tuple[tuple[object, ...], list[traders.Quote]]:
+        """Return why the quotes of a book of slots would change, and what they are.
+
+        It offers half of what it may sell of both classes, so that one leaves room for the other.
+        """
+        terms = book.terms
+        net = net_lots.get(book.symbol, 0)
+        most = sum(
+            min(c.lots * delivery.P0_PERCENT_MAX // 100, c.timed_lots // 2)
+            for c in certified
+            if c.organization == self.organization
+            and c.grade == terms.grade
+            and c.until >= terms.ends_at
+        )
+        # The middle is where the book began, not where the last trade was.
+        quotes = traders.ladder(
+            terms=traders.SLOT_TERMS,
+            fair=book.reference,
+            band=book.band,
+            net_lots=net,
+            sellable_lots=most + net,
+            buyable_lots=SLOTS_HELD_MAX - net,
+        )
+        return (net, most, book.reference, book.band, book.volume_lots), quotes
 
     def _renew(self, wanted: dict[str, list[traders.Quote]]) -> int:
         """Send what turns the resting orders of these books into the wanted ones."""
@@ -173,7 +213,7 @@ class Maker:
 
     def _open_books(self) -> list[Book]:
         rows = models.Instrument.objects.filter(
-            state__in=[_CALL, models.Instrument.State.CONTINUOUS], product__in=contract.ENERGY
+            state__in=[_CALL, models.Instrument.State.CONTINUOUS], product__in=_QUOTED
         ).order_by("starts_at", "id")
         in_call = [row.symbol for row in rows if row.state == _CALL]
         frozen = self._frozen(in_call) if in_call else frozenset()
@@ -184,6 +224,7 @@ class Maker:
                 (row.band_low_ticks, row.band_high_ticks),
                 row.volume_lots,
                 row.last_price_ticks or 0,
+                row.reference_price_ticks,
             )
             for row in rows
             if row.symbol not in frozen and (terms := contract.parse_symbol(row.symbol)) is not None
@@ -207,10 +248,18 @@ class Maker:
     def _certified(self) -> list[Certified]:
         rows = models.Cluster.objects.filter(
             state=models.Cluster.State.CERTIFIED, certified_until__isnull=False
-        ).values_list("grade_id", "organization_id", "certified_lots", "certified_until")
+        ).values_list(
+            "grade_id", "organization_id", "certified_lots", "replicas", "certified_until"
+        )
         return [
-            Certified(grade, organization, lots, clock.to_micros(until))
-            for grade, organization, lots, until in rows
+            Certified(
+                grade,
+                organization,
+                lots,
+                delivery.timed_lots(lots, replicas),
+                clock.to_micros(until),
+            )
+            for grade, organization, lots, replicas, until in rows
             if until is not None
         ]
 

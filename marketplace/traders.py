@@ -70,6 +70,18 @@ class MakerTerms:
     lots_per_level: int = 40
     lean_permille_per_lot: int = 1
     """How far the whole ladder moves against each ten lots held."""
+    reach_permille: int = 50
+    """How far from the last trade the next one may be (RULEBOOK 2.4)."""
+
+
+SLOT_TERMS = MakerTerms(
+    half_spread_permille=100,
+    levels=1,
+    lots_per_level=10,
+    lean_permille_per_lot=0,
+    reach_permille=500,
+)
+"""How it quotes priority slots: one price a side around the reference, and only that moves it."""
 
 
 def noise(*about: object) -> int:
@@ -115,10 +127,6 @@ def fair_ticks(*, terms: contract.Contract, reference_ticks: int, at: int) -> in
     return max(1, reference_ticks * shape * permille // 100_000)
 
 
-DYNAMIC_BAND_PERMILLE = 50
-"""How far from the last trade the next one may be (RULEBOOK 2.4)."""
-
-
 def ladder(
     *,
     terms: MakerTerms,
@@ -139,7 +147,7 @@ def ladder(
     lean = fair * terms.lean_permille_per_lot * net_lots // 10_000
     middle = max(2, fair - lean)
     if last:
-        room = last * (DYNAMIC_BAND_PERMILLE - terms.half_spread_permille - 2) // 1_000
+        room = last * (terms.reach_permille - terms.half_spread_permille - 2) // 1_000
         middle = max(2, min(max(middle, last - room), last + room))
     low, high = band
     quotes: list[Quote] = []

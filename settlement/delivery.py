@@ -97,6 +97,14 @@ def room(lots: int, *, p0_max: int, timed_max: int) -> Room:
     )
 
 
+def timed_lots(lots: int, replicas: int) -> int:
+    """Return how many lots may be slots: at most 60 %, and what stays when a replica is lost.
+
+    RULEBOOK 7.4.
+    """
+    return min(lots * TIMED_PERCENT_MAX // 100, lots * (replicas - 1) // replicas)
+
+
 def deliverable(sold: Slots, behind: int, rooms: Iterable[Room]) -> Slots:
     """Return how many slots a seller delivers of those it sold; P1 fails first.
 

@@ -22,6 +22,12 @@ DEMO_EMAIL = "demo@baseload.test"
 STAFF_EMAIL = "operator@baseload.test"
 
 
+SLOT_REFERENCE_TICKS = (50, 20)
+"""What a slot of P0 and of P1 costs at first: half a cent and a fifth of one, a lot and hour."""
+NO_SLOTS = (0, 0)
+"""Of a grade whose clusters have one replica each, and so may sell none (RULEBOOK 7.4)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedGrade:
     """A grade, and the clusters that serve it: (owner, accelerator, tensor parallel, replicas)."""
@@ -37,6 +43,7 @@ class SeedGrade:
     context_tokens_max: int
     output_tokens_max: int
     clusters: tuple[tuple[str, str, int, int], ...]
+    slot_reference_ticks: tuple[int, int] = SLOT_REFERENCE_TICKS
 
 
 MAKER = "Tidewater Markets"
@@ -57,7 +64,7 @@ GRADES = (
         context_tokens_max=131_072,
         output_tokens_max=8_192,
         clusters=(
-            (MAKER, "H100", 4, 1),
+            (MAKER, "H100", 2, 2),
             (FIRST_PROVIDER, "H100", 4, 1),
             (SECOND_PROVIDER, "B200", 2, 1),
         ),
@@ -73,7 +80,7 @@ GRADES = (
         list_price="2.50 USD, OpenAI, LiteLLM price map of 2026-07-24",
         context_tokens_max=128_000,
         output_tokens_max=16_384,
-        clusters=((MAKER, "H100", 2, 1), (SECOND_PROVIDER, "H100", 2, 1)),
+        clusters=((MAKER, "H100", 1, 2), (SECOND_PROVIDER, "H100", 2, 1)),
     ),
     SeedGrade(
         code="SONNET",
@@ -87,6 +94,7 @@ GRADES = (
         context_tokens_max=200_000,
         output_tokens_max=32_768,
         clusters=((MAKER, "H100", 8, 1), (FIRST_PROVIDER, "H100", 8, 1)),
+        slot_reference_ticks=NO_SLOTS,
     ),
 )
 

@@ -53,7 +53,9 @@ def _make(starts_at: int, ends_at: int, progress: Progress) -> dict[str, Any]:
             settlement_operations.instruct(
                 id=f"grade:{grade.code}:1",
                 command=instructions.DefineGrade(
-                    grade=grade.code, reference_price_ticks=grade.reference_price_ticks
+                    grade=grade.code,
+                    reference_price_ticks=grade.reference_price_ticks,
+                    slot_reference_ticks=grade.slot_reference_ticks,
                 ),
             )
         engine.run_batch(engine.take_instructions())

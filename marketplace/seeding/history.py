@@ -103,7 +103,12 @@ class History:
                 yield view
 
     def _takes_quotes(self, book: InstrumentView) -> bool:
-        """Whether orders can come and go: in continuous trading, or in a call before its freeze."""
+        """Whether orders can come and go: in continuous trading, or in a call before its freeze.
+
+        Slots are left to the market that follows.
+        """
+        if not _terms(book).is_energy:
+            return False
         if book.state == contract.InstrumentState.CONTINUOUS:
             return True
         machine = self.engine.machine

@@ -11,6 +11,7 @@ from exchange.models import Order
 from marketplace import clock as market_clock
 from marketplace import models
 from marketplace.maker import Maker
+from settlement import instructions
 from tests.market import BUYER, CLUSTER, GRADE, HOUR, SELLER, Market, buy
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -119,3 +120,26 @@ def test_books_in_a_call_are_quoted_until_it_freezes_and_again_after_it(
     late = quotes(tomorrow)
     assert len(late) == 24 * 6
     assert late != early
+
+
+def test_slots_are_quoted_by_who_may_sell_them_and_only_once(market: Market, clock) -> None:
+    """Half of 1,000 lots on two replicas may be slots; 250 of each class are offered at most."""
+    models.Cluster.objects.update(replicas=2)
+    terms = instructions.DefineGrade(
+        grade=GRADE, reference_price_ticks=1_250, slot_reference_ticks=(50, 20)
+    )
+    market.instruct("slots", terms)
+    clock.set("2026-12-01T10:00Z")
+    market.work()
+    maker = Maker(organization=SELLER)
+    with market.running():
+        maker.look()
+        assert maker.look() == 0
+    quoted = {symbol: queries.book(symbol=symbol) for symbol in books() if ".P" in symbol}
+    assert len(quoted) == 2 * 13, "both classes of the hours from 11 to 23"
+    assert {(*book.bids, *book.asks) for symbol, book in quoted.items() if ".P0." in symbol} == {
+        (("0.0045", 10), ("0.0055", 10))
+    }
+    assert {(*book.bids, *book.asks) for symbol, book in quoted.items() if ".P1." in symbol} == {
+        (("0.0018", 10), ("0.0022", 10))
+    }
