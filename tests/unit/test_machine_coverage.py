@@ -197,6 +197,19 @@ def test_the_price_of_an_uncovered_hour_is_the_narrowest_mark() -> None:
     assert asked(floor) == 11 * EARLY * 24 * (6 * 1_250 + 2_000)
 
 
+def test_a_day_marked_between_the_hours_moves_what_a_week_around_it_needs() -> None:
+    floor = floor_at()
+    trade(floor, 10, WEEK)
+    before = asked(floor)
+    assert before == 168 * 10 * 1_250 * EARLY
+    floor.to("13:20")
+    floor.sell(BUYER, 5, 1_290, instrument=TUESDAY)
+    floor.buy(OTHER, 5, 1_290, instrument=TUESDAY)
+    floor.to("13:20:01")
+    assert floor.machine.instrument_view(TUESDAY).mark == 1_290
+    assert asked(floor) == before + 24 * 10 * 40 * EARLY
+
+
 # Against an oracle that counts every hour
 
 HOURS = [symbol("20"), symbol("+1 09"), symbol("+1 20")]
