@@ -105,10 +105,10 @@ class Play:
     def restart(self) -> None:
         """Go on with a machine that was restored."""
         self.floor.machine = Machine.restore(self.machine.snapshot())
-        self.floor.last = []
 
     def step(self) -> None:
         acts = (self.trade, self.wait, self.certify, self.money, self.restart)
+        self.floor.last = []
         (act,) = self.chance.choices(acts, (60, 14, 2, 2, 1))
         act()
         self.follow()
