@@ -58,6 +58,11 @@ def entitlements(request: HttpRequest, member: shared.Member) -> HttpResponse:
             "starts_at": row.starts_at,
             "state": row.state,
             "lots": row.lots,
+            "classes": [
+                (name, lots)
+                for name, lots in (("P0", row.p0_lots), ("P1", row.p1_lots), ("P2", row.p2_lots))
+                if lots
+            ],
             "delivered_mntu": row.delivered_mntu,
             "remaining_mntu": row.remaining_mntu,
             "share_percent": 100 * row.delivered_mntu // row.owed_mntu,

@@ -81,5 +81,6 @@ def preview(
     )
     needed = margin.requirement(of, 0, 0, resting)
     shown |= {"notional": notional, "fee": fee, "margin": needed + fee}
-    shown["ntu"] = lots * contract.NTU_PER_LOT_HOUR * terms.hours
+    is_slot = terms.product is Product.SLOT
+    shown["ntu"] = 0 if is_slot else lots * contract.NTU_PER_LOT_HOUR * terms.hours
     return shown

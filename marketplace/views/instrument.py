@@ -52,14 +52,19 @@ class Row:
         return (self.ends_at - self.starts_at) // timedelta(hours=1)
 
     @property
+    def price_unit(self) -> str:
+        """What its prices are in."""
+        return "USD per slot" if self.service_class else "USD per MNTU"
+
+    @property
     def decimals(self) -> int:
         """Digits of its prices after the point."""
         return contract.decimals_of(self.symbol)
 
     @property
     def lot_ntu(self) -> int:
-        """What one lot delivers over the whole window, in NTU."""
-        return contract.NTU_PER_LOT_HOUR * self.hours
+        """What one lot delivers over the whole window, in NTU; a slot delivers none."""
+        return 0 if self.service_class else contract.NTU_PER_LOT_HOUR * self.hours
 
     @property
     def is_hour(self) -> bool:

@@ -17,8 +17,13 @@ from settlement import index as txi
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
 
-PRODUCTS_SHOWN = tuple(contract.Product)
-"""In the order in which the page shows them."""
+PRODUCTS_SHOWN = (
+    *(each for each in contract.Product if each is not contract.Product.SLOT),
+    *contract.SLOT_CLASSES,
+)
+"""In the order in which the page shows them; slots by their class."""
+NAMES: dict[str, str] = {each: f"{each} slot" for each in contract.SLOT_CLASSES}
+"""What is called otherwise than in the symbol's terms."""
 INDEX_HOURS_SHOWN = 24 * 7
 HISTORY_ROWS_SHOWN = 96
 POOL_CHARTS = (
@@ -63,7 +68,7 @@ def markets(request: HttpRequest) -> HttpResponse:
     """Everything listed, by grade and length of window, with the curve of the hours."""
     by_grade: dict[str, dict[str, list[instrument.Row]]] = defaultdict(lambda: defaultdict(list))
     for row in instrument.live_rows():
-        by_grade[row.grade][row.product].append(row)
+        by_grade[row.grade][row.service_class or row.product].append(row)
     grades = [
         {
             "code": grade.code,
@@ -71,7 +76,7 @@ def markets(request: HttpRequest) -> HttpResponse:
             "region": grade.region,
             "groups": [
                 {
-                    "product": product.lower(),
+                    "product": NAMES.get(product, product.lower()),
                     "rows": by_grade[grade.code][product],
                     "open_count": sum(row.is_open for row in by_grade[grade.code][product]),
                 }
