@@ -80,6 +80,16 @@ def review(interval: Interval, at: int) -> int:
 # What the rows say
 
 
+def metered(grade: str, hour_starts_at: int) -> dict[int, int]:
+    """Return what each organization used of a grade in an hour, in mNTU, of every class."""
+    used: dict[int, int] = {}
+    for number in range(1, contract.INTERVALS_PER_HOUR + 1):
+        interval = Interval(grade=grade, hour_starts_at=hour_starts_at, number=number)
+        for (organization, _, _), mntu in _delivered(interval).items():
+            used[organization] = used.get(organization, 0) + mntu
+    return used
+
+
 def _delivered(interval: Interval) -> Delivered:
     """Return what was used in the interval: how far each request's totals grew in it."""
     with connection.cursor() as cursor:

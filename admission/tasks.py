@@ -21,6 +21,7 @@ from marketplace import clock, contract
 from marketplace import models as catalog
 from settlement import jobs, kinds, slots
 from settlement import models as clearing
+from settlement import operations as clearing_operations
 from settlement import queries as settlement_queries
 from settlement.kinds import Claim, Kind
 
@@ -46,6 +47,20 @@ def report_interval(slot: str, at: int) -> None:
     grade, hour_starts_at, number = slots.read_interval(slot)
     interval = reporting.Interval(grade=grade, hour_starts_at=hour_starts_at, number=number)
     reporting.report(interval, at)
+
+
+def pay_insurance(slot: str, _at: int) -> None:
+    """Have an hour's price caps paid, on what their holders have used in it."""
+    grade, hour_starts_at = slots.read_hour(slot)
+    if grade not in settlement_queries.insured_hours(hour_starts_at):
+        return
+    holders = settlement_queries.cap_holders(grade, hour_starts_at)
+    used = reporting.metered(grade, hour_starts_at) if holders else {}
+    clearing_operations.pay_insurance(
+        grade=grade,
+        hour_starts_at=hour_starts_at,
+        metered={holder: used[holder] for holder in holders if used.get(holder)},
+    )
 
 
 def review_day(claim: Claim) -> None:
@@ -149,6 +164,15 @@ kinds.register(
         queue=kinds.URGENT,
         schedule=kinds.PerInterval(),
         handler=report_interval,
+    )
+)
+kinds.register(
+    Kind(
+        name="pay_insurance",
+        queue=kinds.URGENT,
+        schedule=kinds.AfterHour(),
+        handler=pay_insurance,
+        after=kinds.SETTLE_INTERVAL,
     )
 )
 kinds.register(

@@ -194,7 +194,8 @@ _ENTERED = """
         FROM leg GROUP BY symbol, organization
     ), listed AS (
         SELECT symbol, product, grade_id AS grade, starts_at, ends_at,
-               state IN ('CLOSED', 'SETTLED') AS is_closed,
+               state = 'SETTLED' OR state = 'CLOSED' AND product NOT IN ('CAP', 'COVER')
+                   AS is_closed,
                CASE product WHEN 'SLOT' THEN 100
                     ELSE extract(epoch FROM ends_at - starts_at)::bigint / 60 END AS unit
         FROM marketplace_instrument
@@ -312,7 +313,8 @@ _PAID_FOR_MARKS = f"""
         WHERE product NOT IN ('CAP', 'COVER')
         UNION ALL
         SELECT organization_id, unit * received_ticks
-        FROM settlement_position JOIN listed USING (symbol) WHERE NOT is_closed
+        FROM settlement_position JOIN listed USING (symbol)
+        WHERE NOT is_closed AND product NOT IN ('CAP', 'COVER')
     ), total AS (
         SELECT organization, sum(amount) AS amount FROM due GROUP BY organization
     ), paid AS (

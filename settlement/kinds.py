@@ -23,6 +23,7 @@ REPORT_INTERVAL = "report_interval"
 REVIEW_DAY = "review_day"
 """Admission's second look at a day that is over, which its final run waits for."""
 SETTLE_DAY = "settle_day"
+SETTLE_INTERVAL = "settle_interval"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

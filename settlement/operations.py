@@ -7,7 +7,7 @@ head of the capacity chain first, so that writers of it stand in line, and each 
 already done in the rows, so that it may be repeated.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -445,6 +445,19 @@ def settle_interval(*, grade: str, hour_starts_at: int, interval: int) -> None:
             interval=interval,
             lines=() if is_suspended else tuple(lines),
             suspended=is_suspended,
+        ),
+    )
+
+
+def pay_insurance(*, grade: str, hour_starts_at: int, metered: Mapping[int, int]) -> None:
+    """Instruct the machine to pay an hour's caps and to release what was set aside for it.
+
+    `metered` is what each of their holders has used in it, in mNTU.
+    """
+    instruct(
+        id=f"insurance:{grade}:{slots.hour_text(hour_starts_at)}",
+        command=instructions.PayInsurance(
+            grade=grade, hour_starts_at=hour_starts_at, metered=tuple(sorted(metered.items()))
         ),
     )
 

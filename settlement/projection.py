@@ -136,6 +136,21 @@ _SLOTS = rowset.Table(
     },
     key=["organization_id", "starts_at", "grade", "service_class"],
 )
+_INSURANCE = rowset.Table(
+    "settlement_insurancepayment",
+    {
+        "organization_id": "bigint",
+        "symbol": "text",
+        "hour_starts_at": rowset.INSTANT,
+        "interval": "smallint",
+        "lots": "bigint",
+        "mntu": "bigint",
+        "price_ticks": "bigint",
+        "amount_micros": "bigint",
+        "at": rowset.INSTANT,
+    },
+    key=["organization_id", "hour_starts_at", "interval", "symbol"],
+)
 _INTERVALS = rowset.Table(
     "settlement_intervalsettlement",
     {
@@ -395,6 +410,27 @@ def write_intervals(writer: rowset.Writer, settled: Sequence[Any]) -> None:
                 event.at,
             )
             for event in settled
+        ],
+    )
+
+
+def write_insurance(writer: rowset.Writer, paid: Sequence[Any]) -> None:
+    """Store what price caps and shortage cover paid (`exchange.events.InsurancePaid`)."""
+    _INSURANCE.insert(
+        writer,
+        [
+            (
+                event.account,
+                event.instrument,
+                event.hour_starts_at,
+                event.interval,
+                event.lots,
+                event.mntu,
+                event.price,
+                event.amount,
+                event.at,
+            )
+            for event in paid
         ],
     )
 

@@ -438,6 +438,46 @@ def settlements(organization_id: int) -> QuerySet[models.IntervalSettlement]:
     )
 
 
+def insurance_payments(organization_id: int) -> QuerySet[models.InsurancePayment]:
+    """Return what caps and cover paid an organization, or it as their writer, latest first."""
+    return models.InsurancePayment.objects.filter(organization_id=organization_id).order_by(
+        "-hour_starts_at", "-interval", "-id"
+    )
+
+
+def insured_hours(hour_starts_at: int) -> list[str]:
+    """Return the grades with caps or cover that somebody holds in an hour, in order."""
+    hour = clock.to_datetime(hour_starts_at)
+    return list(
+        Instrument.objects.filter(
+            product__in=contract.OPTIONS,
+            state=contract.InstrumentState.CLOSED,
+            starts_at__lte=hour,
+            ends_at__gt=hour,
+        )
+        .order_by("grade_id")
+        .values_list("grade_id", flat=True)
+        .distinct()
+    )
+
+
+def cap_holders(grade: str, hour_starts_at: int) -> set[int]:
+    """Return who is long of a cap of a grade in an hour."""
+    hour = clock.to_datetime(hour_starts_at)
+    caps = Instrument.objects.filter(
+        grade=grade,
+        product=contract.Product.CAP,
+        state=contract.InstrumentState.CLOSED,
+        starts_at__lte=hour,
+        ends_at__gt=hour,
+    )
+    return set(
+        models.Position.objects.filter(
+            net_lots__gt=0, symbol__in=caps.values("symbol")
+        ).values_list("organization_id", flat=True)
+    )
+
+
 def figures(allocations: Sequence[int]) -> dict[int, dict[str, int]]:
     """Return what each party last said of allocations, in mNTU, by allocation and party."""
     rows = (

@@ -281,3 +281,30 @@ class SlotSettlement(models.Model):
             ),
         ]
         indexes = [models.Index(fields=["starts_at", "grade"], name="slot_settlement_by_hour")]
+
+
+class InsurancePayment(models.Model):
+    """What a price cap or shortage cover paid an organization; written by the engine.
+
+    A writer's lots and amount are below zero. `interval` is 0 for the hour of a cap.
+    """
+
+    organization_id = models.BigIntegerField()
+    symbol = models.CharField(max_length=40)
+    hour_starts_at = models.DateTimeField()
+    interval = models.SmallIntegerField()
+    lots = models.BigIntegerField()
+    mntu = models.BigIntegerField()
+    """Tokens that a holder was paid for; 0 of a writer."""
+    price_ticks = models.BigIntegerField()
+    """What was paid for a million of them."""
+    amount_micros = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization_id", "hour_starts_at", "interval", "symbol"],
+                name="insurance_payment_is_single",
+            ),
+        ]

@@ -199,7 +199,7 @@ def _subjects(causes: Iterable[str], trade_symbols: TradeSymbols | None) -> dict
         word, *rest = cause.split(":")
         if word in named and rest and rest[0].isdecimal():
             named[word][cause] = int(rest[0])
-        elif word == "gate" and rest:
+        elif word in ("gate", "insurance") and rest:
             found[cause] = rest[0]
         elif word == "usage" and len(rest) > 1:
             found[cause] = rest[1]

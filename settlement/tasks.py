@@ -10,7 +10,18 @@ from celery import shared_task
 from django.db import connection, transaction
 
 from marketplace import clock, contract
-from settlement import audit, heartbeats, jobs, kinds, operations, posting, runs, seals, slots
+from settlement import (
+    audit,
+    heartbeats,
+    jobs,
+    kinds,
+    operations,
+    posting,
+    queries,
+    runs,
+    seals,
+    slots,
+)
 from settlement.kinds import Claim, Kind
 
 SEAL_EVERY = contract.INTERVAL
@@ -63,6 +74,14 @@ def settle_day(claim: Claim) -> None:
     runs.settle(slot=claim.slot, at=claim.at, fence=lambda: jobs.fence(claim))
 
 
+def open_insured_hour(slot: str, _at: int) -> None:
+    """Have the hour that begins now paid by caps and cover, be anybody entitled in it or not."""
+    hour_starts_at = slots.read_instant(slot)
+    operations.open_hours(
+        (grade, hour_starts_at) for grade in queries.insured_hours(hour_starts_at)
+    )
+
+
 def seal(claim: Claim) -> None:
     """Sign the heads of the chains, once everything since the last seal verifies."""
     since = min(claim.at - SEAL_WINDOW, seals.last_at())
@@ -106,7 +125,7 @@ kinds.register(
 )
 kinds.register(
     Kind(
-        name="settle_interval",
+        name=kinds.SETTLE_INTERVAL,
         queue=kinds.URGENT,
         schedule=kinds.PerInterval(),
         handler=settle_interval,
@@ -130,6 +149,14 @@ kinds.register(
         long_handler=settle_day,
         after=kinds.REVIEW_DAY,
         lease_s=SETTLE_DAY_LEASE_S,
+    )
+)
+kinds.register(
+    Kind(
+        name="open_insured_hour",
+        queue=kinds.URGENT,
+        schedule=kinds.Every(period=contract.HOUR, catch_up=True),
+        handler=open_insured_hour,
     )
 )
 kinds.register(Kind(name="seal", schedule=kinds.Every(period=SEAL_EVERY), long_handler=seal))

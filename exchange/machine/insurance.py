@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from exchange import events
 from exchange.machine import listing, marks, premiums, sessions, waterfall, withdrawals
-from exchange.machine.state import Account, Hour, Instrument, Position, State
+from exchange.machine.state import Account, Hour, Instrument, State
 from exchange.reasons import Close, Refuse
 from marketplace import contract
 from marketplace.contract import HOUR, InstrumentState, Product
@@ -38,11 +38,8 @@ def end_trading(state: State, instrument: Instrument) -> None:
     state.events.append(events.Marked(instrument.symbol, price, method, state.at))
     marks.set_mark(state, instrument, price)
     instrument.trades.clear()
-    flat = [position for position in instrument.positions.values() if not position.net]
-    for position in flat:
-        _drop(state, position)
-    if not instrument.positions:
-        listing.unlist(state, instrument)
+    if not instrument.open_interest:
+        _end(state, instrument)
 
 
 def withdraw_ineligible(state: State, account: Account, grade: str) -> None:
@@ -206,15 +203,16 @@ def _release(state: State, book: Instrument, starts_at: int) -> None:
         for position in book.positions.values():
             position.refresh()
         return
+    _end(state, book)
+
+
+def _end(state: State, book: Instrument) -> None:
+    """Take an option that is over out of the books, and the positions in it."""
     for number in sorted(book.positions):
-        _drop(state, book.positions[number])
+        position = book.positions[number]
+        position.net = 0
+        position.refresh()
+        state.drop_position(position)
+    book.positions.clear()
     book.open_interest = 0
     listing.unlist(state, book)
-
-
-def _drop(state: State, position: Position) -> None:
-    """Take a position that is over out of the books."""
-    position.net = 0
-    position.refresh()
-    state.drop_position(position)
-    del position.instrument.positions[position.account.id]

@@ -635,6 +635,24 @@ class Migration(migrations.Migration):
             constraint=models.UniqueConstraint(fields=('run', 'allocation'), name='settlement_run_line_is_single'),
         ),
         migrations.CreateModel(
+            name='InsurancePayment',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('organization_id', models.BigIntegerField()),
+                ('symbol', models.CharField(max_length=40)),
+                ('hour_starts_at', models.DateTimeField()),
+                ('interval', models.SmallIntegerField()),
+                ('lots', models.BigIntegerField()),
+                ('mntu', models.BigIntegerField()),
+                ('price_ticks', models.BigIntegerField()),
+                ('amount_micros', models.BigIntegerField()),
+                ('at', models.DateTimeField()),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('organization_id', 'hour_starts_at', 'interval', 'symbol'), name='insurance_payment_is_single')],
+            },
+        ),
+        migrations.CreateModel(
             name='SlotSettlement',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),

@@ -1,0 +1,212 @@
+"""Caps and cover from their purchase to what they paid, through the real engine, queue and rows."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import valkey as valkey_client
+from django.db import connection, transaction
+
+from admission import models as admission_models
+from marketplace import audit, contract
+from marketplace import clock as market_clock
+from marketplace.models import Instrument
+from settlement import (
+    instructions,
+    jobs,
+    kinds,
+    ledger,
+    models,
+    operations,
+    queries,
+    slots,
+    statements,
+)
+from settlement.kinds import Kind
+from tests.market import BUYER, CLUSTER, GRADE, OTHER, SELLER, Market, buy, define_grade, sell
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CAP = "LLAMA70B.M.F27.C1250"
+COVER = "LLAMA70B.M.F27.S"
+HOUR = "LLAMA70B.H.20270101T14Z"
+STARTS_AT = contract.parse_symbol(HOUR).starts_at
+KINDS = (
+    "make_partitions",
+    "open_insured_hour",
+    "grant_capacity",
+    "settle_interval",
+    "pay_insurance",
+)
+
+
+def report(slot: str, at: int) -> None:
+    """Stand in for admission: in the second interval a fifth was missed."""
+    grade, hour, interval = slots.read_interval(slot)
+    operations.report_delivery(
+        deliveries=[
+            operations.Delivery(
+                allocation=row.allocation,
+                interval=interval,
+                owed_mntu=row.lots * contract.MNTU_PER_LOT_INTERVAL,
+                available_mntu=row.lots * contract.MNTU_PER_LOT_INTERVAL,
+                short_mntu=2_000_000 if interval == 2 else 0,
+                delivered_mntu=0,
+                probes=10,
+                probes_passed=10,
+            )
+            for row in queries.entitlements_snapshot(
+                starts_at=market_clock.to_datetime(hour), grade=grade
+            )
+        ],
+        at=at,
+    )
+
+
+@pytest.fixture
+def market(
+    valkey: valkey_client.Valkey, transactional_db: None, clock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Market]:
+    kinds.load()
+    before = dict(kinds._registry)
+    for name in set(before) - set(KINDS):
+        del kinds._registry[name]
+    kinds.register(
+        Kind(
+            name=kinds.REPORT_INTERVAL,
+            queue=kinds.URGENT,
+            schedule=kinds.PerInterval(),
+            handler=report,
+        )
+    )
+    monkeypatch.setattr(jobs, "ring", lambda queue: None)
+    market = Market(valkey)
+    market.take_over()
+    clock.set("2026-12-29T12:30Z")
+    define_grade()
+    market.instruct(
+        "grade",
+        instructions.DefineGrade(grade=GRADE, reference_price_ticks=1_250, premium_percents=(5, 3)),
+    )
+    for account in (BUYER, SELLER, OTHER):
+        market.instruct(f"open:{account}", instructions.OpenAccount(account=account, group=account))
+        market.instruct(
+            f"deposit:{account}",
+            instructions.Deposit(account=account, amount_micros=10_000_000_000),
+        )
+    market.certify(SELLER, CLUSTER, 1_000)
+    for number, (symbol, price) in enumerate(((CAP, 60), (COVER, 37))):
+        market.execute(sell(OTHER, price, 2, f"s{number}", instrument=symbol))
+        market.execute(buy(BUYER, price, 2, f"b{number}", instrument=symbol))
+    yield market
+    market.close()
+    kinds._registry.clear()
+    kinds._registry.update(before)
+
+
+def settle_all(market: Market) -> None:
+    """Let engine and workers take turns until nothing is left to do."""
+    for _ in range(20):
+        market.work()
+        jobs.work(kinds.URGENT)
+        jobs.work(kinds.NORMAL)
+        if queries.work_due_by(market_clock.now()) == 0:
+            return
+    pytest.fail("work is left")
+
+
+def use(organization: int, mntu: int) -> None:
+    """Meter one finished request, as a gateway does."""
+    request = uuid.uuid4()
+    admission_models.Request.objects.create(
+        id=request, organization_id=organization, key="k", grade=GRADE, cluster=CLUSTER,
+        class_requested="P2", class_served="P2", outcome="ADMITTED", charge_mntu=mntu,
+        body_digest=b"", arrived_at=market_clock.now(), gateway="g",
+    )  # fmt: skip
+    admission_models.UsageEvent.objects.create(
+        request_id=request, sequence=1, prompt_tokens=0, cached_tokens=0, output_tokens=0,
+        reasoning_tokens=0, mntu=mntu, state="COMPLETED", at=market_clock.now(), xid=1,
+        number=admission_models.UsageEvent.objects.count() + 1,
+    )  # fmt: skip
+
+
+def override(market: Market, price: int) -> None:
+    market.instruct(
+        "override",
+        instructions.OverrideIndex(
+            grade=GRADE, hour_starts_at=STARTS_AT, version=2, price_ticks=price, reason="test",
+            proposed_by=8, confirmed_by=9,
+        ),
+    )  # fmt: skip
+
+
+def rows(organization: int) -> list[tuple[str, int, int, int, int]]:
+    found = queries.insurance_payments(organization).order_by("symbol", "interval")
+    return [(r.symbol, r.interval, r.lots, r.mntu, r.amount_micros) for r in found]
+
+
+def test_an_hour_pays_its_caps_and_its_cover_into_rows_that_the_ledger_bears_out(
+    market: Market, clock
+) -> None:
+    clock.set("2027-01-01T12:30Z")
+    settle_all(market)
+    assert Instrument.objects.get(symbol=CAP).state == "CLOSED"
+    market.execute(sell(SELLER, 1_250, 3, "hs", instrument=HOUR))
+    market.execute(buy(BUYER, 1_250, 3, "hb", instrument=HOUR))
+    clock.set("2027-01-01T14:20Z")
+    override(market, 1_450)
+    use(BUYER, 90_000_000)
+    use(SELLER, 5_000_000)
+    clock.set("2027-01-01T15:01:30Z")
+    settle_all(market)
+    # Cover: 2,000 NTU at 1.250; the cap: 0.200 on 90,000 of the 120,000 NTU of two lots.
+    assert rows(BUYER) == [(CAP, 0, 2, 90_000_000, 18_000), (COVER, 2, 2, 2_000_000, 2_500)]
+    assert rows(OTHER) == [(CAP, 0, -2, 0, -18_000), (COVER, 2, -2, 0, -2_500)]
+    assert models.InsurancePayment.objects.count() == 4
+    paid = models.Transfer.objects.filter(
+        code__in=(ledger.Code.CAP_PAYMENT, ledger.Code.COVER_PAYMENT),
+        credit_account=ledger.cash_account(BUYER, ledger.Kind.CASH),
+    )
+    assert sorted(transfer.amount for transfer in paid) == [2_500, 18_000]
+    clock.advance(seconds=1)
+    shown = statements.statement(
+        BUYER,
+        since=market_clock.to_datetime(STARTS_AT),
+        until=market_clock.now(),
+    )
+    groups = {(g.subject, g.code): g.total_micros for g in shown.accounts[0].groups}
+    assert groups[CAP, "cap_payment"] == 18_000
+    assert groups[COVER, "cover_payment"] == 2_500
+    found = audit.run()
+    assert [str(one) for one in found if one.violations] == []
+
+
+def test_what_was_set_aside_is_released_with_hours_nobody_was_entitled_in(
+    market: Market, clock
+) -> None:
+    clock.set("2026-12-31T12:00Z")
+    settle_all(market)
+    aside = models.MarginAccount.objects.get(pk=OTHER).initial_margin_micros
+    assert aside == 2 * 744 * 60 * (5 * 1_250 + 1_250)
+    for hour in range(4):
+        clock.set(f"2027-01-01T{hour:02}:01:30Z")
+        settle_all(market)
+    left = models.MarginAccount.objects.get(pk=OTHER).initial_margin_micros
+    assert left == 2 * (744 - 3) * 60 * (5 * 1_250 + 1_250)
+    states = dict(
+        models.Instruction.objects.filter(id__startswith="insurance:").values_list("id", "state")
+    )
+    assert states == {f"insurance:{GRADE}:20270101T{hour:02}Z": "APPLIED" for hour in range(3)}
+
+
+def test_a_payment_that_is_not_the_ledgers_is_found(market: Market, clock) -> None:
+    clock.set("2026-12-31T12:00Z")
+    settle_all(market)
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL session_replication_role = replica")
+            cursor.execute(f"UPDATE settlement_position SET net_lots = 0 WHERE symbol = '{CAP}'")
+            assert cursor.rowcount == 2
+        names = {one.name for one in audit.run() if one.violations}
+        assert "positions and what they became are the sums of trades" in names
+        transaction.set_rollback(True)
