@@ -13,6 +13,7 @@ NAMES = (
     "ledger",
     "machine",
     "mark",
+    "market",
     "metering",
     "orders",
     "recovery",
