@@ -249,6 +249,32 @@ class ListCapacity(forms.Form):
     idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
 
 
+class Resale(forms.Form):
+    """Surplus of a grade that is to be sold, at or above a floor price."""
+
+    grade = forms.ChoiceField()
+    floor_price = PriceField()
+    forecast = forms.ChoiceField(
+        choices=[("LAST_WEEK_SAME_HOUR", "last week"), ("NONE", "only the lots kept")]
+    )
+    keep = LotsField(required=False)
+    idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
+
+    def __init__(self, *args: Any, grades: list[tuple[str, str]], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["grade"] = forms.ChoiceField(choices=grades)
+
+
+class Commitment(forms.Form):
+    """Lots that are to be bought with others at a deadline, in UTC."""
+
+    instrument = forms.CharField(max_length=40)
+    deadline = forms.DateTimeField(input_formats=["%Y-%m-%dT%H:%M"])
+    lots = LotsField()
+    price = PriceField()
+    idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
+
+
 class MakeKey(forms.Form):
     """A new API key: what it is called, what it may do, how its requests are served."""
 

@@ -11,6 +11,7 @@ from marketplace.views import (
     months,
     people,
     portfolio,
+    standing,
     tickets,
 )
 
@@ -46,6 +47,10 @@ urlpatterns: list[URLPattern] = [
     path("sell/certifications/<int:certification_id>", capacity.certification),
     path("sell/list", capacity.list_capacity),
     path("sell/withdraw", capacity.withdraw),
+    path("resale", standing.resell),
+    path("resale/stop", standing.stop_reselling),
+    path("purchases", standing.pools),
+    path("purchases/leave", standing.leave_pool),
     path("operations", control_room.page),
     path("operations/run-again", control_room.run_again),
     path("operations/give-up", control_room.give_up),

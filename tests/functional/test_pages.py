@@ -23,7 +23,7 @@ PUBLIC = [
 ]
 PRIVATE = [
     "/portfolio", "/portfolio/statements", "/portfolio/months", "/deliveries", "/entitlements",
-    "/keys", "/sell",
+    "/keys", "/sell", "/resale", "/purchases",
 ]  # fmt: skip
 POSTS = [
     "/login",
@@ -42,11 +42,15 @@ POSTS = [
     "/sell/certify",
     "/sell/list",
     "/sell/withdraw",
+    "/resale",
+    "/resale/stop",
+    "/purchases",
+    "/purchases/leave",
     "/organization",
     "/operations/run-again",
     "/operations/give-up",
 ]
-FORMS = ("/login", "/signup", "/keys")
+FORMS = ("/login", "/signup", "/keys", "/resale", "/purchases")
 PASSWORD = "correct horse battery"
 
 
