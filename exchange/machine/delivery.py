@@ -135,8 +135,8 @@ def _settle_slots(state: State, instrument: Instrument, closed: slots.Closed) ->
         amounts = pay_damages(
             state,
             state.accounts[seller],
-            [(damage.holder, damage.amount, f"slots:{instrument.symbol}") for damage in own],
-            Code.COMPENSATION,
+            [(damage.holder, damage.amount, damage.cause) for damage in own],
+            Code.SLOT_DAMAGES,
         )
         settled += zip(own, amounts, strict=True)
     hour = state.hours.get((instrument.grade.code, instrument.contract.starts_at))

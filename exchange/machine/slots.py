@@ -51,6 +51,7 @@ class Damage(NamedTuple):
     holder: int
     slot_class: int
     amount: int
+    cause: str
 
 
 def end_trading(state: State, instrument: Instrument) -> None:
@@ -139,7 +140,7 @@ def pay(state: State, closed: Closed) -> list[Damage]:
         for seller_id, holder_id, slots in delivery.pair_failed(failed_by, borne_by):
             if state.accounts[seller_id].group != state.accounts[holder_id].group:
                 amount = book.unit * book.mark * slots // delivery.SLOT_DAMAGE_SHARE
-                due.append(Damage(seller_id, holder_id, each, amount))
+                due.append(Damage(seller_id, holder_id, each, amount, cause))
     return due
 
 

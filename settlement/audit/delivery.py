@@ -217,6 +217,36 @@ def _interval_transfers(_since: datetime | None) -> Finding:
     )
 
 
+def _slot_transfers(_since: datetime | None) -> Finding:
+    """Slots of an hour moved exactly what their rows say, for every organization."""
+    return from_sql(
+        "settled slots have exactly their transfers",
+        "SELECT count(*) FROM settlement_slotsettlement",
+        """
+        WITH said AS (
+            SELECT 'slots:' || grade || '.' || service_class || '.'
+                   || to_char(starts_at AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24"Z"') AS cause,
+                   organization_id * 64 + 1 AS account, leg.*
+            FROM settlement_slotsettlement,
+            LATERAL (VALUES (21, amount_micros), (26, damages_micros)) AS leg (code, amount)
+            WHERE amount <> 0
+        ), legs AS (
+            SELECT cause, credit_account AS account, code::integer, amount
+            FROM settlement_transfer WHERE code IN (21, 26)
+            UNION ALL
+            SELECT cause, debit_account, code::integer, -amount
+            FROM settlement_transfer WHERE code IN (21, 26)
+        ), done AS (
+            SELECT cause, account, code, sum(amount)::bigint AS amount
+            FROM legs WHERE account >= 64 GROUP BY cause, account, code
+        )
+        SELECT cause || ', account ' || account
+        FROM said FULL JOIN done USING (cause, account, code)
+        WHERE said.amount IS DISTINCT FROM done.amount
+        """,
+    )
+
+
 def _escrow_transfers(_since: datetime | None) -> Finding:
     """Every entitlement put its price into escrow, once."""
     return from_sql(
@@ -246,4 +276,9 @@ CHECKS: tuple[Check, ...] = (
     _intervals,
     _granted,
 )
-FULL_CHECKS: tuple[Check, ...] = (_moved_cash, _escrow_transfers, _interval_transfers)
+FULL_CHECKS: tuple[Check, ...] = (
+    _moved_cash,
+    _escrow_transfers,
+    _interval_transfers,
+    _slot_transfers,
+)

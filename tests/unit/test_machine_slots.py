@@ -209,13 +209,13 @@ def test_slots_beyond_the_lots_a_seller_owes_fail_and_cost_a_quarter() -> None:
         (OTHER, "P1"): (10, 10, 0),
     }
     assert allocated(floor) == [(BUYER, SELLER, 8, 8, 0), (OTHER, SELLER, 4, 4, 0)]
-    assert [m for m in floor.moved() if m[3] in (Code.SLOT, Code.COMPENSATION)] == [
+    assert [m for m in floor.moved() if m[3] in (Code.SLOT, Code.SLOT_DAMAGES)] == [
         ((BUYER, CASH), CLEARING, 8 * 5_000, Code.SLOT),
         ((OTHER, CASH), CLEARING, 4 * 5_000, Code.SLOT),
         (CLEARING, (SELLER, CASH), 12 * 5_000, Code.SLOT),
-        ((SELLER, CASH), (BUYER, CASH), 12 * 1_250, Code.COMPENSATION),
-        ((SELLER, CASH), (OTHER, CASH), 6 * 1_250, Code.COMPENSATION),
-        ((SELLER, CASH), (OTHER, CASH), 10 * 500, Code.COMPENSATION),
+        ((SELLER, CASH), (BUYER, CASH), 12 * 1_250, Code.SLOT_DAMAGES),
+        ((SELLER, CASH), (OTHER, CASH), 6 * 1_250, Code.SLOT_DAMAGES),
+        ((SELLER, CASH), (OTHER, CASH), 10 * 500, Code.SLOT_DAMAGES),
     ]
     damages = {(e.account, e.service_class): e.damages for e in floor.of(events.SlotsSettled)}
     assert damages[SELLER, "P0"] == -22_500
@@ -249,7 +249,7 @@ def test_nothing_is_owed_for_failed_slots_inside_a_group() -> None:
     trade(floor, BUYER, SECOND, 6, 50, P0)
     floor.to("19:55")
     assert settled(floor)[SECOND, "P0"] == (6, 6, 0)
-    assert [m for m in floor.moved() if m[3] == Code.COMPENSATION] == []
+    assert [m for m in floor.moved() if m[3] == Code.SLOT_DAMAGES] == []
 
 
 def test_damages_for_slots_reach_as_far_as_the_sellers_own_cash() -> None:
