@@ -373,6 +373,9 @@ class Previewed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
     available_after: int
     best_before: int
     best_after: int
+    capped: tuple[int, int, int] = (0, 0, 0)
+    """Of a purchase of a price cap: its lots, what they cost at most in lots x ticks, and the most
+    its fee can be."""
 
 
 class DeliveryCorrected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=60):

@@ -14,6 +14,7 @@ import msgspec
 
 from exchange import commands, events
 from marketplace import contract, wire
+from settlement import insurance
 
 CHECKSUM_LEVELS = 10
 
@@ -127,6 +128,19 @@ class Impact(msgspec.Struct, kw_only=True):
     price_move: str | None
 
 
+class WorstCase(msgspec.Struct, kw_only=True):
+    """What the tokens that a price cap insures cost its holder at most, bought at the index.
+
+    `price` is for a million of them, premium and strike; `total` for all, with the fee. Where the
+    index is above `holds_to_index`, all that it is above comes on top.
+    """
+
+    price: str
+    insured_ntu: str
+    total: str
+    holds_to_index: str
+
+
 class PreviewOut(msgspec.Struct, kw_only=True):
     """What an order would do now; `margin` is what would be reserved more for it."""
 
@@ -139,6 +153,8 @@ class PreviewOut(msgspec.Struct, kw_only=True):
     margin: str
     available_after: str
     impact: Impact
+    worst_case: WorstCase | None = None
+    """Of a purchase of a price cap, if it traded as far as it can."""
 
 
 class Trade(msgspec.Struct, kw_only=True):
@@ -315,6 +331,21 @@ def strip_out(
     )
 
 
+def _worst_case(symbol: str, capped: tuple[int, int, int]) -> WorstCase | None:
+    """Return what a cap leaves its holder to pay at most; None for what is no purchase of one."""
+    lots, value, fee = capped
+    terms = contract.parse_symbol(symbol)
+    if not lots or terms is None:
+        return None
+    found = insurance.worst_case(terms, value_ticks=value, lots=lots, fee_micros=fee)
+    return WorstCase(
+        price=wire.price_text(found.per_million),
+        insured_ntu=wire.ntu_text(found.insured_mntu),
+        total=wire.micros_text(found.total_micros),
+        holds_to_index=wire.price_text(found.holds_to),
+    )
+
+
 def preview_out(symbol: str, happened: Sequence[events.Event]) -> PreviewOut:
     """Return what an order would do, from the engine's answer."""
     (found,) = happened
@@ -341,6 +372,7 @@ def preview_out(symbol: str, happened: Sequence[events.Event]) -> PreviewOut:
             best_after=wire.optional_price_text(after, decimals),
             price_move=move,
         ),
+        worst_case=_worst_case(symbol, found.capped),
     )
 
 

@@ -111,7 +111,7 @@ class WorstCase(NamedTuple):
     """What the holder of a cap pays at most for the tokens it insures, bought at the index."""
 
     per_million: int
-    """Ticks per million tokens: premium and strike."""
+    """Ticks per million tokens, premium and strike; rounded up."""
     insured_mntu: int
     """Tokens of the whole month that are insured."""
     total_micros: int
@@ -120,14 +120,12 @@ class WorstCase(NamedTuple):
     """The highest index, in ticks, up to which this is so; above it every tick is the holder's."""
 
 
-def worst_case(terms: Contract, *, premium_ticks: int, lots: int, fee_micros: int) -> WorstCase:
-    """Return what a bought cap leaves its holder to pay at most."""
+def worst_case(terms: Contract, *, value_ticks: int, lots: int, fee_micros: int) -> WorstCase:
+    """Return what a cap leaves its holder to pay; `value_ticks` sums lots x premium."""
     assert terms.product is Product.CAP, "only a cap bounds a price"
-    per_million = premium_ticks + terms.strike
     return WorstCase(
-        per_million,
+        -(-value_ticks // lots) + terms.strike,
         insured_in_hour(lots) * terms.hours,
-        contract.notional_micros(price_ticks=per_million, lots=lots, hours=terms.hours)
-        + fee_micros,
+        (value_ticks + terms.strike * lots) * terms.tick_micros + fee_micros,
         (PAY_STRIKES_MAX + 1) * terms.strike,
     )

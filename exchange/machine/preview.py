@@ -55,7 +55,20 @@ def preview(state: State, command: commands.PlaceOrder) -> events.Previewed:
         available_after=account.available,
         best_before=best_before,
         best_after=_best(instrument, command.side),
+        capped=_capped(trial, trial.touched_orders[number]),
     )
+
+
+def _capped(trial: State, order: Order) -> tuple[int, int, int]:
+    """Return lots, value and fee that a purchase of a price cap comes to at most."""
+    if not order.position.instrument.contract.strike or order.side < 0:
+        return 0, 0, 0
+    lots, value, fee = order.lots - order.left, order.value_ticks, order.fee
+    if order.id in trial.orders:
+        lots += order.left
+        value += order.left * order.price
+        fee += order.fee_reserve
+    return lots, value, fee
 
 
 def _best(instrument: Instrument | None, side: int) -> int:

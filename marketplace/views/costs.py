@@ -6,7 +6,7 @@ from django.http import HttpRequest
 
 from marketplace import contract, errors, wire
 from marketplace.contract import Contract, Product
-from settlement import margin
+from settlement import insurance, margin
 from settlement.margin import Rates, Resting
 
 LOTS_SUGGESTED = "10"
@@ -26,6 +26,10 @@ def rates(terms: Contract, *, mark: int, now: int) -> Rates:
     """Return what lots of an instrument ask for at its mark now."""
     if terms.product is Product.SLOT:
         return margin.slot_rates(mark=mark)
+    if terms.product in contract.OPTIONS:
+        # What cover pays is told by asking the engine: it is fixed at listing, and in no symbol.
+        aside = insurance.collateral(terms, pay_ticks=0, hours=terms.hours)
+        return margin.collateral_rates(unit=terms.tick_micros, collateral=aside)
     return margin.energy_rates(
         starts_at=terms.starts_at,
         ends_at=terms.ends_at,
@@ -36,6 +40,8 @@ def rates(terms: Contract, *, mark: int, now: int) -> Rates:
 
 def labels(of: Rates, *, mark: int) -> dict[str, str]:
     """Return what the money behind an order of each side is called."""
+    if of.unit and of.short_mark == of.short_cap:
+        return {"buy": "Premium, with fee", "sell": "Set aside until it is paid, with fee"}
     whole = of.unit * mark
     long = _percent(of.long_mark, whole)
     return {
@@ -81,6 +87,8 @@ def preview(
     )
     needed = margin.requirement(of, 0, 0, resting)
     shown |= {"notional": notional, "fee": fee, "margin": needed + fee}
+    if terms.product is Product.COVER and sign < 0:
+        shown["margin"] = None
     is_slot = terms.product is Product.SLOT
     shown["ntu"] = 0 if is_slot else lots * contract.NTU_PER_LOT_HOUR * terms.hours
     return shown

@@ -91,9 +91,20 @@ def foreseen(preview: exchange_wire.PreviewOut) -> str:
     if preview.reason is not None:
         parts[-1] += f" ({preview.reason.replace('_', ' ')})"
     text = ", ".join(parts)
+    worst = preview.worst_case
     return (
         f"{text[:1].upper()}{text[1:]}. Fee {_usd(preview.fee)}, set aside {_usd(preview.margin)} "
         f"more, {_usd(preview.available_after)} left."
+    ) + (worst_case_said(worst) if worst is not None else "")
+
+
+def worst_case_said(worst: exchange_wire.WorstCase) -> str:
+    """Say what a price cap leaves to pay at most."""
+    tokens = f"{int(worst.insured_ntu.partition('.')[0]):,} NTU"
+    return (
+        f" In the worst case a million insured tokens cost ${worst.price} at the index, premium "
+        f"and strike together, and all {tokens} of the month {_usd(worst.total)}. Where the index "
+        f"is above ${worst.holds_to_index}, what it is above comes on top."
     )
 
 

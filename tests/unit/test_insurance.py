@@ -122,7 +122,7 @@ def test_no_writer_pays_more_than_it_has_set_aside(index, strike, holders, data)
 
 
 def test_the_worst_case_is_premium_and_strike_on_every_insured_token() -> None:
-    worst = insurance.worst_case(CAP, premium_ticks=62, lots=2, fee_micros=1_000)
+    worst = insurance.worst_case(CAP, value_ticks=124, lots=2, fee_micros=1_000)
     assert worst == (1_312, 2 * 744 * 60_000_000, 1_312 * 60 * 2 * 744 + 1_000, 7_500)
     # 89.28 million tokens at 1.312 USD, and the fee.
     assert worst.total_micros == 117_135_360 + 1_000
@@ -153,7 +153,7 @@ def test_the_worst_case_holds_on_every_real_price_path(data_folder: Path) -> Non
     for prices, strike in product(paths, insurance.strikes(1_250)):
         terms = contract.cap_contract("LLAMA70B", JANUARY, strike)
         lots, fee = 3, 777
-        worst = insurance.worst_case(terms, premium_ticks=62, lots=lots, fee_micros=fee)
+        worst = insurance.worst_case(terms, value_ticks=62 * lots, lots=lots, fee_micros=fee)
         cost = contract.notional_micros(price_ticks=62, lots=lots, hours=terms.hours) + fee
         beyond = 0
         for number, price in enumerate(prices):

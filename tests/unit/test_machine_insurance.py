@@ -3,10 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange import commands, events
+from exchange import commands, events, wire
 from exchange.machine import Machine
 from exchange.reasons import Reject
 from marketplace import contract
+from marketplace.wire import micros_text as wire_money
 from settlement import instructions
 from settlement.ledger import Code, Kind
 from tests.floor import GRADE, RICH, Floor, hour, symbol
@@ -468,3 +469,40 @@ def test_whatever_is_traded_and_paid_nobody_loses_more_than_it_set_aside(data) -
         loss = cash[number] - floor.view(number).cash
         assert loss * HOURS <= aside[number]
     assert sum(cash.values()) == sum(floor.view(number).cash for number in cash)
+
+
+def test_asking_first_tells_what_a_cap_leaves_to_pay_at_most() -> None:
+    floor = market(taker_fee_bp=20, maker_fee_bp=2)
+    floor.sell(WRITER, 2, 60, instrument=CAP)
+    found = floor.preview(HOLDER, 1, 3, 62, instrument=CAP)
+    # Two lots at 60 and one that would rest at 62, and the fee of all three as a taker's.
+    value = 2 * 60 + 62
+    assert found.capped == (3, value, -(-value * 60 * HOURS * 20 // 10_000))
+    worst = wire.preview_out(CAP, [found]).worst_case
+    assert (worst.price, worst.holds_to_index) == ("1.311", "7.500")
+    assert worst.insured_ntu == f"{3 * 60_000 * HOURS}.000"
+    assert worst.total == wire_money((value + 3 * 1_250) * 60 * HOURS + found.capped[2])
+    taken = floor.preview(HOLDER, 1, 3, 62, instrument=CAP, time_in_force="IOC")
+    assert taken.capped[:2] == (2, 120)
+    assert floor.preview(WRITER, -1, 1, 62, instrument=CAP).capped == (0, 0, 0)
+    assert floor.preview(HOLDER, 1, 1, 37, instrument=COVER).capped == (0, 0, 0)
+
+
+def test_what_was_told_holds_in_every_hour_however_high_the_index_is() -> None:
+    floor = market()
+    floor.sell(WRITER, 2, 60, instrument=CAP)
+    told = wire.preview_out(CAP, [floor.preview(HOLDER, 1, 2, 60, instrument=CAP)]).worst_case
+    before = floor.view(HOLDER).cash
+    floor.buy(HOLDER, 2, 60, instrument=CAP)
+    premium = before - floor.view(HOLDER).cash
+    floor.to("28 00:00")
+    for number, price in enumerate((1_252, 3_000, 7_500, 400, 1_251)):
+        starts = f"28 {number:02}"
+        floor.at = max(floor.at, hour(starts))
+        floor.apply(commands.Tick())
+        set_index(floor, starts, price)
+        before = floor.view(HOLDER).cash
+        assert pay(floor, starts, a2=120_000) is None
+        cost = price * 60 * 2 - (floor.view(HOLDER).cash - before)
+        assert cost == min(price, 1_250) * 60 * 2
+    assert told.total == wire_money(premium + 1_250 * 60 * 2 * HOURS)
