@@ -125,6 +125,14 @@ class Level:
         if len(gone) > self.gone_max:
             self._tidy()
 
+    def keep(self, start: int, lots: int) -> None:
+        """Let the queue go on with `lots` in all, from the first order at rest from `start` on."""
+        self.lots = lots
+        if self.gone or start > TIDY_MIN:
+            self.start_at(start)
+        else:
+            self.start = start
+
     def start_at(self, start: int) -> None:
         """Let the queue begin with the first order at rest from here on."""
         orders = self.orders

@@ -433,8 +433,8 @@ class Engine:
             obligations=facts.get(events.ObligationIncurred, ()),
             entitlements=facts.get(events.EntitlementGranted, ()),
             allocations=facts.get(events.Allocated, ()),
-            slots=facts.get(events.SlotsSettled, ()),
         )
+        projection.write_slots(writer, facts.get(events.SlotsSettled, ()))
         projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
         projection.write_insurance(writer, facts.get(events.InsurancePaid, ()))
         projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))

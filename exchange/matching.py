@@ -17,7 +17,7 @@ allocates nothing but the fills it returns.
 from collections.abc import Sequence
 
 from exchange import commands
-from exchange.book import TIDY_MIN, Book, Level, Order
+from exchange.book import Book, Level, Order
 
 Fill = tuple[Order, int]
 """A maker and the lots it traded, at its own price.
@@ -38,21 +38,19 @@ def match(
 ) -> tuple[Fills, bool]:
     """Trade an arriving order as far as `limit` allows; 0 is the order's own price.
 
-    Return the fills in the order they happened and whether the order stopped at one of its own
-    group. Makers that were filled have left the book; the order itself does not rest yet. An
-    iceberg has a fill for each tip. A decrement lowers the `lots` of the one that survives it.
+    Return the fills in the order they happened and whether the order stopped at one of its group.
+    Filled makers have left the book; the order itself does not rest yet. An iceberg has a fill for
+    each tip. A decrement lowers the `lots` of the one that survives it.
     """
     price = limit or order.price
     if order.side > 0:
-        ladder = book.asks
-        if price < ladder.front:
-            return _UNTOUCHED
-        worst = -price
+        ladder, worst = book.asks, -price
+        crosses = price >= ladder.front
     else:
-        ladder = book.bids
-        if price > ladder.front:
-            return _UNTOUCHED
-        worst = price
+        ladder, worst = book.bids, price
+        crosses = price <= ladder.front
+    if not crosses:
+        return _UNTOUCHED
     remaining = order.remaining
     group = order.group
     keys = ladder.keys
@@ -102,11 +100,7 @@ def match(
             if not shown or not remaining or stopped:
                 break
         if shown:
-            level.lots = shown
-            if gone or at > TIDY_MIN:
-                level.start_at(at)
-            else:
-                level.start = at
+            level.keep(at, shown)
             break
         ladder.drop(key)
         if not remaining or stopped or not keys:

@@ -315,7 +315,6 @@ def write_delivery(
     obligations: Sequence[Any],
     entitlements: Sequence[Any],
     allocations: Sequence[Any],
-    slots: Sequence[Any],
 ) -> None:
     """Store what a gate closure made of positions (the events of `exchange.events`)."""
     _OBLIGATIONS.insert(
@@ -369,6 +368,10 @@ def write_delivery(
             for event in allocations
         ],
     )
+
+
+def write_slots(writer: rowset.Writer, slots: Sequence[Any]) -> None:
+    """Store what a gate closure made of slots (`exchange.events.SlotsSettled`)."""
     _SLOTS.insert(
         writer,
         [

@@ -58,24 +58,14 @@ def judge(
         return Reject.REDUCE_ONLY
     bare = coverage.COVERED
     if side > 0:
-        if (
-            instrument.is_option
-            and position.net + position.buy_lots + left > 0
-            and not premiums.may_buy(instrument, account)
-        ):
+        if instrument.is_option and not premiums.may_hold(position, left):
             return Reject.NOT_ELIGIBLE
         if limits.is_too_long(state, position, left):
             return Reject.POSITION_LIMIT
-    elif instrument.is_energy:
-        certified = position.certified
-        if certified == UNKNOWN:
-            certified = position.certified_lots()
-        if account.crossing or position.sell_lots + left - position.net > certified:
-            bare = coverage.sell(state, position, left)
-            if bare.is_too_much:
-                return Reject.POSITION_LIMIT
-    elif instrument.sibling and not slot_rooms.may_offer(position, left):
-        bare = coverage.LATE
+    else:
+        bare = _offer(state, instrument, position, left)
+        if bare.is_too_much:
+            return Reject.POSITION_LIMIT
     dearest = price if side > 0 else instrument.band_high
     fee = -(-instrument.unit * dearest * left * instrument.fee_bp_max // 10_000)
     free = account.cash - account.required
@@ -100,6 +90,19 @@ def judge(
     if waits or not instrument.is_open:
         return None
     return _judge_reach(state, instrument, position, request, price, left)
+
+
+def _offer(state: State, instrument: Instrument, position: Position, left: int) -> coverage.Bare:
+    """Return what offering so many more lots would leave without anything behind it."""
+    if instrument.is_energy:
+        certified = position.certified
+        if certified == UNKNOWN:
+            certified = position.certified_lots()
+        if position.account.crossing or position.sell_lots + left - position.net > certified:
+            return coverage.sell(state, position, left)
+    elif instrument.sibling and not slot_rooms.may_offer(position, left):
+        return coverage.LATE
+    return coverage.COVERED
 
 
 def reduces(position: Position, side: int, lots: int) -> bool:

@@ -7,7 +7,7 @@ may owe is `insurance`.
 
 from exchange import events
 from exchange.machine import waterfall
-from exchange.machine.state import Account, Instrument, State
+from exchange.machine.state import Account, Instrument, Position, State
 from marketplace.contract import Product
 from settlement.ledger import EXCHANGE, Code, Kind
 
@@ -38,14 +38,18 @@ def pay(state: State, instrument: Instrument, first: int) -> None:
             position.refresh()
 
 
-def may_buy(instrument: Instrument, account: Account) -> bool:
-    """Whether an account may hold an option: no group with a cluster may hold its grade's cover.
+def may_hold(position: Position, lots: int) -> bool:
+    """Whether an account may have `lots` more of an option.
 
-    It could make the shortage that it is paid for.
+    No group with a cluster may be long of its grade's cover: it could make the shortage that it is
+    paid for.
     """
+    instrument = position.instrument
     if instrument.contract.product is not Product.COVER:
         return True
-    return not controls_supply(account, instrument.grade.code)
+    if position.net + position.buy_lots + lots <= 0:
+        return True
+    return not controls_supply(position.account, instrument.grade.code)
 
 
 def controls_supply(account: Account, grade: str) -> bool:
