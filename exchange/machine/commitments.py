@@ -27,6 +27,16 @@ def withdraw_unfunded(state: State, account: Account) -> None:
         end(state, purchase, commitment, WITHDRAWN, reason=str(Close.UNFUNDED))
 
 
+def withdraw_all(state: State, account: Account, reason: Close) -> None:
+    """Let every commitment of an account go, earliest first."""
+    for number in sorted(state.purchases):
+        purchase = state.purchases[number]
+        for each in sorted(purchase.commitments):
+            commitment = purchase.commitments[each]
+            if commitment.account == account.id:
+                end(state, purchase, commitment, WITHDRAWN, reason=str(reason))
+
+
 def drop(state: State, number: int) -> None:
     """Let a pool go whose purchase cannot be carried out."""
     purchase = state.purchases.pop(number)

@@ -12,6 +12,7 @@ from exchange.machine import (
     books,
     buy_in,
     calendar,
+    commitments,
     corrections,
     coverage,
     delivery,
@@ -322,4 +323,5 @@ def _kill(state: State, order: instructions.KillSwitch) -> Refuse | None:
     state.touched_accounts.add(account)
     if order.enabled:
         withdrawals.withdraw_all(state, account, Close.KILLED)
+        commitments.withdraw_all(state, account, Close.KILLED)
     return None

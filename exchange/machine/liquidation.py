@@ -7,7 +7,7 @@ and what they need is the capacity behind them. What could not be done is tried 
 """
 
 from exchange import events
-from exchange.machine import clearing_orders, coverage, margin_calls, withdrawals
+from exchange.machine import clearing_orders, commitments, coverage, margin_calls, withdrawals
 from exchange.machine.entries import Entry
 from exchange.machine.state import Account, Position, State
 from exchange.reasons import Close
@@ -28,6 +28,7 @@ def enforce(state: State, account: Account) -> None:
         )
     )
     withdrawals.withdraw_free(state, account, Close.UNFUNDED)
+    commitments.withdraw_all(state, account, Close.UNFUNDED)
     for position in _uncovered(state, account):
         _reduce(state, account, position)
     for position in _longs(account):

@@ -180,8 +180,7 @@ def _buy(
 def _why_not(state: State, instrument: Instrument, commitment: Commitment) -> Reject | Close | None:
     """Return what keeps a member from buying at all, if anything does."""
     account = state.accounts[commitment.account]
-    if account.killed:
-        return Reject.KILLED
+    assert not account.killed, "whoever is stopped has left every pool"
     if account.debt:
         return Reject.ACCOUNT_IN_DEBT
     for order in instrument.book.asks:

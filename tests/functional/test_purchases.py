@@ -2,7 +2,8 @@
 
 import pytest
 
-from marketplace import models
+from marketplace import audit, models
+from settlement import audit as settlement_audit
 from settlement.models import Position, Transfer
 from tests.market import HOUR, sell
 from tests.rest import Party, World
@@ -59,6 +60,8 @@ def test_a_pool_buys_at_its_deadline_at_one_price(world: World, buyers: list[Par
     evened = Transfer.objects.filter(code=25).order_by("sequence", "id")
     assert sorted(row.amount for row in evened) == [360, 720, 1_080]
     assert first.api.get("pools/purchase/open").json["results"] == []
+    with settlement_audit.one_moment():
+        assert [str(finding) for finding in audit.run() if finding.violations] == []
 
 
 def test_a_commitment_is_taken_back_until_its_deadline(

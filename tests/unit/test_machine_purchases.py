@@ -1,6 +1,6 @@
 """Pooled purchase: one order, allotment by largest remainder, one price for all."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exchange import events
@@ -172,6 +172,37 @@ def test_a_book_that_does_not_trade_sells_nothing() -> None:
     assert outcomes(run) == {1: ("UNFILLED", 0, 0, 0, "not_open")}
 
 
+def test_whoever_is_stopped_leaves_every_pool_at_once() -> None:
+    run = market((10, 100))
+    run.account(1)
+    assert commit(run, 1, 1, 5, 100) is None
+    assert run.instruct(instructions.KillSwitch(account=1, enabled=True)) is None
+    assert outcomes(run) == {1: ("WITHDRAWN", 0, 0, 0, "killed")}
+    assert run.view(1).available == floor.RICH
+    assert commit(run, 2, 1, 5, 100) == "killed"
+
+
+def test_commitments_leave_before_orders_when_the_money_goes_newest_first() -> None:
+    run = market()
+    run.account(1, cash=100_000, certified=10)
+    for account in (2, 3):
+        run.account(account)
+    run.sell(1, 10, 100)
+    run.buy(2, 10, 100)
+    kept = run.buy(1, 1, 95, at="21")
+    # A small commitment, and one of almost all that is left.
+    assert commit(run, 1, 1, 2, 100, instrument=symbol("21")) is None
+    most = run.view(1).available // (60 * 100 + 12)
+    assert commit(run, 2, 1, most, 100, instrument=symbol("21")) is None
+    run.to("13:45")
+    run.sell(SELLER, 10, 105)
+    run.buy(3, 10, 105)
+    run.to("14:00")  # the short pays 5 ticks for each of ten lots, 3,000 in all
+    assert outcomes(run) == {2: ("WITHDRAWN", 0, 0, 0, "unfunded")}
+    assert run.machine.order_view(kept) is not None
+    assert run.view(1).available > 0
+
+
 def test_deadlines_and_instruments_make_pools_of_their_own() -> None:
     run = market((10, 100))
     run.account(1)
@@ -198,6 +229,7 @@ def test_a_restored_machine_buys_the_same() -> None:
     assert copy.digest() == run.machine.digest()
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     asks=st.lists(st.tuples(st.integers(1, 40), st.integers(96, 104)), max_size=8),
     members=st.lists(st.tuples(st.integers(1, 60), st.integers(95, 105)), min_size=1, max_size=6),
