@@ -211,7 +211,7 @@ def test_a_halt_takes_the_ticket_away_and_the_call_brings_it_back(
     market = served.world.market
 
     market.instruct("halt", instructions.Halt(instrument=HOUR, reason="a look"))
-    until(browser, lambda: shows(browser, "#takes-none", "This hour is halted"))
+    until(browser, lambda: shows(browser, "#takes-none", "This instrument is halted"))
     assert not find(browser, "#ticket").is_displayed()
     assert find(browser, '.facts [data-field="state"]').text == "halted"
 
