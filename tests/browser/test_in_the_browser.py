@@ -238,7 +238,7 @@ def test_a_refused_amendment_is_said_beside_the_orders(
     field.send_keys(Keys.ENTER)
 
     refusal = until(browser, lambda: find(browser, "#orders-refusal").text)
-    assert refusal == "The order was refused: position limit."
+    assert refusal == "The amendment was refused: position limit."
     browser.get_log("browser")  # the browser notes the answer of 422 itself
 
 
