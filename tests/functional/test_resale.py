@@ -8,6 +8,8 @@ from admission import models as used_models
 from exchange.models import Order
 from marketplace import clock as market_clock
 from marketplace import contract, models, resale
+from settlement import jobs, kinds, slots
+from settlement.models import Job
 from tests.market import GRADE, HOUR, buy, sell
 from tests.rest import Party, World
 
@@ -171,3 +173,30 @@ def test_a_floor_that_is_none_is_refused(world: World, holder: Party) -> None:
         reply = holder.api.post("resale-instructions", FLOOR | change)
         assert (reply.status, reply.code) == (status, code), change
     assert models.ResaleInstruction.objects.count() == 0
+
+
+def test_the_hours_job_looks_and_an_outage_is_tried_again(
+    world: World, holder: Party, clock
+) -> None:
+    holder.api.post("resale-instructions", FLOOR)
+    clock.set("2026-12-01T10:00Z")
+    world.market.work()
+    kinds.load()
+    at = market_clock.now_micros()
+    jobs.enqueue(kind="resell", slot=slots.of_instant(at), due_at=at)
+    world.market.client.flushall()  # no engine is to be heard of
+    work_on(at)
+    job = Job.objects.get(kind="resell")
+    assert (job.state, job.attempts, offers(holder)) == ("DUE", 1, [])
+    world.market.take_over()
+    Job.objects.update(not_before=None)
+    with world.running():
+        work_on(at)
+    job.refresh_from_db()
+    assert (job.state, offers(holder)) == ("DONE", [(25, 1_250, "OPEN")])
+
+
+def work_on(at: int) -> None:
+    """Do the jobs of this kind that are due."""
+    claims = jobs.claim(kinds.NORMAL, at=at)
+    jobs.run([claim for claim in claims if claim.kind == "resell"])
