@@ -29,7 +29,8 @@ from exchange.machine import (
     waterfall,
 )
 from exchange.machine.entries import Entry
-from exchange.machine.state import Grade, Instrument, State
+from exchange.machine.records import Grade
+from exchange.machine.state import Instrument, State
 from marketplace import contract
 from marketplace.contract import DAY, HOUR
 

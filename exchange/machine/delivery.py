@@ -24,16 +24,8 @@ from exchange.machine import (
     waterfall,
     withdrawals,
 )
-from exchange.machine.state import (
-    Account,
-    Allocation,
-    Entitlement,
-    Hour,
-    Instrument,
-    Obligation,
-    Position,
-    State,
-)
+from exchange.machine.records import Allocation, Entitlement, Hour, Obligation
+from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import Close, Refuse
 from marketplace import contract
 from marketplace.contract import InstrumentState

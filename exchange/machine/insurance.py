@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 
 from exchange import events
 from exchange.machine import listing, marks, premiums, sessions, waterfall, withdrawals
-from exchange.machine.state import Account, Hour, Instrument, State
+from exchange.machine.records import Hour
+from exchange.machine.state import Account, Instrument, State
 from exchange.reasons import Close, Refuse
 from marketplace import contract
 from marketplace.contract import HOUR, InstrumentState, Product

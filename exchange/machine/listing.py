@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from exchange import events
 from exchange.machine import books, coverage, marks, sessions
 from exchange.machine.entries import Entry
-from exchange.machine.state import Grade, Instrument, State
+from exchange.machine.records import Grade
+from exchange.machine.state import Instrument, State
 from marketplace import contract
 from marketplace.contract import DAY, HOUR, CallKind, Contract, InstrumentState, Product
 from settlement import index, insurance, margin

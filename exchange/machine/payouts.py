@@ -11,7 +11,8 @@ account, it is the balance less `held`.
 
 from exchange import events
 from exchange.machine import proceeds
-from exchange.machine.state import Account, Payout, State
+from exchange.machine.records import Payout
+from exchange.machine.state import Account, State
 from exchange.reasons import Refuse
 from settlement import instructions
 from settlement.ledger import EXCHANGE, Code, Kind, Phase

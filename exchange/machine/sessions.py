@@ -15,7 +15,8 @@ from exchange import auction, commands, events, matching
 from exchange.book import Ladder, Order
 from exchange.machine import books
 from exchange.machine.entries import Entry
-from exchange.machine.state import Call, Instrument, Position, State
+from exchange.machine.records import Call
+from exchange.machine.state import Instrument, Position, State
 from exchange.reasons import Reject
 from marketplace import contract
 from marketplace.contract import CallKind, InstrumentState

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from exchange import events
 from exchange.machine import listing, marks, proceeds, sessions, waterfall, withdrawals
-from exchange.machine.state import Account, Hour, Instrument, Position, State
+from exchange.machine.records import Hour
+from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import Close
 from marketplace import contract
 from marketplace.contract import InstrumentState

@@ -16,8 +16,7 @@ from exchange.book import Order
 from exchange.machine import coverage, listing, marks, sessions, withdrawals
 from exchange.machine.entries import Entry
 from exchange.machine.promises import Purchase
-from exchange.machine.state import (
-    Account,
+from exchange.machine.records import (
     AccountNews,
     Auction,
     Call,
@@ -25,12 +24,10 @@ from exchange.machine.state import (
     Grade,
     Hold,
     Hour,
-    Instrument,
     InstrumentNews,
     Payout,
-    Position,
-    State,
 )
+from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from exchange import auction, events
 from exchange.book import Ladder, Order
 from exchange.machine import marks, premiums, sessions, stops, trades, withdrawals
-from exchange.machine.state import Auction, Instrument, State
+from exchange.machine.records import Auction
+from exchange.machine.state import Instrument, State
 from exchange.reasons import Close
 from marketplace.contract import HOUR, CallKind, InstrumentState
 

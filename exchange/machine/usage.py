@@ -6,7 +6,8 @@ becomes debt, so that the cluster's owner is always paid what was served (RULEBO
 """
 
 from exchange.machine import waterfall
-from exchange.machine.state import Grade, Hold, State
+from exchange.machine.records import Grade, Hold
+from exchange.machine.state import State
 from exchange.reasons import Refuse
 from marketplace import contract
 from settlement import delivery, instructions, margin
