@@ -16,12 +16,12 @@ whether it is a retry or a reused id is the engine's answer (`live_order`), as f
 longer live. Every `Instruct` ends with `InstructionApplied` or `InstructionRefused`.
 
 The parts: `state` holds it, `orders` and `withdrawals` fill and empty the books, `strips` trade in
-many at once, `limits` bound what one group may hold and do, `switches` withdraw what nobody looks
-after, `sessions` says what a book takes and when a call begins, `uncrossing` ends it, `books`
-announces their changes, `calendar` does what time does, `delivery` closes the gate and settles
-intervals, `usage` charges pay-as-you-go, `instructions` sorts the rest, `checks` states the
-invariants, `snapshot` turns the state into bytes and back, `views` shows it, `preview` asks what
-would be, `news` numbers what is told of it.
+many at once, `purchases` for many together, `limits` bound what one group may hold and do,
+`switches` withdraw what nobody looks after, `sessions` says what a book takes and when a call
+begins, `uncrossing` ends it, `books` announces their changes, `calendar` does what time does,
+`delivery` closes the gate and settles intervals, `usage` charges pay-as-you-go, `instructions`
+sorts the rest, `checks` states the invariants, `snapshot` turns the state into bytes and back,
+`views` shows it, `preview` asks what would be, `news` numbers what is told of it.
 """
 
 import hashlib
