@@ -33,7 +33,8 @@ from exchange.machine import (
     waterfall,
     withdrawals,
 )
-from exchange.machine.state import UNKNOWN, Cluster, Grade, Instrument, State
+from exchange.machine.records import Cluster, Grade
+from exchange.machine.state import UNKNOWN, Instrument, State
 from exchange.reasons import Close, Refuse
 from marketplace import contract
 from settlement import instructions
