@@ -127,6 +127,29 @@ class Probe(models.Model):
         ]
 
 
+class Outage(models.Model):
+    """A cluster that is down, from when to when, and the certificate it had (RULEBOOK 6.7)."""
+
+    id = models.BigAutoField(primary_key=True)
+    cluster = models.BigIntegerField()
+    began_at = models.DateTimeField()
+    """End of the last of the intervals in which nothing was available."""
+    ended_at = models.DateTimeField(null=True)
+    lots = models.BigIntegerField()
+    valid_until = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["cluster"], condition=Q(ended_at=None), name="outage_is_single"
+            ),
+            models.CheckConstraint(
+                condition=Q(ended_at=None) | Q(ended_at__gte=models.F("began_at")),
+                name="outage_ends_after_it_began",
+            ),
+        ]
+
+
 class Certification(models.Model):
     """The search for a cluster's rate, and its report."""
 

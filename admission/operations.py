@@ -16,10 +16,11 @@ from django.conf import settings
 from django.db import transaction
 
 from admission import cluster as physics
-from admission import models, observation, queries, upstream
+from admission import models, observation, outages, queries, upstream
 from marketplace import clock, contract, errors
 from marketplace import models as catalog
 from settlement import delivery, instructions, jobs, kinds
+from settlement import models as clearing
 from settlement import operations as settlement_operations
 
 CERTIFY = "certify"
@@ -40,6 +41,12 @@ class CertificationRunning(errors.Refusal):
     """A certification of the cluster has begun and has not ended."""
 
     code, status, title = "certification_running", 409, "A certification is running"
+
+
+class ClusterDown(errors.Refusal):
+    """Nothing was available on the cluster for an hour, and it has not come back."""
+
+    code, status, title = "cluster_down", 409, "The cluster is down"
 
 
 class NotModelled(errors.Refusal):
@@ -113,6 +120,7 @@ def request_certification(*, cluster_id: int) -> models.Certification:
     """Begin to certify a cluster.
 
     :raises NotFound: when there is no such cluster.
+    :raises ClusterDown: when it is down.
     :raises CertificationRunning: when one has begun and not ended.
     """
     kinds.load()
@@ -125,6 +133,8 @@ def request_certification(*, cluster_id: int) -> models.Certification:
         )
         if row is None:
             raise errors.NotFound()
+        if row.state == catalog.Cluster.State.DOWN:
+            raise ClusterDown()
         state = models.Certification.State
         if models.Certification.objects.filter(
             cluster=cluster_id, state__in=[state.PENDING, state.RUNNING]
@@ -140,8 +150,13 @@ def request_certification(*, cluster_id: int) -> models.Certification:
 def certify(*, cluster: catalog.Cluster, certification_id: int, lots: int) -> str:
     """Instruct the machine to set a cluster's certified rate; return the instruction's id."""
     instruction_id = f"certify:{certification_id}"
+    if clearing.Instruction.objects.filter(id=instruction_id).exists():
+        return instruction_id  # It stands, whatever has become of the cluster since.
     valid_until = clock.to_micros(
         models.Certification.objects.values_list("created_at", flat=True).get(pk=certification_id)
+    )
+    lots = outages.hold_back(
+        cluster=cluster, lots=lots, valid_until=valid_until + CERTIFICATION_VALID
     )
     settlement_operations.instruct(
         id=instruction_id,
@@ -176,12 +191,14 @@ def set_fault(*, cluster_id: int, available: float) -> None:
 
 
 def probe_clusters(*, n: int) -> dict[str, list[int]]:
-    """Probe every certified cluster `n` times now; return [passed, made] by cluster id.
+    """Probe every cluster that may serve `n` times now; return [passed, made] by cluster id.
 
     A cluster is left out when no gateway was there to probe it: then nobody was watching.
     """
     ids = list(
-        catalog.Cluster.objects.filter(state=catalog.Cluster.State.CERTIFIED)
+        catalog.Cluster.objects.filter(
+            state__in=[catalog.Cluster.State.CERTIFIED, catalog.Cluster.State.DOWN]
+        )
         .order_by("pk")
         .values_list("pk", flat=True)
     )

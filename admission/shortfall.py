@@ -25,6 +25,10 @@ SAME_REQUEST = 60_000_000
 BELIEVABLE_PERCENT = 150
 """Of the mean of the past intervals, what may be missed at most above the first lot."""
 PAST_INTERVALS = 12
+DOWN_INTERVALS = 12
+"""A cluster that had nothing in so many intervals, one after the other, is down."""
+BACK_PROBES = 12
+"""A cluster that is down is back when so many probes in succession have passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,18 @@ def available_mntu(*, lots: int, probes: int, passed: int, refusals: int) -> int
     obligation = lots * MNTU_PER_LOT_INTERVAL
     seen = probes + refusals
     return obligation if seen == 0 else obligation * passed // seen
+
+
+def is_down(available: Sequence[int]) -> bool:
+    """Whether a cluster is down, by what it had in its last intervals, the latest first."""
+    latest = available[:DOWN_INTERVALS]
+    return len(latest) == DOWN_INTERVALS and not any(latest)
+
+
+def is_back(passed: Sequence[bool]) -> bool:
+    """Whether a cluster that was down is back, by its probes since then, the latest first."""
+    latest = passed[:BACK_PROBES]
+    return len(latest) == BACK_PROBES and all(latest)
 
 
 def once_each(misses: Iterable[Miss]) -> list[Miss]:

@@ -13,6 +13,7 @@ from admission import (
     consumption,
     models,
     operations,
+    outages,
     reporting,
     shortfall,
     simulator,
@@ -77,11 +78,11 @@ def review_day(claim: Claim) -> None:
 
 
 def probe(claim: Claim) -> None:
-    """Probe every cluster that serves somebody now; what was probed already stays as it is."""
+    """Probe every cluster that serves somebody now, or is down; what was probed stays as it is."""
     slot_at = slots.read_instant(claim.slot)
     hour = clock.to_datetime(contract.hour_start(slot_at))
     rows = settlement_queries.entitlements_snapshot(starts_at=hour)
-    for cluster_id in sorted({row.cluster for row in rows} - {0}):
+    for cluster_id in sorted({row.cluster for row in rows} - {0} | set(outages.down())):
         found = models.Probe.objects.filter(cluster=cluster_id, slot_at=clock.to_datetime(slot_at))
         if found.exists():
             continue
@@ -101,6 +102,16 @@ def probe(claim: Claim) -> None:
                 ],
                 ignore_conflicts=True,
             )
+    with transaction.atomic():
+        jobs.fence(claim)
+        outages.end(slot_at)
+
+
+def find_outages(slot: str, _at: int) -> None:
+    """Suspend the clusters that are down after an interval that was reported on."""
+    grade, hour_starts_at, number = slots.read_interval(slot)
+    ends_at = hour_starts_at + number * contract.INTERVAL
+    outages.find(grade=grade, interval_ends_at=ends_at)
 
 
 def certify(claim: Claim) -> None:
@@ -182,6 +193,14 @@ kinds.register(
         schedule=kinds.AfterDay(is_repeated=False),
         long_handler=review_day,
         lease_s=REVIEW_DAY_LEASE_S,
+    )
+)
+kinds.register(
+    Kind(
+        name="find_outages",
+        schedule=kinds.PerInterval(),
+        handler=find_outages,
+        after=kinds.REPORT_INTERVAL,
     )
 )
 kinds.register(

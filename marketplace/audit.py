@@ -390,6 +390,26 @@ def _usage(_since: datetime | None) -> Finding:
     )
 
 
+def _down(_since: datetime | None) -> Finding:
+    """A cluster is down exactly while it has an outage, and sells nothing then."""
+    return from_sql(
+        "a cluster that is down has one outage and nothing certified",
+        "SELECT count(*) FROM admission_outage",
+        """
+        SELECT 'cluster ' || cluster.id || ' is ' || cluster.state
+               || ' with ' || cluster.certified_lots || ' lots'
+        FROM marketplace_cluster cluster
+        LEFT JOIN admission_outage outage
+          ON outage.cluster = cluster.id AND outage.ended_at IS NULL
+        LEFT JOIN settlement_instruction told ON told.id = 'down:' || outage.id
+        WHERE (cluster.state = 'DOWN') <> (outage.id IS NOT NULL)
+           OR outage.id IS NOT NULL AND told.id IS NULL
+           OR told.state = 'APPLIED' AND cluster.certified_lots > 0
+        ORDER BY cluster.id
+        """,
+    )
+
+
 CHECKS: tuple[Check, ...] = (
     _journal,
     _posted,
@@ -399,4 +419,5 @@ CHECKS: tuple[Check, ...] = (
     _variation,
     _metered,
     _usage,
+    _down,
 )

@@ -123,6 +123,7 @@ CODES: dict[str, tuple[int, str]] = {
     "not_modelled": (422, "Only a modelled cluster can be broken on purpose."),
     "endpoint_not_allowed": (422, "The exchange may not call that endpoint."),
     "certification_running": (409, "A certification of the cluster is already running."),
+    "cluster_down": (409, "The cluster is down; it is certified again when it is back."),
     "job_not_set_aside": (422, "The job is neither parked nor given up."),
     "reason_required": (422, "An operator's decision needs a reason, for the audit trail."),
     "alert_decided": (422, "The surveillance alert was confirmed or dismissed before."),

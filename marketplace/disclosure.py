@@ -26,7 +26,7 @@ class PoolNow:
 def pools_now(public_id: str | None = None) -> list[PoolNow]:
     """Return the pools, or the one asked for, with what each class does now."""
     if public_id is None:
-        pools = [pool for pool in admission_queries.pools() if pool.certified_lots > 0]
+        pools = [p for p in admission_queries.pools() if p.certified_lots > 0 or p.state == "DOWN"]
     else:
         found = admission_queries.pool(public_id)
         pools = [] if found is None else [found]

@@ -138,7 +138,7 @@ class CertifyCluster(Endpoint):
     status = 202
     tag = "capacity"
     is_idempotent = True
-    codes = ("certification_running",)
+    codes = ("certification_running", "cluster_down")
     Output = CertificationOut
 
     def handle(self, call: Call, cluster_id: str) -> Replayable:

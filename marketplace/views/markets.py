@@ -276,6 +276,7 @@ def pool(request: HttpRequest, public_id: UUID) -> HttpResponse:
             "grade": one.pool.grade,
             "accelerators": accelerators(one.pool),
             "certified_lots": one.pool.certified_lots,
+            "is_down": one.pool.state == "DOWN",
             "classes": one.classes,
         },
         "has_history": bool(history),

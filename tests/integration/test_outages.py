@@ -1,0 +1,183 @@
+"""A cluster that is down sells nothing, and is certified again when it is back."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import valkey as valkey_client
+from django.db import transaction
+
+from admission import models as admission_models
+from admission import operations as admission_operations
+from admission import outages, shortfall
+from exchange import events
+from exchange.reasons import Reject
+from marketplace import audit, contract
+from marketplace import clock as market_clock
+from marketplace import models as catalog
+from settlement import jobs, models, operations, queries
+from tests.delivery import make_catalog, make_cluster
+from tests.market import BUYER, CLUSTER, GRADE, SELLER, Market, buy, order, sell
+from tests.settling import LOTS, PRICE, STARTS_AT, WHOLE
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ENDS_AT = STARTS_AT + contract.HOUR
+CERTIFIED = 1_000
+NEXT = "LLAMA70B.H.20261201T20Z"
+
+
+@pytest.fixture
+def market(
+    valkey: valkey_client.Valkey, transactional_db, clock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Market]:
+    monkeypatch.setattr(jobs, "ring", lambda queue: None)
+    market = Market(valkey)
+    market.take_over()
+    clock.set("2026-12-01T12:30Z")
+    market.open()
+    make_catalog()
+    make_cluster(CLUSTER, lots=CERTIFIED)
+    until = market_clock.now() + timedelta(days=365)
+    catalog.Cluster.objects.update(certified_until=until)
+    market.execute(sell(SELLER, PRICE, 100, "s1"))
+    market.execute(buy(BUYER, PRICE, LOTS, "b1"))
+    clock.set("2026-12-01T14:06Z")
+    market.work()
+    yield market
+    market.close()
+
+
+def cluster() -> catalog.Cluster:
+    return catalog.Cluster.objects.get(pk=CLUSTER)
+
+
+def report(number: int, available: int, *, is_suspended: bool = False) -> None:
+    operations.report_delivery(
+        deliveries=[
+            operations.Delivery(
+                allocation=row.allocation, interval=number, owed_mntu=WHOLE,
+                available_mntu=available, short_mntu=0, delivered_mntu=0, probes=10,
+                probes_passed=0, is_suspended=is_suspended,
+            )
+            for row in queries.entitlements_snapshot(
+                starts_at=market_clock.to_datetime(STARTS_AT), grade=GRADE
+            )
+        ],
+        at=ENDS_AT,
+    )  # fmt: skip
+
+
+def go_down(market: Market, clock) -> admission_models.Outage:
+    """Have nothing available for the whole hour, and everybody know of it."""
+    for number in range(1, 13):
+        report(number, 0)
+    clock.set("2026-12-01T15:01Z")
+    assert find() == 1
+    market.work()
+    return admission_models.Outage.objects.get()
+
+
+def find(until: int = ENDS_AT) -> int:
+    with transaction.atomic():
+        return outages.find(grade=GRADE, interval_ends_at=until)
+
+
+def end(at: int) -> int:
+    with transaction.atomic():
+        return outages.end(at)
+
+
+def certify(certification: int) -> str:
+    with transaction.atomic():
+        return admission_operations.certify(
+            cluster=cluster(), certification_id=certification, lots=7
+        )
+
+
+def probe(n: int, *, first: int = 0, passed: bool = True) -> None:
+    for k in range(first, first + n):
+        admission_models.Probe.objects.create(
+            cluster=CLUSTER,
+            slot_at=market_clock.to_datetime(ENDS_AT + k * shortfall.PROBE_PERIOD),
+            passed=passed,
+        )
+
+
+def test_twelve_intervals_of_nothing_suspend_the_certificate_once(market: Market, clock) -> None:
+    before = cluster()
+    assert (before.state, before.certified_lots > 0) == ("CERTIFIED", True)
+    outage = go_down(market, clock)
+    after = cluster()
+    assert (after.state, after.certified_lots) == ("DOWN", 0)
+    assert (outage.lots, outage.valid_until) == (before.certified_lots, before.certified_until)
+    assert models.Instruction.objects.get(id=f"down:{outage.pk}").state == "APPLIED"
+    assert find() == 0
+    assert admission_models.Outage.objects.count() == 1
+    assert not audit._down(None).violations
+    catalog.Cluster.objects.update(certified_lots=1)
+    assert audit._down(None).violations == 1
+    with pytest.raises(admission_operations.ClusterDown):
+        admission_operations.request_certification(cluster_id=CLUSTER)
+
+
+def test_what_somebody_had_or_nobody_watched_is_no_outage(market: Market) -> None:
+    for number in range(1, 13):
+        report(number, int(number == 5))
+    assert find() == 0
+    models.DeliveryReport.objects.filter(interval=5).update(available_mntu=0, is_suspended=True)
+    assert find() == 0
+    models.DeliveryReport.objects.update(is_suspended=False)
+    assert find(ENDS_AT - contract.INTERVAL) == 0
+    assert find() == 1
+
+
+def test_nothing_new_is_sold_on_a_cluster_that_is_down(market: Market, clock) -> None:
+    go_down(market, clock)
+    market.execute(order(BUYER, 1, PRICE, 1, "b2", instrument=NEXT))
+    (answer,) = market.execute(order(SELLER, -1, PRICE, 1, "s2", instrument=NEXT))
+    assert [event.reason for event in answer if isinstance(event, events.OrderRejected)] == [
+        Reject.INSUFFICIENT_COVERAGE
+    ]
+
+
+def test_twelve_good_probes_certify_it_again(market: Market, clock) -> None:
+    outage = go_down(market, clock)
+    probe(1, passed=False)
+    probe(11, first=1)
+    at = ENDS_AT + 20 * shortfall.PROBE_PERIOD
+    assert end(at) == 0
+    probe(1, first=12)
+    assert end(at) == 1
+    market.work()
+    assert (cluster().state, cluster().certified_lots) == ("CERTIFIED", outage.lots)
+    assert models.Instruction.objects.get(id=f"back:{outage.pk}").state == "APPLIED"
+    assert end(at) == 0
+    # The same report seen late does not take it down again.
+    assert find() == 0
+
+
+def test_a_certificate_that_has_lapsed_meanwhile_does_not_come_back(market: Market, clock) -> None:
+    outage = go_down(market, clock)
+    lapsed = market_clock.now() - timedelta(seconds=1)
+    admission_models.Outage.objects.filter(pk=outage.pk).update(valid_until=lapsed)
+    probe(12)
+    assert end(ENDS_AT + 20 * shortfall.PROBE_PERIOD) == 1
+    market.work()
+    assert (cluster().state, cluster().certified_lots) == ("REGISTERED", 0)
+
+
+def test_a_certification_that_ends_in_an_outage_is_in_force_after_it(market: Market, clock) -> None:
+    go_down(market, clock)
+    row = admission_models.Certification.objects.create(
+        cluster=CLUSTER, state="RUNNING", lots=7, created_at=market_clock.now()
+    )
+    named = certify(row.pk)
+    market.work()
+    assert (cluster().state, cluster().certified_lots) == ("DOWN", 0)
+    probe(12)
+    assert end(ENDS_AT + 20 * shortfall.PROBE_PERIOD) == 1
+    market.work()
+    assert (cluster().state, cluster().certified_lots) == ("CERTIFIED", 7)
+    again = certify(row.pk)
+    assert again == named
