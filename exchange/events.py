@@ -443,6 +443,13 @@ class LiquidationStarted(msgspec.Struct, frozen=True, array_like=True, gc=False,
     at: int
 
 
+class LayerSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=46):
+    """The exchange's own layer of the waterfall bears at most `limit` from here on."""
+
+    limit: int
+    at: int
+
+
 class SlotsSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=50):
     """What became of an account's slots of a class in an hour; sold ones are negative lots.
 
@@ -564,6 +571,7 @@ Event = (
     | InsurancePaid
     | Held
     | CommitmentChanged
+    | LayerSet
 )
 
 

@@ -52,8 +52,15 @@ class Ticker(msgspec.Struct, kw_only=True):
     band: tuple[str, str]
 
 
+class MarginCall(msgspec.Struct, kw_only=True):
+    """A margin call that runs, and how much cash meets it as the positions now are."""
+
+    amount: str
+    due_at: str
+
+
 class Account(msgspec.Struct, kw_only=True):
-    """The money of an organization."""
+    """The money of an organization, and the margin call that runs, if one does."""
 
     cash: str
     available: str
@@ -62,6 +69,7 @@ class Account(msgspec.Struct, kw_only=True):
     maintenance_margin: str
     withdrawable: str
     escrow: str
+    margin_call: MarginCall | None
 
 
 class IndexValue(msgspec.Struct, kw_only=True):
@@ -285,6 +293,18 @@ def account_out(view: Any) -> Account:
         maintenance_margin=text.micros_text(view.maintenance_margin),
         withdrawable=text.micros_text(view.withdrawable),
         escrow=text.micros_text(view.escrow),
+        margin_call=margin_call_out(
+            view.margin_call_due, initial=view.initial_margin, cash=view.cash
+        ),
+    )
+
+
+def margin_call_out(due_at: int, *, initial: int, cash: int) -> MarginCall | None:
+    """Return a margin call as its account sees it; None where none is due."""
+    if not due_at:
+        return None
+    return MarginCall(
+        amount=text.micros_text(max(0, initial - cash)), due_at=text.time_text(due_at)
     )
 
 

@@ -22,6 +22,7 @@ from django.db import connection, transaction
 from django.utils.crypto import constant_time_compare
 
 from exchange import deltas as exchange_deltas
+from exchange import feed
 from exchange import queries as exchange_queries
 from exchange import wire as exchange_wire
 from marketplace import candles, clock, contract, disclosure, errors, keys, models, queries, wire
@@ -260,10 +261,17 @@ def _fills(organization: str) -> Snapshot:
 def _account(organization: str) -> Snapshot:
     row = settlement_queries.account(int(organization))
     names = ("cash", "available", "order_margin", "initial_margin", "maintenance_margin")
-    data = {
+    data: dict[str, Any] = {
         name: wire.micros_text(getattr(row, f"{name}_micros"))
         for name in (*names, "withdrawable", "escrow")
     }
+    due_at = row.margin_call_due_at
+    call = feed.margin_call_out(
+        clock.to_micros(due_at) if due_at is not None else 0,
+        initial=row.initial_margin_micros,
+        cash=row.cash_micros,
+    )
+    data["margin_call"] = msgspec.to_builtins(call)
     return _one("account", organization, row.account_sequence, data, None)
 
 

@@ -226,6 +226,15 @@ class WithdrawCommitment(Instruction, frozen=True, tag="withdraw_commitment"):
     account: int
 
 
+class SetLayer(Instruction, frozen=True, tag="set_layer"):
+    """Set what the exchange's own layer of the waterfall bears at most, from now on.
+
+    What it has borne already stays borne, also where that is more.
+    """
+
+    limit_micros: int
+
+
 AnyInstruction = (
     OpenAccount
     | DefineGrade
@@ -246,6 +255,7 @@ AnyInstruction = (
     | PayInsurance
     | CommitPurchase
     | WithdrawCommitment
+    | SetLayer
 )
 
 InstructionState = Literal["PENDING", "APPLIED", "REFUSED"]

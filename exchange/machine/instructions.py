@@ -137,6 +137,8 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return purchases.take_back(state, instruction)
         case instructions.PayInsurance():
             return insurance.pay_hour(state, instruction)
+        case instructions.SetLayer():
+            return waterfall.set_layer(state, instruction.limit_micros)
 
 
 def _open_account(state: State, order: instructions.OpenAccount) -> Refuse | None:

@@ -38,6 +38,7 @@ def enforce(state: State, account: Account) -> None:
         margin_calls.look(state, account)
     else:
         account.call_due = state.at + margin_calls.DEADLINE
+        state.touched_accounts.add(account)
         state.schedule(account.call_due, Entry.MARGIN_CALL, account.id)
 
 

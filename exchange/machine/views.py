@@ -43,6 +43,9 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     """When the margin call that runs is enforced; 0 while none does."""
     locked: int = 0
     """Proceeds that cannot be withdrawn before their day is final."""
+    in_default: bool = False
+    owed: tuple[tuple[int, int], ...] = ()
+    """(account, micro-USD) of the debt that members have paid; the exchange has paid the rest."""
     uncovered: tuple[coverage.Line, ...] = ()
     """What of the initial margin is for shorts that nothing covers, line by line."""
 
@@ -174,6 +177,8 @@ def of_account(state: State, account: Account) -> AccountView:
         fund=account.fund,
         margin_call_due=account.call_due,
         locked=sum(account.locked.values()),
+        in_default=account.in_default,
+        owed=tuple(sorted(account.owed.items())),
         uncovered=coverage.statement(state, account) if account.uncovered else (),
     )
 

@@ -13,12 +13,15 @@ given back at 00:00. Compensation (RULEBOOK section 6) never comes this way.
 
 from exchange import events
 from exchange.machine.state import Account, State
+from exchange.reasons import Refuse
 from marketplace import contract
 from settlement import delivery
 from settlement.ledger import EXCHANGE, Code, Kind
 
 FUND_BASIS_POINTS = 200
 PEAK_DAYS = 30
+LAYER_LIMIT_MAX = 10**17
+"""Micro-USD; what an operator may set the layer's limit to."""
 
 
 def cover(state: State, account: Account, amount: int, cause: str, *, must: bool = False) -> int:
@@ -145,6 +148,15 @@ def settle(state: State, payments: dict[int, int], code: Code, cause: str) -> No
         if amount < owed:
             state.events.append(events.HaircutTaken(number, owed - amount, cause, state.at))
         repay(state, state.accounts[number], amount, cause)
+
+
+def set_layer(state: State, limit: int) -> Refuse | None:
+    """Set what the exchange's own layer bears at most; what it has borne is not asked back."""
+    if not 0 <= limit <= LAYER_LIMIT_MAX:
+        return Refuse.INVALID_AMOUNT
+    state.layer_max = limit
+    state.events.append(events.LayerSet(limit, state.at))
+    return None
 
 
 def note_peaks(state: State) -> None:

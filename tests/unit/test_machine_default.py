@@ -3,6 +3,7 @@
 from exchange import events
 from exchange.machine import margin_calls, waterfall
 from marketplace import contract
+from settlement import instructions
 from settlement.delivery import largest_remainder
 from settlement.ledger import EXCHANGE, Code, Kind
 from tests import oracle
@@ -143,6 +144,8 @@ def test_covered_shorts_are_not_bought_in_at_the_market() -> None:
     assert floor.of(events.Traded) == []
     assert floor.machine.position(SELLER, MONTH).net_lots == -50
     assert floor.view(SELLER).margin_call_due == instant("15:45:01")
+    told = {view.account: view for view in floor.machine.drain_touched().accounts}
+    assert told[SELLER].margin_call_due == instant("15:45:01")
 
 
 def test_uncovered_shorts_are_bought_back_as_far_as_they_are_uncovered() -> None:
@@ -206,6 +209,37 @@ def test_who_is_owed_receives_less_by_largest_remainder_when_nothing_is_left() -
     assert state.exchange[Kind.CLEARING] == 0
     cuts = [e.amount for e in state.events if isinstance(e, events.HaircutTaken)]
     assert sum(cuts) == 900
+
+
+def test_the_limit_of_the_layer_is_set_from_now_on_and_asks_nothing_back() -> None:
+    floor = Floor()
+    for account in (1, 2):
+        floor.account(account, cash=0)
+    state = floor.machine.state
+    assert floor.instruct(instructions.SetLayer(limit_micros=100)) is None
+    assert floor.of(events.LayerSet) == [events.LayerSet(100, floor.at)]
+    assert waterfall.cover(state, state.accounts[1], 150, "test") == 50
+    assert floor.instruct(instructions.SetLayer(limit_micros=40)) is None
+    assert state.exchange[Kind.LAYER] == -100
+    assert waterfall.cover(state, state.accounts[2], 10, "test") == 10
+    assert floor.instruct(instructions.SetLayer(limit_micros=105)) is None
+    assert waterfall.cover(state, state.accounts[2], 10, "test") == 5
+    for limit in (-1, waterfall.LAYER_LIMIT_MAX + 1):
+        assert floor.instruct(instructions.SetLayer(limit_micros=limit)) == "invalid_amount"
+    assert state.layer_max == 105
+
+
+def test_an_account_shows_whom_it_owes_and_that_it_is_in_default() -> None:
+    floor = Floor()
+    for account in (1, 2):
+        floor.account(account, cash=100)
+    state = floor.machine.state
+    state.transfer((2, Kind.CASH), (2, Kind.FUND), 60, Code.FUND_CONTRIBUTION, "t")
+    state.layer_max = 50
+    assert not floor.view(1).in_default
+    assert waterfall.cover(state, state.accounts[1], 180, "test") == 0
+    view = floor.view(1)
+    assert (view.in_default, view.debt, view.owed) == (True, 80, ((2, 30),))
 
 
 def test_a_debt_is_paid_back_to_other_members_before_the_exchange() -> None:
