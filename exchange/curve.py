@@ -20,8 +20,7 @@ from exchange import queries
 from marketplace import clock, contract
 from marketplace import queries as catalog
 from marketplace.models import Instrument
-from settlement import index
-from settlement import queries as settlement_queries
+from settlement import index, index_queries
 
 POINTS_MAX = 1_000
 INDEX_WINDOW = 7 * contract.DAY
@@ -139,7 +138,7 @@ def of_grade(code: str) -> Curve:
     ]
     points.sort(key=lambda one: (one.starts_at, one.ends_at, one.symbol))
     until = contract.hour_start(now + contract.GATE_CLOSURE_LEAD) + contract.HOUR
-    means = settlement_queries.index_means(code, periods=[("", until - INDEX_WINDOW, until)])
+    means = index_queries.index_means(code, periods=[("", until - INDEX_WINDOW, until)])
     return Curve(
         grade=code,
         at=now,

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from django.db import transaction
 
 from marketplace import clock, errors, operations
-from settlement import index, instructions, models
+from settlement import index, index_queries, instructions, models
 from settlement import operations as settlement_operations
-from settlement import queries as settlement_queries
 
 
 class IndexFinal(errors.Refusal):
@@ -67,7 +66,7 @@ def override_index(
         first = found.filter(grade=grade, hour_starts_at=moment, version=1).first()
         if first is None:
             raise errors.NotFound("no index is published for that hour")
-        now = settlement_queries.index_versions(grade=grade, hour_starts_at=moment)[0]
+        now = index_queries.index_versions(grade=grade, hour_starts_at=moment)[0]
         _refuse(hour_starts_at, price_ticks, now.price_ticks)
         pending = models.IndexOverride.objects.filter(
             grade=grade, hour_starts_at=moment, state=models.IndexOverride.State.PENDING
@@ -92,7 +91,7 @@ def _refuse(hour_starts_at: int, price_ticks: int, in_force: int) -> None:
     if price_ticks == in_force:
         raise IndexUnchanged("the index has that price already")
     if not index.is_plausible(price_ticks, in_force):
-        raise settlement_queries.PriceUnresolved("the price is ten times off what it replaces")
+        raise index_queries.PriceUnresolved("the price is ten times off what it replaces")
 
 
 def _propose(

@@ -11,8 +11,7 @@ import msgspec
 
 from marketplace import clock, contract, errors, queries, wire
 from marketplace.endpoint import Answer, Call, Empty, Endpoint, Listed
-from settlement import index, models
-from settlement import queries as settlement_queries
+from settlement import index, index_queries, models
 
 
 class IndexValue(Answer):
@@ -73,7 +72,7 @@ class ListIndex(Endpoint):
     def handle(self, call: Call, grade: str) -> Output:
         """Answer."""
         queries.grade(grade)
-        rows = settlement_queries.index_values(grade=grade)
+        rows = index_queries.index_values(grade=grade)
         after = call.page.number()
         if after is not None:
             rows = rows.filter(hour_starts_at__lt=clock.to_datetime(after))
@@ -88,9 +87,7 @@ class ListIndex(Endpoint):
             next_cursor=page.next_cursor,
             means=[
                 _mean(found, now)
-                for found in settlement_queries.index_means(
-                    grade, periods=index.reference_periods(now)
-                )
+                for found in index_queries.index_means(grade, periods=index.reference_periods(now))
             ],
         )
 
@@ -108,7 +105,7 @@ class ShowIndex(Endpoint):
     def handle(self, call: Call, grade: str, hour: str) -> Output:
         """Answer."""
         queries.grade(grade)
-        rows = settlement_queries.index_versions(
+        rows = index_queries.index_versions(
             grade=grade, hour_starts_at=clock.to_datetime(wire.parse_hour(hour, "hour"))
         )
         if not rows:
@@ -141,7 +138,7 @@ def _index_value(row: models.IndexValue) -> IndexValue:
     )
 
 
-def _mean(found: settlement_queries.IndexMean, now: int) -> IndexMean:
+def _mean(found: index_queries.IndexMean, now: int) -> IndexMean:
     is_whole = found.hours == found.hours_max
     return IndexMean(
         period=found.period,

@@ -24,7 +24,16 @@ from django.db import connection, transaction
 
 from marketplace import clock, contract, errors
 from marketplace import models as catalog
-from settlement import audit, instructions, models, operations, planning, queries, slots
+from settlement import (
+    audit,
+    index_queries,
+    instructions,
+    models,
+    operations,
+    planning,
+    queries,
+    slots,
+)
 from settlement import resettlement as rules
 
 FINAL, REVISION = planning.RUNS
@@ -202,7 +211,7 @@ def _gather(grade: str, since: datetime, until: datetime) -> Iterator[Found]:
     rows = _rows(grade, since, until)
     suspended = {(row["starts_at"], row["interval"]) for row in rows if row["is_suspended"]}
     prices = {
-        starts_at: queries.index_price(grade, clock.to_micros(starts_at)).price_ticks
+        starts_at: index_queries.index_price(grade, clock.to_micros(starts_at)).price_ticks
         for starts_at in sorted({row["starts_at"] for row in rows})
     }
     parties = {row[side] for row in rows for side in ("holder", "seller")}

@@ -11,6 +11,7 @@ from exchange import queries as exchange_queries
 from exchange import wire as exchange_wire
 from marketplace import clock, contract, errors, forms, models, wire
 from marketplace.views import costs, shared
+from settlement import index_queries
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
 
@@ -146,7 +147,7 @@ def render(
         interval = "15m"
     candles = exchange_queries.candles(symbol=symbol, interval=interval, limit=CANDLES_SHOWN)
     published = (
-        settlement_queries.index_versions(grade=row.grade, hour_starts_at=row.starts_at)
+        index_queries.index_versions(grade=row.grade, hour_starts_at=row.starts_at)
         if row.is_hour
         else []
     )

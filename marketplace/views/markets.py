@@ -14,8 +14,8 @@ from exchange import curve as exchange_curve
 from marketplace import clock, contract, disclosure, errors, queries, wire
 from marketplace.views import instrument, shared
 from settlement import index as txi
+from settlement import index_queries
 from settlement import models as settlement_models
-from settlement import queries as settlement_queries
 
 PRODUCTS_SHOWN = (
     *(each for each in contract.Product if each is not contract.Product.SLOT),
@@ -154,7 +154,7 @@ def index(request: HttpRequest) -> HttpResponse:
     """The index of the last days, by grade."""
     since = clock.now() - timedelta(hours=INDEX_HOURS_SHOWN)
     by_grade: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in settlement_queries.index_values().filter(hour_starts_at__gte=since):
+    for row in index_queries.index_values().filter(hour_starts_at__gte=since):
         by_grade[row.grade].append(
             {
                 "starts_at": row.hour_starts_at,
@@ -171,9 +171,7 @@ def index(request: HttpRequest) -> HttpResponse:
             "code": grade.code,
             "rows": by_grade[grade.code],
             "latest": next(iter(by_grade[grade.code]), None),
-            "means": [
-                _mean(one) for one in settlement_queries.index_means(grade.code, periods=periods)
-            ],
+            "means": [_mean(one) for one in index_queries.index_means(grade.code, periods=periods)],
             "series": {
                 "time": [int(row["starts_at"].timestamp()) for row in by_grade[grade.code]][::-1],
                 "price": [instrument.number(row["price"]) for row in by_grade[grade.code]][::-1],
@@ -185,7 +183,7 @@ def index(request: HttpRequest) -> HttpResponse:
     return shared.page(request, "marketplace/index.html", {"grades": grades})
 
 
-def _mean(found: settlement_queries.IndexMean) -> dict[str, Any]:
+def _mean(found: index_queries.IndexMean) -> dict[str, Any]:
     """Return a mean as the page prints it."""
     return {
         "period": found.period,
@@ -201,7 +199,7 @@ def _mean(found: settlement_queries.IndexMean) -> dict[str, Any]:
 def index_hour(request: HttpRequest, grade: str, hour: str) -> HttpResponse:
     """One value of the index with the inputs that reproduce it, and the versions before it."""
     starts_at = clock.to_datetime(wire.parse_hour(hour, "hour"))
-    versions = settlement_queries.index_versions(grade=grade, hour_starts_at=starts_at)
+    versions = index_queries.index_versions(grade=grade, hour_starts_at=starts_at)
     if not versions:
         raise errors.NotFound("no index is published for that hour")
     values = {

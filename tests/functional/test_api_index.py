@@ -10,7 +10,7 @@ from django.test import Client
 
 from marketplace import clock as market_clock
 from marketplace import models, operations
-from settlement import index, queries
+from settlement import index, index_queries
 from settlement.models import IndexOverride, IndexValue
 from tests.conftest import instant
 from tests.market import GRADE, buy, sell
@@ -101,7 +101,7 @@ def test_another_price_is_another_proposal_and_confirms_nothing(
         assert decide(second).status == 200
     states = IndexOverride.objects.order_by("id").values_list("state", flat=True)
     assert list(states) == ["REPLACED", "REPLACED", "CONFIRMED"]
-    assert queries.index_price(GRADE, STARTS_AT).price_ticks == 1_300
+    assert index_queries.index_price(GRADE, STARTS_AT).price_ticks == 1_300
 
 
 @pytest.mark.parametrize(
@@ -162,21 +162,21 @@ def test_the_machine_has_the_last_word_about_the_time(
         assert decide(first).status == 202
         reply = decide(second)
     assert (reply.status, reply.code) == (422, "index_final")
-    assert queries.index_price(GRADE, STARTS_AT).version == 1
+    assert index_queries.index_price(GRADE, STARTS_AT).version == 1
 
 
 def test_settlement_is_given_the_price_in_force_or_pauses(
     world: World, first: Party, second: Party
 ) -> None:
-    before = queries.index_price(GRADE, STARTS_AT)
+    before = index_queries.index_price(GRADE, STARTS_AT)
     assert (before.price_ticks, before.version, before.method) == (1_250, 1, "mark")
     with world.running():
         decide(first)
         decide(second)
-    after = queries.index_price(GRADE, STARTS_AT)
+    after = index_queries.index_price(GRADE, STARTS_AT)
     assert (after.price_ticks, after.version, after.method) == (1_300, 2, "override")
-    with pytest.raises(queries.PriceUnresolved, match="20261201T20Z"):
-        queries.index_price(GRADE, instant("2026-12-01T20:00Z"))
+    with pytest.raises(index_queries.PriceUnresolved, match="20261201T20Z"):
+        index_queries.index_price(GRADE, instant("2026-12-01T20:00Z"))
 
 
 def test_settlement_pauses_on_a_price_ten_times_off_its_mark(world: World, first: Party) -> None:
@@ -186,10 +186,10 @@ def test_settlement_pauses_on_a_price_ten_times_off_its_mark(world: World, first
             cursor.execute("SET LOCAL session_replication_role = replica")
             IndexValue.objects.update(price_ticks=price)
         if is_taken:
-            assert queries.index_price(GRADE, STARTS_AT).price_ticks == price
+            assert index_queries.index_price(GRADE, STARTS_AT).price_ticks == price
         else:
-            with pytest.raises(queries.PriceUnresolved, match="ten times"):
-                queries.index_price(GRADE, STARTS_AT)
+            with pytest.raises(index_queries.PriceUnresolved, match="ten times"):
+                index_queries.index_price(GRADE, STARTS_AT)
 
 
 def test_the_list_shows_what_is_in_force_once_per_hour_with_the_means(
