@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from django.conf import settings
 
-from exchange import client, commands, events, intake, operations, queries, wire
+from exchange import client, commands, events, intake, operations, preview_wire, queries, wire
 from marketplace import contract, errors, http, keys
 from marketplace import wire as text
 
@@ -215,7 +215,7 @@ class _Exchange:
         """Say what an order would do."""
         given = http.decode(body, _question)
         reply = await self._client().submit(intake.preview_order(key.organization, given))
-        return http.encode(wire.preview_out(given.instrument, reply.events))
+        return http.encode(preview_wire.preview_out(given.instrument, reply.events))
 
     async def _set_switch(self, key: keys.Key, body: bytes) -> bytes:
         """Set or unset the organization's dead-man's switch."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from exchange import intake, queries, reasons, wire
+from exchange import intake, preview_wire, queries, reasons, wire
 from marketplace import errors
 from marketplace import wire as texts
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
@@ -129,7 +129,7 @@ class PreviewOrder(_Entered):
     method = "POST"
     codes = ("engine_unavailable", "engine_overloaded", "clock_skew")
     Input = intake.PreviewIn
-    Output = wire.PreviewOut
+    Output = preview_wire.PreviewOut
 
 
 class AmendOrder(_Entered):

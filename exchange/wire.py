@@ -14,7 +14,6 @@ import msgspec
 
 from exchange import commands, events
 from marketplace import contract, wire
-from settlement import insurance
 
 CHECKSUM_LEVELS = 10
 
@@ -111,50 +110,6 @@ class OrderRead(OrderOut, kw_only=True):
     to: Moment | msgspec.UnsetType = msgspec.UNSET
     min_share: int | msgspec.UnsetType = msgspec.UNSET
     alternatives: list[str] | msgspec.UnsetType = msgspec.UNSET
-
-
-class PreviewFill(msgspec.Struct, kw_only=True):
-    """What an order would trade at one price."""
-
-    price: str
-    quantity: int
-
-
-class Impact(msgspec.Struct, kw_only=True):
-    """Best price of the other side before and after, null where it is empty; what it moves by."""
-
-    best_before: str | None
-    best_after: str | None
-    price_move: str | None
-
-
-class WorstCase(msgspec.Struct, kw_only=True):
-    """What the tokens that a price cap insures cost its holder at most, bought at the index.
-
-    `price` is for a million of them, premium and strike; `total` for all, with the fee. Where the
-    index is above `holds_to_index`, all that it is above comes on top.
-    """
-
-    price: str
-    insured_ntu: str
-    total: str
-    holds_to_index: str
-
-
-class PreviewOut(msgspec.Struct, kw_only=True):
-    """What an order would do now; `margin` is what would be reserved more for it."""
-
-    reason: str | None
-    status: Status
-    filled_quantity: int
-    average_price: str | None
-    fills: list[PreviewFill]
-    fee: str
-    margin: str
-    available_after: str
-    impact: Impact
-    worst_case: WorstCase | None = None
-    """Of a purchase of a price cap, if it traded as far as it can."""
 
 
 class Trade(msgspec.Struct, kw_only=True):
@@ -328,51 +283,6 @@ def strip_out(
         to=wire.time_text(request.to_at),
         min_share=request.min_share,
         alternatives=list(request.alternatives),
-    )
-
-
-def _worst_case(symbol: str, capped: tuple[int, int, int]) -> WorstCase | None:
-    """Return what a cap leaves its holder to pay at most; None for what is no purchase of one."""
-    lots, value, fee = capped
-    terms = contract.parse_symbol(symbol)
-    if not lots or terms is None:
-        return None
-    found = insurance.worst_case(terms, value_ticks=value, lots=lots, fee_micros=fee)
-    return WorstCase(
-        price=wire.price_text(found.per_million),
-        insured_ntu=wire.ntu_text(found.insured_mntu),
-        total=wire.micros_text(found.total_micros),
-        holds_to_index=wire.price_text(found.holds_to),
-    )
-
-
-def preview_out(symbol: str, happened: Sequence[events.Event]) -> PreviewOut:
-    """Return what an order would do, from the engine's answer."""
-    (found,) = happened
-    assert isinstance(found, events.Previewed), "a question has one answer"
-    before, after = found.best_before or None, found.best_after or None
-    decimals = contract.decimals_of(symbol)
-    move = None if before is None or after is None else wire.price_text(after - before, decimals)
-    return PreviewOut(
-        reason=found.reason or None,
-        status=found.status,
-        filled_quantity=found.lots,
-        average_price=wire.average_price_text(
-            sum(price * lots for price, lots in found.fills), found.lots, decimals
-        ),
-        fills=[
-            PreviewFill(price=wire.price_text(price, decimals), quantity=lots)
-            for price, lots in found.fills
-        ],
-        fee=wire.micros_text(found.fee),
-        margin=wire.micros_text(found.margin),
-        available_after=wire.micros_text(found.available_after),
-        impact=Impact(
-            best_before=wire.optional_price_text(before, decimals),
-            best_after=wire.optional_price_text(after, decimals),
-            price_move=move,
-        ),
-        worst_case=_worst_case(symbol, found.capped),
     )
 
 

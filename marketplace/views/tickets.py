@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
 
-from exchange import commands, intake
+from exchange import commands, intake, preview_wire
 from exchange import operations as exchange_operations
 from exchange import wire as exchange_wire
 from marketplace import errors, forms, http, wire
@@ -72,7 +72,7 @@ def _foresee(
         (outcome,) = exchange_operations.submit([question])
         if isinstance(outcome, errors.Refusal):
             raise outcome
-        said = foreseen(exchange_wire.preview_out(symbol, outcome.events))
+        said = foreseen(preview_wire.preview_out(symbol, outcome.events))
     except errors.Unavailable as refusal:
         said = f"What it would do cannot be told now: {refusal.detail or refusal.title}."
     if shared.wants_json(request):
@@ -80,7 +80,7 @@ def _foresee(
     return _again(request, symbol, form, status=200, said=said)
 
 
-def foreseen(preview: exchange_wire.PreviewOut) -> str:
+def foreseen(preview: preview_wire.PreviewOut) -> str:
     """Say what an order would do."""
     if preview.reason is not None and preview.status == "rejected":
         return f"It would be refused: {preview.reason.replace('_', ' ')}."
@@ -98,7 +98,7 @@ def foreseen(preview: exchange_wire.PreviewOut) -> str:
     ) + (worst_case_said(worst) if worst is not None else "")
 
 
-def worst_case_said(worst: exchange_wire.WorstCase) -> str:
+def worst_case_said(worst: preview_wire.WorstCase) -> str:
     """Say what a price cap leaves to pay at most."""
     tokens = f"{int(worst.insured_ntu.partition('.')[0]):,} NTU"
     return (

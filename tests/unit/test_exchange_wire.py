@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from exchange import commands, events, wire
+from exchange import commands, events, preview_wire, wire
 
 AT = 1_780_000_000_000_000
 HOUR = "LLAMA70B.H.20261205T14Z"
@@ -169,13 +169,15 @@ def test_a_preview_says_what_the_order_would_move() -> None:
     found = events.Previewed(
         "", "filled", 3, ((1_250, 1), (1_251, 2)), 451, 225_120, -7, 1_250, 1_252
     )
-    shown = wire.preview_out(HOUR, [found])
+    shown = preview_wire.preview_out(HOUR, [found])
     assert (shown.reason, shown.status, shown.filled_quantity) == (None, "filled", 3)
     assert (shown.average_price, shown.available_after) == ("1.250667", "-0.000007")
-    assert shown.impact == wire.Impact(best_before="1.250", best_after="1.252", price_move="0.002")
-    emptied = wire.preview_out(HOUR, [msgspec.structs.replace(found, best_after=0)])
+    assert shown.impact == preview_wire.Impact(
+        best_before="1.250", best_after="1.252", price_move="0.002"
+    )
+    emptied = preview_wire.preview_out(HOUR, [msgspec.structs.replace(found, best_after=0)])
     assert (emptied.impact.best_after, emptied.impact.price_move) == (None, None)
-    of_slots = wire.preview_out(SLOT, [found])
+    of_slots = preview_wire.preview_out(SLOT, [found])
     assert (of_slots.average_price, of_slots.impact.price_move) == ("0.125067", "0.0002")
 
 

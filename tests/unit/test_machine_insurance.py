@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange import commands, events, wire
+from exchange import commands, events, preview_wire
 from exchange.machine import Machine
 from exchange.reasons import Reject
 from marketplace import contract
@@ -478,7 +478,7 @@ def test_asking_first_tells_what_a_cap_leaves_to_pay_at_most() -> None:
     # Two lots at 60 and one that would rest at 62, and the fee of all three as a taker's.
     value = 2 * 60 + 62
     assert found.capped == (3, value, -(-value * 60 * HOURS * 20 // 10_000))
-    worst = wire.preview_out(CAP, [found]).worst_case
+    worst = preview_wire.preview_out(CAP, [found]).worst_case
     assert (worst.price, worst.holds_to_index) == ("1.311", "7.500")
     assert worst.insured_ntu == f"{3 * 60_000 * HOURS}.000"
     assert worst.total == wire_money((value + 3 * 1_250) * 60 * HOURS + found.capped[2])
@@ -491,7 +491,9 @@ def test_asking_first_tells_what_a_cap_leaves_to_pay_at_most() -> None:
 def test_what_was_told_holds_in_every_hour_however_high_the_index_is() -> None:
     floor = market()
     floor.sell(WRITER, 2, 60, instrument=CAP)
-    told = wire.preview_out(CAP, [floor.preview(HOLDER, 1, 2, 60, instrument=CAP)]).worst_case
+    told = preview_wire.preview_out(
+        CAP, [floor.preview(HOLDER, 1, 2, 60, instrument=CAP)]
+    ).worst_case
     before = floor.view(HOLDER).cash
     floor.buy(HOLDER, 2, 60, instrument=CAP)
     premium = before - floor.view(HOLDER).cash
