@@ -1,11 +1,10 @@
 """What the machine answers: facts in the past tense, frozen, in the order they happened.
 
-Everything outside the machine (tables, ledger transfers, replies, market data) is derived from
-these and from nothing else. Prices are ticks, amounts micro-USD, times microseconds since the
-epoch. Owner 0 is the exchange itself. None can be part of a cycle (`gc=False`): the collector has
-nothing to do with them.
+All that is outside the machine is derived from these and from nothing else. Prices are ticks,
+amounts micro-USD, times microseconds since the epoch. Owner 0 is the exchange. There are no cycles.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -142,10 +141,7 @@ class Marked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
 
 
 class IndexPublished(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
-    """The hourly index, with the inputs that reproduce it.
-
-    `method` is the rung of the ladder; `inputs` is its canonical JSON, `digest` its SHA-256.
-    """
+    """The hourly index by a rung of the ladder, with its canonical inputs and their SHA-256."""
 
     grade: str
     hour_starts_at: int
@@ -374,8 +370,7 @@ class Previewed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
     best_before: int
     best_after: int
     capped: tuple[int, int, int] = (0, 0, 0)
-    """Of a purchase of a price cap: its lots, what they cost at most in lots x ticks, and the most
-    its fee can be."""
+    """Of a purchase of a price cap: lots, and at most their lots x ticks and their fee."""
 
 
 class DeliveryCorrected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=60):
@@ -585,13 +580,9 @@ NOTHING: Facts = {}
 
 def by_type(happened: Iterable[Event]) -> dict[type[Any], list[Any]]:
     """Return events by their type."""
-    found: dict[type[Any], list[Any]] = {}
+    found: dict[type[Any], list[Any]] = defaultdict(list)
     for event in happened:
-        kind = type(event)
-        if kind in found:
-            found[kind].append(event)
-        else:
-            found[kind] = [event]
+        found[type(event)].append(event)
     return found
 
 
