@@ -40,7 +40,7 @@ def match(
 
     Return the fills in the order they happened and whether the order stopped at one of its group.
     Filled makers have left the book; the order itself does not rest yet. An iceberg has a fill for
-    each tip. A decrement lowers the `lots` of the one that survives it.
+    each tip; a decrement lowers `lots`.
     """
     price = limit or order.price
     if order.side > 0:
@@ -51,19 +51,14 @@ def match(
         crosses = price <= ladder.front
     if not crosses:
         return _UNTOUCHED
-    remaining = order.remaining
-    group = order.group
-    keys = ladder.keys
-    index = book.orders
+    remaining, group = order.remaining, order.group
+    keys, index = ladder.keys, book.orders
     fills: list[Fill] = []
-    stopped = False
-    key = keys[-1]
+    stopped, key = False, keys[-1]
     while key >= worst:
         level = ladder.levels[key]
-        orders = level.orders
-        gone = level.gone
-        at = level.start
-        shown = level.lots
+        orders, gone = level.orders, level.gone
+        at, shown = level.start, level.lots
         while True:
             maker = orders[at]
             lots = maker.remaining

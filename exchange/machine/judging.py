@@ -32,9 +32,7 @@ def judge(
 
     The sums of the position must not hold the order itself. One that `waits` meets no book yet.
     """
-    side = request.side
-    wants = request.terms
-    account = position.account
+    side, wants, account = request.side, request.terms, position.account
     if not instrument.band_low <= price <= instrument.band_high:
         return Reject.OUTSIDE_BAND
     if lots > QUANTITY_MAX:
@@ -69,25 +67,22 @@ def judge(
     dearest = price if side > 0 else instrument.band_high
     fee = -(-instrument.unit * dearest * left * instrument.fee_bp_max // 10_000)
     free = account.cash - account.required
-    # None of the sums of a requirement can grow by more than this. Most accounts have it, and are
-    # not asked by how much their requirement, the greatest of the sums, does grow.
+    # No sum of a requirement can grow by more. Most accounts have it, and are not asked further.
     rates = instrument.rates
     if side > 0:
         most = max(rates.unit * price, rates.long_mark) * left + fee
     else:
         most = rates.short_cap * left + fee + bare.margin
     if most > free:
-        increase = position.required_with(side, price, left, fee) - position.required
-        increase += bare.margin
+        increase = position.required_with(side, price, left, fee) - position.required + bare.margin
         if increase > 0 and increase > free:
             return Reject.INSUFFICIENT_FUNDS
     if bare.is_late:
         return Reject.INSUFFICIENT_COVERAGE
     if bare.margin:
         state.stale.add((account.id, instrument.grade.code))
-    if wants is None and instrument.calm_low <= price <= instrument.calm_high:
-        return None
-    if waits or not instrument.is_open:
+    is_calm = wants is None and instrument.calm_low <= price <= instrument.calm_high
+    if is_calm or waits or not instrument.is_open:
         return None
     return _judge_reach(state, instrument, position, request, price, left)
 
