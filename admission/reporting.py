@@ -14,7 +14,7 @@ from django.db import connection
 
 from admission import models, queries, shortfall
 from admission.observation import reserve_prefix
-from admission.shortfall import Jump, Miss
+from admission.shortfall import Fate, Jump, Miss
 from marketplace import clock, contract
 from marketplace import models as catalog
 from settlement import instructions, operations, slots
@@ -113,12 +113,16 @@ def _delivered(interval: Interval) -> Delivered:
 
 
 def _misses(interval: Interval) -> list[Miss]:
-    """Return the requests in profile that a cluster refused or failed, each once."""
+    """Return the requests in profile that a cluster refused or failed, each once.
+
+    Those of the minute before the interval are among them.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT request.organization_id, request.cluster, request.body_digest,
-                   greatest(0, request.charge_mntu - coalesce(last.mntu, 0)), request.arrived_at
+                   greatest(0, request.charge_mntu - coalesce(last.mntu, 0)), request.arrived_at,
+                   request.outcome
             FROM admission_request request
             LEFT JOIN LATERAL (
                 SELECT state, mntu FROM admission_usageevent event
@@ -140,10 +144,12 @@ def _misses(interval: Interval) -> list[Miss]:
                 body_digest=bytes(row[2]),
                 charge_mntu=row[3],
                 arrived_at=clock.to_micros(row[4]),
+                fate=Fate.REFUSED if row[5] == "SHED" else Fate.FAILED,
             )
             for row in cursor.fetchall()
         ]
-    return [miss for miss in shortfall.once_each(found) if miss.arrived_at >= interval.starts_at]
+    # Once over all clusters: a request that two of them refused is one request.
+    return shortfall.once_each(found)
 
 
 def _probes(interval: Interval) -> dict[int, dict[int, bool]]:
@@ -227,10 +233,10 @@ def _deliveries(
     # Without a gateway that served, or probes at a leap of the clock, nobody watched.
     is_suspended = not has_gateway and not any(jump.probes for jump in jumps)
     refusals: dict[int, int] = defaultdict(int)
-    missed: dict[tuple[int, int], int] = defaultdict(int)
+    missed: dict[tuple[int, int], list[Miss]] = defaultdict(list)
     for miss in misses:
-        refusals[miss.cluster] += 1
-        missed[miss.holder, miss.cluster] += miss.charge_mntu
+        refusals[miss.cluster] += miss.arrived_at >= interval.starts_at
+        missed[miss.holder, miss.cluster].append(miss)
     flows: dict[tuple[int, int], list[AllocationRow]] = defaultdict(list)
     for row in allocations:
         if row.cluster:
@@ -246,15 +252,17 @@ def _deliveries(
         owed = shortfall.owed_mntu(
             lots=sum(lots), debt=shortfall.debt_mntu((each[0], each[1]) for each in past)
         )
-        short = shortfall.short_mntu(
-            missed=missed[holder, cluster],
-            owed=owed,
-            past_demand=[each[1] + each[2] for each in past],
-        )
         used = sum(
             mntu
             for (who, where, served), mntu in delivered.items()
             if who == holder and where == cluster and served != SHARED
+        )
+        short = shortfall.short_mntu(
+            missed=shortfall.missed_mntu(
+                missed[holder, cluster], starts_at=interval.starts_at, delivered_mntu=used
+            ),
+            owed=owed,
+            past_demand=[each[1] + each[2] for each in past],
         )
         for row, owed_part, short_part, used_part in zip(
             rows,

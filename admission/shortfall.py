@@ -5,8 +5,10 @@ Everything is counted in mNTU over one five-minute interval (RULEBOOK 6.1 to 6.3
 * *owed* is the holder's rate over the interval, less the debt it came with;
 * *available* is the share of the obligation that the probes found served, where a real refusal for
   want of capacity counts as a probe that failed;
-* *short* is the charge of requests in profile that the cluster refused or failed, the same body
-  once a minute, at most what was owed, and at most what the holder's past makes believable.
+* *missed* is the charge of requests in profile that the cluster refused, failed, spilled or served
+  too late, each request once, and what the holder would have asked for while it was told to wait;
+* *short* is what of it counts: at most what was owed, and at most what the holder's past makes
+  believable.
 
 A demo's clock may leap over intervals. The probes made at the leap stand for every half minute
 of them: of n probes, p passed, and slot k passes when `floor((k+1)p/n) > floor(kp/n)`, so that
@@ -15,6 +17,7 @@ the share is kept over any stretch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from marketplace.contract import INTERVAL, MNTU_PER_LOT_INTERVAL
 
@@ -22,6 +25,10 @@ PROBE_PERIOD = 30_000_000
 """Microseconds between two probes of a cluster."""
 SAME_REQUEST = 60_000_000
 """The same body within this time is the same request."""
+LATE_PERCENT = 1
+"""Of an interval's tokens, what may come late and is no miss: a target is a percentile."""
+PRESUMED_BY = 900_000_000
+"""A holder that was told to wait is presumed to ask on as it did for so long before."""
 BELIEVABLE_PERCENT = 150
 """Of the mean of the past intervals, what may be missed at most above the first lot."""
 PAST_INTERVALS = 12
@@ -40,15 +47,35 @@ class Jump:
     probes: Mapping[int, tuple[int, int]]
 
 
+class Fate(StrEnum):
+    """Why a request in profile is missed."""
+
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+    SPILLED = "SPILLED"
+    """The cluster could not serve it in its class, and it ran as pay-as-you-go."""
+    LATE = "LATE"
+    HUNG_UP = "HUNG_UP"
+    """Its caller gave up; that is no demand before the target, and as good as late after it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Miss:
-    """A request in profile that the cluster did not serve."""
+    """A request in profile that the cluster did not serve as it should have."""
 
     holder: int
     cluster: int
     body_digest: bytes
     charge_mntu: int
     arrived_at: int
+    fate: Fate = Fate.REFUSED
+    is_retry: bool = False
+    """Whether its caller declared it one: then it was counted before."""
+    waited_us: int = 0
+    target_us: int = 0
+    """How long the caller of one that hung up had waited, and for how long it had to."""
+    retry_after_us: int = 0
+    """For how long the caller of one that was refused was told to wait."""
 
 
 def probe_slots(
@@ -103,16 +130,70 @@ def is_back(passed: Sequence[bool]) -> bool:
 
 
 def once_each(misses: Iterable[Miss]) -> list[Miss]:
-    """Return the misses that count: of the same holder and body, one a minute; in order."""
+    """Return the misses that count: of the same holder and body, one a minute; in order.
+
+    A declared retry is the request that it repeats, and was counted with it.
+    """
     counted: dict[tuple[int, bytes], int] = {}
     kept = []
     for miss in sorted(misses, key=lambda each: (each.arrived_at, each.body_digest)):
+        if miss.is_retry or (miss.fate is Fate.HUNG_UP and miss.waited_us < miss.target_us):
+            continue
         key = miss.holder, miss.body_digest
         last = counted.get(key)
         if last is None or miss.arrived_at - last >= SAME_REQUEST:
             counted[key] = miss.arrived_at
             kept.append(miss)
     return kept
+
+
+def missed_mntu(
+    misses: Sequence[Miss],
+    *,
+    starts_at: int,
+    delivered_mntu: int,
+    recent_mntu: int = 0,
+    served: Iterable[tuple[int, int]] = (),
+) -> int:
+    """Return the demand of one flow that was missed in an interval (RULEBOOK 6.3).
+
+    `misses` are those of the interval, and of the minute before it; `recent_mntu` is what the flow
+    asked for in the 15 minutes before. `served`, (instant, mNTU), is what it was served: a holder
+    that asks on in spite of being told to wait is presumed to ask for so much less.
+    """
+    ends_at = starts_at + INTERVAL
+    counted = [miss for miss in once_each(misses) if starts_at <= miss.arrived_at < ends_at]
+    late = sum(miss.charge_mntu for miss in counted if miss.fate in _LATE)
+    plain = sum(miss.charge_mntu for miss in counted if miss.fate not in _LATE)
+    late = max(0, late - delivered_mntu * LATE_PERCENT // 100)
+    waits = _waits(misses, starts_at, ends_at)
+    presumed = recent_mntu * sum(until - since for since, until in waits) // PRESUMED_BY
+    asked = [(miss.arrived_at, miss.charge_mntu) for miss in counted]
+    for at, mntu in (*asked, *served):
+        # The refusal that a wait begins with is not what was asked in it.
+        if any(since < at < until for since, until in waits):
+            presumed -= mntu
+    return plain + late + max(0, presumed)
+
+
+_LATE = frozenset({Fate.LATE, Fate.HUNG_UP})
+
+
+def _waits(misses: Iterable[Miss], starts_at: int, ends_at: int) -> list[tuple[int, int]]:
+    """Return the spans of an interval in which a caller was told to wait, none over another."""
+    spans: list[tuple[int, int]] = []
+    for miss in sorted(misses, key=lambda each: each.arrived_at):
+        if miss.fate is not Fate.REFUSED:
+            continue
+        since = max(starts_at, miss.arrived_at)
+        until = min(ends_at, miss.arrived_at + miss.retry_after_us)
+        if since >= until:
+            continue
+        if spans and since <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(until, spans[-1][1]))
+        else:
+            spans.append((since, until))
+    return spans
 
 
 def debt_mntu(past: Iterable[tuple[int, int]]) -> int:

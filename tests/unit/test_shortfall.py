@@ -1,7 +1,13 @@
 """What was available, owed and missed, by hand."""
 
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from admission import shortfall
-from admission.shortfall import Jump, Miss
+from admission.shortfall import Fate, Jump, Miss
 
 SECOND = 1_000_000
 LOT = 5_000_000
@@ -69,3 +75,78 @@ def test_parts_sum_to_the_whole() -> None:
     assert shortfall.parts(10, [1, 1, 1]) == [3, 3, 4]
     assert shortfall.parts(0, [5, 3]) == [0, 0]
     assert sum(shortfall.parts(999_999_999_999, [7, 13, 1, 29])) == 999_999_999_999
+
+
+def missed(*misses: Miss, delivered: int = 0, recent: int = 0, served=()) -> int:
+    return shortfall.missed_mntu(
+        misses, starts_at=0, delivered_mntu=delivered, recent_mntu=recent, served=served
+    )
+
+
+def made(at: int, fate: Fate = Fate.REFUSED, charge: int = 100, **more) -> Miss:
+    body = b"%d" % at if "body" not in more else more.pop("body")
+    return replace(miss(at, body, charge), fate=fate, **more)
+
+
+@pytest.mark.parametrize(
+    ("misses", "more", "expected"),
+    [
+        ([made(1), made(2, Fate.FAILED), made(3, Fate.SPILLED)], {}, 300),
+        ([made(1, body=b"a"), made(60, body=b"a")], {}, 100),
+        ([made(1, body=b"a"), made(61, body=b"a")], {}, 200),
+        ([made(1), made(200, is_retry=True)], {}, 100),
+        ([made(-10, body=b"a"), made(20, body=b"a")], {}, 0),
+        ([made(299), made(300)], {}, 100),
+        ([made(1, Fate.HUNG_UP, waited_us=SECOND, target_us=2 * SECOND)], {}, 0),
+        ([made(1, Fate.HUNG_UP, waited_us=2 * SECOND, target_us=2 * SECOND)], {}, 100),
+        ([made(1, Fate.LATE)], {"delivered": 9_999}, 1),
+        ([made(1, Fate.LATE)], {"delivered": 10_000}, 0),
+        ([made(1, Fate.LATE), made(2)], {"delivered": 10_000}, 100),
+        # 9,000 in 15 minutes are 10 a second, presumed for the ten seconds of the wait.
+        ([made(1, retry_after_us=10 * SECOND)], {"recent": 9_000}, 200),
+        ([made(1, Fate.FAILED, retry_after_us=10 * SECOND)], {"recent": 9_000}, 100),
+        # Waits that overlap are one; what was asked for in them is not presumed again.
+        (
+            [made(1, retry_after_us=10 * SECOND), made(6, charge=30, retry_after_us=10 * SECOND)],
+            {"recent": 9_000},
+            100 + 30 + 150 - 30,
+        ),
+        (
+            [made(1, retry_after_us=10 * SECOND)],
+            {"recent": 9_000, "served": [(5 * SECOND, 40), (20 * SECOND, 999)]},
+            100 + 100 - 40,
+        ),
+        ([made(-5, retry_after_us=10 * SECOND)], {"recent": 9_000}, 50),
+        ([made(295, retry_after_us=60 * SECOND)], {"recent": 9_000}, 150),
+    ],
+)
+def test_what_is_missed_counts_each_request_once(misses: list, more: dict, expected: int) -> None:
+    assert missed(*misses, **more) == expected
+
+
+MISSES = st.lists(
+    st.builds(
+        made,
+        st.integers(0, 299),
+        st.sampled_from(Fate),
+        st.integers(0, 10_000),
+        waited_us=st.integers(0, 3 * SECOND),
+        target_us=st.just(2 * SECOND),
+        retry_after_us=st.integers(0, 30 * SECOND),
+    ),
+    max_size=12,
+)
+
+
+@given(MISSES, st.integers(0, 10**6), st.integers(0, 10**6))
+def test_nothing_is_missed_twice_and_retries_invent_nothing(
+    misses: list[Miss], delivered: int, recent: int
+) -> None:
+    found = missed(*misses, delivered=delivered, recent=recent)
+    asked = sum(each.charge_mntu for each in misses)
+    assert 0 <= found <= asked + recent * 300 // 900
+    declared = [replace(each, is_retry=True, retry_after_us=0) for each in misses]
+    assert missed(*misses, *declared, delivered=delivered, recent=recent) == found
+    early = [replace(each, fate=Fate.HUNG_UP, waited_us=0) for each in misses]
+    assert missed(*misses, *early, delivered=delivered, recent=recent) == found
+    assert missed(*misses, delivered=delivered + 100, recent=recent) <= found
