@@ -25,12 +25,18 @@ class MarginAccountAdmin(backoffice.ReadOnly):
         "cash",
         "available",
         "order_margin",
+        "initial_margin",
         "escrow",
         "debt",
+        "default_fund",
+        "margin_call_due_at",
         "updated_at",
     )
+    list_filter = (("margin_call_due_at", admin.EmptyFieldListFilter),)
     search_fields = ("=organization_id",)
     ordering = ("organization_id",)
+    initial_margin = backoffice.money("initial_margin_micros", "initial margin")
+    default_fund = backoffice.money("fund_micros", "share of the default fund")
     cash = backoffice.money("cash_micros", "cash")
     available = backoffice.money("available_micros", "available")
     order_margin = backoffice.money("order_margin_micros", "order margin")

@@ -33,6 +33,11 @@ def account(organization_id: int) -> models.MarginAccount:
     return row or models.MarginAccount(organization_id=organization_id, updated_at=clock.now())
 
 
+def lacking(row: models.MarginAccount) -> int:
+    """Return how much cash an account lacks of its initial margin, which is what meets a call."""
+    return max(0, row.initial_margin_micros - row.cash_micros)
+
+
 def positions(organization_id: int) -> QuerySet[models.Position]:
     """Return the open positions of an organization in order of symbol."""
     return (

@@ -31,8 +31,10 @@ def _portfolio(
     request: HttpRequest, member: shared.Member, *, amount: str = "", error: str = ""
 ) -> HttpResponse:
     organization = member.organization.pk
+    account = settlement_queries.account(organization)
     values = {
-        "account": settlement_queries.account(organization),
+        "account": account,
+        "lacking": settlement_queries.lacking(account),
         "positions": _positions(organization),
         "orders": instrument.own_orders(organization),
         "fills": [

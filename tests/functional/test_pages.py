@@ -1,12 +1,14 @@
 """The pages as a browser without scripts sees them: read, filled in, sent, refused."""
 
 import re
+from datetime import UTC, datetime
 
 from django.test import Client
 
 from exchange import models as orders
 from marketplace import models, operations, wire
 from settlement import instructions
+from settlement import models as settlement_models
 from settlement import operations as settlement
 from tests.market import HOUR
 from tests.rest import World
@@ -414,6 +416,19 @@ def test_a_deposit_sent_twice_is_credited_once(world: World) -> None:
     assert "1,000.50" in text(response)
     assert "2,001.00" not in text(response)
     assert models.Deposit.objects.count() == 1
+
+
+def test_a_margin_call_says_what_lacks_until_when_and_what_to_do(world: World) -> None:
+    client = member(world)
+    assert "Margin call." not in text(client.get("/portfolio"))
+    settlement_models.MarginAccount.objects.filter(organization_id__gt=0).update(
+        cash_micros=7_250_000,
+        initial_margin_micros=10_000_000,
+        margin_call_due_at=datetime(2026, 12, 1, 12, 0, tzinfo=UTC),
+    )
+    page = text(client.get("/portfolio"))
+    assert "You lack $2.75 of your initial margin." in page
+    assert 'data-countdown="2026-12-01T12:00:00+00:00"' in page
 
 
 def test_a_deposit_of_no_amount_is_refused(world: World) -> None:

@@ -5,7 +5,7 @@ import { watch, watchAccount } from "./orders.js";
 import { addLocal } from "./site.js";
 
 const READ_AGAIN_MS = 1000;
-const PARTS = ["positions", "fills", "ledger"];
+const PARTS = ["margin-call", "positions", "fills", "ledger"];
 
 const seen = new Map();
 let isDue = false;
