@@ -76,6 +76,14 @@ MoneyText = Annotated[
         ),
     ),
 ]
+NtuText = Annotated[
+    str,
+    described(
+        "1250.000",
+        pattern=r"^(?:(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{3})?|1000000000000(?:\.000)?)$",
+    ),
+]
+"""What one delivery may have been: whole tokens, or three decimals."""
 LotsNumber = Annotated[
     int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": contract.LOTS_MAX})
 ]

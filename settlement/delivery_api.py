@@ -124,7 +124,7 @@ class ReportFigure(Endpoint):
     class Input(Strict):
         """Tokens of the whole hour."""
 
-        delivered_ntu: Annotated[str, msgspec.Meta(min_length=1, max_length=20)]
+        delivered_ntu: wire.NtuText
 
     class Output(Answer):
         """The figure that stands."""
