@@ -64,6 +64,7 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/entitlements", resource(settlement.ListEntitlements)),
     path("api/v1/usage", resource(admission.ShowUsage)),
     path("api/v1/settlements", resource(settlement.ListSettlements)),
+    path("api/v1/insurance", resource(settlement.ListInsurance)),
     path("api/v1/deliveries", resource(delivery_api.ListDeliveries)),
     path("api/v1/deliveries/<str:delivery_id>", resource(delivery_api.ShowDelivery)),
     path("api/v1/deliveries/<str:delivery_id>/figures", resource(delivery_api.ReportFigure)),

@@ -8,6 +8,8 @@ stay readable for ever.
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
+from django.db.models import Q
+
 from marketplace import clock, contract, models, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 from settlement import delivery, ledger, margin
@@ -446,6 +448,63 @@ class ListSettlements(Endpoint):
                 row.interval,
                 row.pk,
             ],
+        )
+
+
+class ListInsurance(Endpoint):
+    """What price caps and shortage cover paid the organization, or it as writer, latest first.
+
+    `interval` is null for the hour of a cap; `amount` is below zero of a writer.
+    """
+
+    scope = "read"
+    tag = "account"
+
+    class Item(Answer):
+        """One payment."""
+
+        id: str
+        instrument: str
+        hour: str
+        interval: int | None
+        quantity: int
+        insured_ntu: str
+        price: str
+        amount: str
+        paid_at: str
+
+    Output = Listed[Item]
+
+    def handle(self, call: Call) -> Listed[Item]:
+        """Answer."""
+        rows = settlement_queries.insurance_payments(call.organization)
+        if call.page.after is not None:
+            at, interval, number = (int(part) for part in call.page.after)
+            hour = clock.to_datetime(at)
+            rows = rows.filter(
+                Q(hour_starts_at__lt=hour)
+                | Q(hour_starts_at=hour, interval__lt=interval)
+                | Q(hour_starts_at=hour, interval=interval, pk__lt=number)
+            )
+        found = list(rows[: call.page.fetch])
+
+        def show(row: settlement_models.InsurancePayment) -> ListInsurance.Item:
+            return self.Item(
+                id=str(row.pk),
+                instrument=row.symbol,
+                hour=wire.hour_text(clock.to_micros(row.hour_starts_at)),
+                interval=row.interval or None,
+                quantity=row.lots,
+                insured_ntu=wire.ntu_text(row.mntu),
+                price=wire.price_text(row.price_ticks),
+                amount=wire.micros_text(row.amount_micros),
+                paid_at=wire.moment_text(row.at),
+            )
+
+        return call.page.page(
+            found,
+            show,
+            position=lambda row: [clock.to_micros(row.hour_starts_at), row.interval, row.pk],
         )
 
 
