@@ -26,6 +26,8 @@ SLOT_REFERENCE_TICKS = (50, 20)
 """What a slot of P0 and of P1 costs at first: half a cent and a fifth of one, a lot and hour."""
 NO_SLOTS = (0, 0)
 """Of a grade whose clusters have one replica each, and so may sell none (RULEBOOK 7.4)."""
+PREMIUM_PERCENTS = (5, 3)
+"""What of a month's mark the premiums of price caps and of shortage cover begin at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,7 @@ def _make(starts_at: int, ends_at: int, progress: Progress) -> dict[str, Any]:
                     grade=grade.code,
                     reference_price_ticks=grade.reference_price_ticks,
                     slot_reference_ticks=grade.slot_reference_ticks,
+                    premium_percents=catalog.PREMIUM_PERCENTS,
                 ),
             )
         engine.run_batch(engine.take_instructions())
