@@ -76,6 +76,15 @@ class CertificationAdmin(backoffice.ReadOnly):
     ordering = ("-id",)
 
 
+@admin.register(models.Outage)
+class OutageAdmin(backoffice.ReadOnly):
+    """Clusters that were down, from when to when."""
+
+    list_display = ("id", "cluster", "began_at", "ended_at", "lots", "valid_until")
+    search_fields = ("=cluster",)
+    ordering = ("-began_at", "id")
+
+
 @admin.register(models.PoolInterval)
 class PoolIntervalAdmin(backoffice.ReadOnly):
     """What is published of a cluster and class."""

@@ -360,3 +360,19 @@ class AuditEntryAdmin(backoffice.ReadOnly):
     search_fields = ("actor", "target", "reason")
     date_hierarchy = "at"
     ordering = ("-at", "-id")
+
+
+@admin.register(models.ResaleInstruction)
+class ResaleInstructionAdmin(backoffice.ReadOnly):
+    """What holders have standing orders to sell again."""
+
+    list_display = ("id", "organization", "grade", "state", "kept_lots", "offered_lots")
+    list_filter = ("state", "grade")
+    ordering = ("-id",)
+
+
+@admin.register(models.PurchaseCommitment)
+class PurchaseCommitmentAdmin(backoffice.ReadOnly):
+    """What organizations have committed to pools that buy together."""
+
+    ordering = ("-id",)

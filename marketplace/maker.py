@@ -62,6 +62,16 @@ class Certified(NamedTuple):
     until: int
 
 
+def _limited_until(terms: contract.Contract) -> int:
+    """Return until when supply counts for what may be bought: for longer windows, of the month.
+
+    All tenors count together in a month's limit, which is that of its last hour.
+    """
+    if terms.product is contract.Product.HOUR:
+        return terms.ends_at
+    return contract.add_months(terms.ends_at - contract.HOUR, 1)
+
+
 @dataclass(slots=True, kw_only=True)
 class Maker:
     """Quotes for one organization; `terms` are the same for all grades."""
@@ -122,7 +132,10 @@ class Maker:
             if book.terms.starts_at - at > UNCOVERED_LEAD:
                 own = max(own, limits.LOTS_FREE)
             sellable = traders.offered_lots(book.terms, own, at) + net
-            most = limits.lots_max(sum(c.lots for c in holding))
+            until = _limited_until(book.terms)
+            most = limits.lots_max(
+                sum(c.lots for c in certified if c.grade == grade and c.until >= until)
+            )
             buyable = traders.offered_lots(book.terms, most, at) - net
             reasons[book.symbol] = (fair, net, sellable, buyable, book.band, book.volume_lots)
             if self._seen.get(book.symbol) != reasons[book.symbol]:

@@ -457,3 +457,17 @@ class HeartbeatAdmin(backoffice.ReadOnly):
     list_display = ("process", "role", "queues", "started_at", "seen_at")
     list_filter = ("role",)
     ordering = ("role", "process")
+
+
+@admin.register(models.SlotSettlement)
+class SlotSettlementAdmin(backoffice.ReadOnly):
+    """What became of the slots of each account at gate closure."""
+
+    ordering = ("-id",)
+
+
+@admin.register(models.InsurancePayment)
+class InsurancePaymentAdmin(backoffice.ReadOnly):
+    """What price caps and shortage cover have paid."""
+
+    ordering = ("-id",)

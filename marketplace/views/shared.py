@@ -97,9 +97,7 @@ def page(
     path = request.path
     is_operator = hasattr(request, "user") and may_operate(request)
     links = (
-        PUBLIC_LINKS
-        + (MEMBER_LINKS if member else ())
-        + (OPERATOR_LINKS if is_operator else ())
+        PUBLIC_LINKS + (MEMBER_LINKS if member else ()) + (OPERATOR_LINKS if is_operator else ())
     )
     now = clock.now()
     site = {

@@ -300,7 +300,8 @@ def test_the_applications_role_works_on_every_table_but_the_ledgers() -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT inhrelid::regclass::text FROM pg_inherits"
-            " WHERE inhparent IN ('settlement_transfer'::regclass, 'settlement_chainlink'::regclass)"
+            " WHERE inhparent IN"
+            " ('settlement_transfer'::regclass, 'settlement_chainlink'::regclass)"
         )
         ledger_tables |= {row[0] for row in cursor.fetchall()}
         cursor.execute(

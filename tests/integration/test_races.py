@@ -6,6 +6,7 @@ events say in which order things happened, whatever the callers believed.
 `BASELOAD_RACE_S=60` lets withdrawals, trades and moves of margin race for as many seconds.
 """
 
+import functools
 import itertools
 import os
 import threading
@@ -160,6 +161,14 @@ def test_orders_that_race_the_gate_trade_before_it_or_not_at_all(market: Market,
     call_command("verify_journal")
 
 
+def _turns(until: float, rounds: int) -> Iterator[int]:
+    """Count to `rounds`, and on until the time is up."""
+    for turn in itertools.count():
+        if turn >= rounds and time.monotonic() >= until:
+            return
+        yield turn
+
+
 def test_withdrawals_trades_and_lost_coverage_at_once_never_overdraw(market: Market) -> None:
     """FAULTS C26."""
     is_over = threading.Event()
@@ -167,12 +176,7 @@ def test_withdrawals_trades_and_lost_coverage_at_once_never_overdraw(market: Mar
     samples: list[int] = []
     until = time.monotonic() + RACE_S
 
-    def turns(rounds: int) -> Iterator[int]:
-        """Count to `rounds`, and on until the time is up."""
-        for turn in itertools.count():
-            if turn >= rounds and time.monotonic() >= until:
-                return
-            yield turn
+    turns = functools.partial(_turns, until)
 
     def withdraw(sender: client.SyncClient) -> None:
         for turn in turns(ROUNDS):

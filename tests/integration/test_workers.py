@@ -12,6 +12,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,9 +192,10 @@ def test_two_beats_for_ten_real_minutes(start: Start, var: Path, clock) -> None:
     for number in range(2):
         beat(start, var, number)
         worker(start)
+    pace = threading.Event()
     for number in range(600):
         plan("quick", f"{number:03}")
-        time.sleep(1)
+        pace.wait(1)
     until(lambda: len(effects()) == 600)
     assert len(set(effects())) == 600
     assert models.Heartbeat.objects.filter(role="beat").count() == 2

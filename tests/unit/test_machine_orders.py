@@ -23,10 +23,7 @@ def _traded_once() -> Floor:
 
 
 def test_every_reason_to_refuse_an_order_comes_in_the_order_of_precedence() -> None:
-    """One order that breaks every rule is mended rule by rule, and each time the next answers.
-
-    Only an amendment or a cancel can be refused because its order is frozen.
-    """
+    """One order that breaks every rule is mended rule by rule, and each time the next answers."""
     floor = _traded_once()
     seen = []
     order = {

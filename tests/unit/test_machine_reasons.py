@@ -129,6 +129,18 @@ def covered(floor: Floor) -> int:
     return order
 
 
+def not_eligible(floor: Floor) -> int:
+    """Cover is listed from the next change of terms on; 6 bids for it, then has a cluster."""
+    floor.define(1_250, premium_percents=(5, 3))
+    floor.account(6)
+    floor.to("+1 00:00")
+    cover = contract.cover_contract(GRADE, instant("+27 00:00")).symbol
+    order = floor.buy(6, 1, 37, instrument=cover)
+    assert floor.rejected() is None
+    floor.certify(6, 10)
+    return order
+
+
 def band_moved(floor: Floor) -> int:
     order = floor.buy(2, 1, 1_063, at="+1 10")
     floor.sell(1, 10, 1_300, at="+1 10")
@@ -149,7 +161,7 @@ STORIES: dict[str, Callable[[Floor], int]] = {
     for story in (
         requested, ioc_remainder, fill_or_kill, min_quantity, protection_band, strip_unfilled,
         self_trade, reduce_only, amended, cancel_all_after, disconnected, killed, coverage_lost,
-        unfunded, covered, band_moved, expired,
+        unfunded, covered, not_eligible, band_moved, expired,
     )
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ async function readAgain() {
 }
 
 function schedule({ type }) {
-  if (type === "snapshot" || isDue) return;
+  if (isDue) return;
   isDue = true;
   setTimeout(() => readAgain().catch(() => {}), READ_AGAIN_MS);
 }
