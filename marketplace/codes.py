@@ -101,6 +101,7 @@ CODES: dict[str, tuple[int, str]] = {
     "interval_not_settled": (422, "An interval is disputed once it is settled."),
     "dispute_too_late": (422, "A delivery is disputed until 02:00 on D+12."),
     "already_disputed": (422, "An open dispute has one of the intervals."),
+    "figures_do_not_fit": (422, "Figures are named by a decision that upholds, and by no other."),
     "dispute_closed": (422, "The dispute was decided, withdrawn or has lapsed."),
     "own_dispute": (422, "A party to a delivery does not decide about it."),
     # The catalog.

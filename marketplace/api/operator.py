@@ -197,7 +197,15 @@ class OverrideIndex(Endpoint):
         """The price, and why."""
 
         price: wire.PriceText
-        reason: Annotated[str, msgspec.Meta(min_length=1, max_length=REASON_LENGTH_MAX)]
+        reason: Annotated[
+            str,
+            msgspec.Meta(
+                min_length=1,
+                max_length=REASON_LENGTH_MAX,
+                pattern=r"^[A-Za-z0-9(][ -~]*[!-~]$",
+                description="Why, in printable ASCII, for all to read.",
+            ),
+        ]
 
     class Output(Answer):
         """The correction; `version` is the one that it is or would be."""

@@ -84,11 +84,14 @@ class DecideDispute(Endpoint):
 
 
 def _require_fitting(figures: dict[str, str | None], *, uphold: bool) -> None:
-    """:raises Malformed: when figures are missing, or do not belong to the decision."""
-    wrong = [name for name, figure in figures.items() if (figure is not None) is not uphold]
-    if wrong:
-        code = "missing_field" if uphold else "not_applicable"
-        raise errors.Malformed(
-            "a decision that upholds names what was available and what was missed",
-            errors=[errors.FieldError(field=name, code=code) for name in wrong],
+    """:raises FiguresDoNotFit: when figures are missing, or do not belong to the decision."""
+    if any((figure is not None) is not uphold for figure in figures.values()):
+        raise FiguresDoNotFit(
+            "a decision that upholds names what was available and what was missed; no other does"
         )
+
+
+class FiguresDoNotFit(errors.Refusal):
+    """Figures and decision contradict each other."""
+
+    code, status, title = "figures_do_not_fit", 422, "Figures do not fit the decision"

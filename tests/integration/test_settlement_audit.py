@@ -99,6 +99,11 @@ def sound(clock) -> None:
     )
     operations.consume(usages=[used], at=AT)
     correct(delivery=60, damages=-40)
+    models.SlotSettlement.objects.create(
+        organization_id=HOLDER, grade=GRADE, starts_at=starts_at, service_class="P1", lots=1,
+        failed_lots=0, backed_lots=1, price_ticks=1, amount_micros=0, damages_micros=0,
+        damages_due_micros=0, at=at,
+    )  # fmt: skip
     seals.seal(AT)
 
 
@@ -156,6 +161,9 @@ def test_a_sound_house_has_no_violation_and_every_check_saw_something(sound) -> 
 
 TRANSFER = "UPDATE settlement_transfer SET"
 CORRUPTIONS = {
+    "settled slots have exactly their transfers": (
+        "UPDATE settlement_slotsettlement SET amount_micros = 5"
+    ),
     "accounts are what they say": "UPDATE settlement_account SET owner = 9 WHERE id = 449",
     "no account is overdrawn": (
         "ALTER TABLE settlement_account DROP CONSTRAINT account_is_not_overdrawn;"
@@ -286,10 +294,10 @@ def test_the_command_prints_a_table_and_fails_on_a_violation() -> None:
     out = StringIO()
     call_command("audit_ledger", stdout=out)
     names = [finding.name for finding in whole_audit.run()]
-    assert len(names) == len(set(names)) == 31
+    assert len(names) == len(set(names)) == 33
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0].strip() for line in lines[:-1]] == names
-    assert lines[-1] == "all 31 invariants hold"
+    assert lines[-1] == "all 33 invariants hold"
     at = market_clock.to_datetime(AT)
     models.Position.objects.create(
         organization_id=1, symbol="X", net_lots=1, cost_ticks=1, updated_at=at

@@ -388,6 +388,12 @@ def test_an_instruction_that_is_rolled_back_was_never_given(market: Market) -> N
 
 
 CORRUPTIONS = {
+    "a cluster that is down has one outage and nothing certified": (
+        "INSERT INTO marketplace_cluster (id, public_id, organization_id, grade_id, name,"
+        " is_modelled, accelerator, tensor_parallel, replicas, endpoint, state, certified_lots,"
+        " created_at) SELECT 99, gen_random_uuid(), 1, 'LLAMA70B', 'down', true, 'H100', 1, 1,"
+        " 'http://127.0.0.1:9/v1', 'DOWN', 0, now()"
+    ),
     "the journal's hash chain verifies": (
         "UPDATE exchange_journalbatch SET commands = '' WHERE sequence = 3"
     ),

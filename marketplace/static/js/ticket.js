@@ -114,8 +114,8 @@ export function start({ onOrder }) {
   preview();
   return {
     setBand([low, high]) {
-      form.dataset.low = ticksOf(low);
-      form.dataset.high = ticksOf(high);
+      form.dataset.low = ticksOf(low, Number(form.dataset.decimals));
+      form.dataset.high = ticksOf(high, Number(form.dataset.decimals));
       preview();
     },
     setPrice(text) {
