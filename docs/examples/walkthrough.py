@@ -226,12 +226,13 @@ class Walk:
         self.seen["metered_mntu"] = metered
 
     def _bad_interval(self, operator: Api, startup: Api) -> None:
-        """Break the cluster that serves the startup: it is refunded, and paid what it missed.
+        """Break the clusters that serve the startup: it is refunded, and paid what it missed.
 
-        Which cluster that is was decided at gate closure, over all sellers (RULEBOOK 4.3).
+        Which ones these are was decided at gate closure, over all sellers (RULEBOOK 4.3).
         """
-        cluster = startup.get("entitlements")["results"][0]["pool"]
-        operator.post("demo/faults", {"cluster": cluster, "available": 0.0})
+        clusters = startup.get("entitlements")["results"][0]["pools"]
+        for cluster in clusters:
+            operator.post("demo/faults", {"cluster": cluster, "available": 0.0})
         client = OpenAI(base_url=f"{self.demo['gateway']}/v1", api_key=startup.key, max_retries=0)
         try:
             client.chat.completions.create(
@@ -240,11 +241,12 @@ class Walk:
         except Exception as error:  # noqa: BLE001 the client has a class for each status
             self._expect(getattr(error, "status_code", None) == 503, repr(error))
         else:
-            raise Unexpected("a cluster that is down answered")
+            raise Unexpected("clusters that are down answered")
         now = _time(Api(self.demo["web"]).get("time")["now"])
         ends_at = now - timedelta(seconds=now.timestamp() % 300) + 2 * INTERVAL
         self._advance(operator, ends_at)
-        operator.post("demo/faults", {"cluster": cluster, "available": 1.0})
+        for cluster in clusters:
+            operator.post("demo/faults", {"cluster": cluster, "available": 1.0})
         self._advance(operator, ends_at + LAG)
         bad = [one for one in self._settlements(startup) if float(one["refunded"]) > 0]
         self._expect(bool(bad), self._settlements(startup))
