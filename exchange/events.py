@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from exchange import commands
+from exchange import commands, package_events
 
 
 class OrderPlaced(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -192,7 +192,7 @@ class ObligationIncurred(msgspec.Struct, frozen=True, array_like=True, gc=False,
 
 
 class Allocated(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
-    """These lots of an entitlement are served by this cluster; cluster 0 is a failed lot."""
+    """These lots of an entitlement are served by this cluster (0: none), from a package or not."""
 
     allocation: int
     entitlement: int
@@ -207,6 +207,7 @@ class Allocated(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
     p0_lots: int = 0
     p1_lots: int = 0
     """Of its lots, those that slots of the holder go with."""
+    package: int = 0
 
 
 class IntervalSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
@@ -567,12 +568,11 @@ Event = (
     | Held
     | CommitmentChanged
     | LayerSet
+    | package_events.PackageEvent
 )
-
-
 CASH = (Transferred, Held)
 """What the cash chain is written from."""
-
+PACKAGES = (package_events.PackageChanged, package_events.PackageResold)
 Facts = Mapping[type[Any], Sequence[Any]]
 """Events of a batch by their type, each in the order they happened."""
 NOTHING: Facts = {}

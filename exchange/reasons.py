@@ -93,6 +93,13 @@ class Refuse(StrEnum):
     DEADLINE_PASSED = "deadline_passed"
     POOL_FULL = "pool_full"
     COMMITMENT_ENDED = "commitment_ended"
+    OWN_GROUP = "own_group"
+    SELLER_UNAVAILABLE = "seller_unavailable"
+    LISTING_SUSPENDED = "listing_suspended"
+    INSUFFICIENT_COVERAGE = "insufficient_coverage"
+    POSITION_LIMIT = "position_limit"
+    PACKAGE_UNKNOWN = "package_unknown"
+    EXCEEDS_PACKAGE = "exceeds_package"
 
 
 class OrderStatus(StrEnum):

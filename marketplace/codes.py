@@ -93,6 +93,11 @@ CODES: dict[str, tuple[int, str]] = {
     "deadline_passed": (422, "The deadline is not in the future any more."),
     "pool_full": (422, "The pool has as many members as it may have."),
     "commitment_ended": (422, "The commitment has ended, or was never made."),
+    "own_group": (422, "A group does not sell packages to itself."),
+    "seller_unavailable": (422, "The seller is stopped, in debt, or lacks the margin to sell."),
+    "listing_suspended": (422, "The curve is more than 10 % above the package's list price."),
+    "package_unknown": (422, "There is no such package of this organization."),
+    "exceeds_package": (422, "The slice has more lots or hours than the package."),
     # Deliveries that are over.
     "figures_closed": (
         422,

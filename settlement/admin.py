@@ -471,3 +471,20 @@ class InsurancePaymentAdmin(backoffice.ReadOnly):
     """What price caps and shortage cover have paid."""
 
     ordering = ("-id",)
+
+
+@admin.register(models.Package)
+class PackageAdmin(backoffice.ReadOnly):
+    """Packages as they now are."""
+
+    list_display = ("id", "seller", "holder", "grade", "starts_at", "ends_at", "price_ticks")
+    list_filter = ("grade",)
+    ordering = ("-id",)
+
+
+@admin.register(models.PackageResale)
+class PackageResaleAdmin(backoffice.ReadOnly):
+    """Slices of packages that were sold on."""
+
+    list_display = ("package", "parent", "holder", "buyer", "lot_hours", "amount_micros", "at")
+    ordering = ("-package",)

@@ -235,6 +235,43 @@ class SetLayer(Instruction, frozen=True, tag="set_layer"):
     limit_micros: int
 
 
+class BuyPackage(Instruction, frozen=True, tag="buy_package"):
+    """Buy a package of a seller's hourly lots on the terms of its listing, paid in full at once.
+
+    Lots are a pattern: one number, 24 by the hour of the day, or 168 by that of the week, UTC. Of
+    them `p1_lots` are served as P1. The listing is suspended by its list price, which the price is
+    a discount of.
+    """
+
+    listing: int
+    seller: int
+    buyer: int
+    grade: str
+    starts_at: int
+    ends_at: int
+    lots: tuple[int, ...]
+    price_ticks: int
+    list_price_ticks: int
+    p1_lots: tuple[int, ...] = ()
+
+
+class ResellPackage(Instruction, frozen=True, tag="resell_package"):
+    """Sell a slice of a package on: so many lots of every hour of a range, for cash.
+
+    The slice becomes a package of its own, at the price that its seller is paid for delivery.
+    """
+
+    package: int
+    holder: int
+    buyer: int
+    starts_at: int
+    ends_at: int
+    lots: tuple[int, ...]
+    price_ticks: int
+    fee_bp: int
+    p1_lots: tuple[int, ...] = ()
+
+
 AnyInstruction = (
     OpenAccount
     | DefineGrade
@@ -256,6 +293,8 @@ AnyInstruction = (
     | CommitPurchase
     | WithdrawCommitment
     | SetLayer
+    | BuyPackage
+    | ResellPackage
 )
 
 InstructionState = Literal["PENDING", "APPLIED", "REFUSED"]

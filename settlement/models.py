@@ -29,6 +29,8 @@ from settlement.records import (
     Dispute,
     InsurancePayment,
     MonthlyStatement,
+    Package,
+    PackageResale,
     SettlementRun,
     SettlementRunLine,
     SlotSettlement,
@@ -51,6 +53,8 @@ __all__ = [
     "HoldShown",
     "InsurancePayment",
     "MonthlyStatement",
+    "Package",
+    "PackageResale",
     "Seal",
     "SealShown",
     "SettlementRun",
@@ -269,6 +273,8 @@ class Allocation(models.Model):
     price_ticks = models.BigIntegerField()
     p0_lots = models.BigIntegerField(default=0)
     p1_lots = models.BigIntegerField(default=0)
+    package = models.BigIntegerField(default=0)
+    """What the lots were bought in; 0: in the market."""
 
     class Meta:
         constraints = [

@@ -115,6 +115,7 @@ _ALLOCATIONS = rowset.Table(
         "price_ticks": "bigint",
         "p0_lots": "bigint",
         "p1_lots": "bigint",
+        "package": "bigint",
     },
     key=["id"],
 )
@@ -150,6 +151,45 @@ _INSURANCE = rowset.Table(
         "at": rowset.INSTANT,
     },
     key=["organization_id", "hour_starts_at", "interval", "symbol"],
+)
+_PACKAGES = rowset.Table(
+    "settlement_package",
+    {
+        "id": "bigint",
+        "instruction": "text",
+        "listing": "bigint",
+        "parent": "bigint",
+        "seller": "bigint",
+        "holder": "bigint",
+        "grade": "text",
+        "starts_at": rowset.INSTANT,
+        "ends_at": rowset.INSTANT,
+        "schedule": "jsonb",
+        "price_ticks": "bigint",
+        "list_price_ticks": "bigint",
+        "escrow_micros": "bigint",
+        "margin_micros": "bigint",
+        "bought_at": rowset.INSTANT,
+        "updated_at": rowset.INSTANT,
+    },
+    key=["id"],
+)
+_RESALES = rowset.Table(
+    "settlement_packageresale",
+    {
+        "package": "bigint",
+        "parent": "bigint",
+        "holder": "bigint",
+        "buyer": "bigint",
+        "starts_at": rowset.INSTANT,
+        "ends_at": rowset.INSTANT,
+        "lot_hours": "bigint",
+        "price_ticks": "bigint",
+        "amount_micros": "bigint",
+        "fee_micros": "bigint",
+        "at": rowset.INSTANT,
+    },
+    key=["package"],
 )
 _INTERVALS = rowset.Table(
     "settlement_intervalsettlement",
@@ -364,6 +404,7 @@ def write_delivery(
                 event.price,
                 event.p0_lots,
                 event.p1_lots,
+                event.package,
             )
             for event in allocations
         ],
@@ -452,5 +493,53 @@ def write_corrections(writer: rowset.Writer, corrected: Sequence[Any]) -> None:
                 event.at,
             )
             for event in corrected
+        ],
+    )
+
+
+def write_packages(writer: rowset.Writer, changed: Sequence[Any], resold: Sequence[Any]) -> None:
+    """Replace packages by what they last were, and store resales (`exchange.package_events`)."""
+    latest = {event.package: event for event in changed}
+    _PACKAGES.upsert(
+        writer,
+        [
+            (
+                event.package,
+                event.cause,
+                event.listing,
+                event.parent,
+                event.seller,
+                event.holder,
+                event.grade,
+                event.starts_at,
+                event.ends_at,
+                json.dumps(event.schedule),
+                event.price,
+                event.list_price,
+                event.escrow,
+                event.margin,
+                event.bought_at,
+                event.at,
+            )
+            for event in latest.values()
+        ],
+    )
+    _RESALES.insert(
+        writer,
+        [
+            (
+                event.package,
+                event.parent,
+                event.holder,
+                event.buyer,
+                event.starts_at,
+                event.ends_at,
+                event.lot_hours,
+                event.price,
+                event.amount,
+                event.fee,
+                event.at,
+            )
+            for event in resold
         ],
     )

@@ -308,3 +308,58 @@ class InsurancePayment(models.Model):
                 name="insurance_payment_is_single",
             ),
         ]
+
+
+class Package(models.Model):
+    """Hourly lots that an organization has bought directly from another; written by the engine."""
+
+    id = models.BigIntegerField(primary_key=True)
+    instruction = models.CharField(max_length=320)
+    """That made it: a purchase, or the resale of a slice."""
+    listing = models.BigIntegerField()
+    parent = models.BigIntegerField(default=0)
+    """The package that it was cut out of; 0: none."""
+    seller = models.BigIntegerField()
+    """Who delivers it."""
+    holder = models.BigIntegerField()
+    grade = models.CharField(max_length=16)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    schedule = models.JSONField()
+    """[starts at, ends at, lots, P1 lots] of each stretch, in microseconds and patterns of lots."""
+    price_ticks = models.BigIntegerField()
+    """What its seller is paid for delivery."""
+    list_price_ticks = models.BigIntegerField()
+    escrow_micros = models.BigIntegerField()
+    margin_micros = models.BigIntegerField()
+    """Both as of the last change: delivery takes from them hour by hour."""
+    bought_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["holder", "id"], name="package_by_holder"),
+            models.Index(fields=["seller", "id"], name="package_by_seller"),
+            models.Index(fields=["instruction"], name="package_by_instruction"),
+        ]
+
+
+class PackageResale(models.Model):
+    """A slice of a package that was sold on; written by the engine."""
+
+    package = models.BigIntegerField(primary_key=True)
+    """What the slice became."""
+    parent = models.BigIntegerField()
+    holder = models.BigIntegerField()
+    """Who sold it."""
+    buyer = models.BigIntegerField()
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    lot_hours = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+    amount_micros = models.BigIntegerField()
+    fee_micros = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["parent"], name="package_resale_by_parent")]
