@@ -4,6 +4,8 @@ Written from the definitions, not from the code that keeps the sums: everything 
 incrementally is added up again here.
 """
 
+import itertools
+
 from exchange import commands
 from exchange.book import Order
 from exchange.machine import stops, terms
@@ -15,13 +17,18 @@ from marketplace.contract import HOUR, InstrumentState
 from settlement import margin
 from settlement.ledger import Kind
 
+NOTHING = margin.Resting()
+
 
 def check(state: State) -> None:
     """Assert every invariant."""
     _check_cash(state)
     _check_index_of_orders(state)
+    orders: dict[Position, list[Order]] = {}
+    for order in state.orders.values():
+        orders.setdefault(order.position, []).append(order)
     for instrument in state.by_id.values():
-        _check_instrument(state, instrument)
+        _check_instrument(state, instrument, orders)
     for account in state.accounts.values():
         _check_account(state, account)
     _check_delivery(state)
@@ -72,7 +79,9 @@ def _check_index_of_orders(state: State) -> None:
     assert not state.dirty, "every change of a book was announced"
 
 
-def _check_instrument(state: State, instrument: Instrument) -> None:
+def _check_instrument(
+    state: State, instrument: Instrument, orders: dict[Position, list[Order]]
+) -> None:
     """Assert what holds inside an instrument."""
     is_open = state.state_of(instrument) is InstrumentState.CONTINUOUS
     assert instrument.is_open == is_open, "an instrument knows whether it trades"
@@ -88,7 +97,7 @@ def _check_instrument(state: State, instrument: Instrument) -> None:
     if instrument.phase in (InstrumentState.SCHEDULED, InstrumentState.CLOSED):
         assert not list(instrument.live_orders()), "no orders outside trading"
     for position in positions:
-        _check_position(position)
+        _check_position(position, orders.get(position, []))
 
 
 def _check_session(state: State, instrument: Instrument) -> None:
@@ -169,13 +178,28 @@ def _check_crossing_groups(instrument: Instrument) -> None:
         assert ask is None or order.price < ask, "orders of a group do not cross"
 
 
-def _check_position(position: Position) -> None:
+def _check_position(position: Position, orders: list[Order]) -> None:
     """Assert that a position's sums are those of its orders."""
     instrument = position.instrument
-    orders = [o for o in position.account.orders.values() if o.position is position]
-    buys = [order for order in orders if order.side > 0]
-    sells = [order for order in orders if order.side < 0]
     _check_reducing(position, orders)
+    assert position.order_count == len(orders), "orders are counted"
+    kept = margin.Resting(
+        position.buy_lots,
+        position.sell_lots,
+        position.long_excess,
+        position.short_excess,
+        position.buy_fees,
+        position.sell_fees,
+    )
+    resting = _resting(instrument, orders) if orders else NOTHING
+    assert kept == resting, "sums over resting orders add up"
+    needed = margin.requirement(instrument.rates, position.net, position.cost, resting)
+    assert position.required == needed, "what is reserved is what is required"
+    assert needed >= position.initial_margin, "orders never lower the margin"
+
+
+def _resting(instrument: Instrument, orders: list[Order]) -> margin.Resting:
+    """Return the sums over a position's orders, whose fees are rounded up once each."""
     for order in orders:
         sale_waits = order.side < 0 and order.status is OrderStatus.UNTRIGGERED
         points = order.fee_points + margin.fee_points(
@@ -190,7 +214,9 @@ def _check_position(position: Position) -> None:
         margin.order_excess(instrument.rates, side=order.side, price=order.price, lots=order.left)
         for order in orders
     ]
-    resting = margin.Resting(
+    buys = [order for order in orders if order.side > 0]
+    sells = [order for order in orders if order.side < 0]
+    return margin.Resting(
         buy_lots=sum(order.left for order in buys),
         sell_lots=sum(order.left for order in sells),
         long_excess=sum(long for long, _ in excess),
@@ -198,19 +224,6 @@ def _check_position(position: Position) -> None:
         buy_fees=sum(order.fee_reserve for order in buys),
         sell_fees=sum(order.fee_reserve for order in sells),
     )
-    assert position.order_count == len(orders), "orders are counted"
-    kept = margin.Resting(
-        position.buy_lots,
-        position.sell_lots,
-        position.long_excess,
-        position.short_excess,
-        position.buy_fees,
-        position.sell_fees,
-    )
-    assert kept == resting, "sums over resting orders add up"
-    needed = margin.requirement(instrument.rates, position.net, position.cost, resting)
-    assert position.required == needed, "what is reserved is what is required"
-    assert needed >= position.initial_margin, "orders never lower the margin"
 
 
 def _check_account(state: State, account: Account) -> None:
@@ -270,13 +283,18 @@ def _check_delivery(state: State) -> None:
 
 def _check_coverage(state: State) -> None:
     """Assert, hour by hour, that what nothing covers is paid for, and not offered late."""
+    prices: dict[tuple[str, int], int] = {}
+    energy = [instrument for instrument in state.by_id.values() if instrument.is_energy]
+    energy.sort(key=lambda instrument: instrument.contract.hours)
     for account in state.accounts.values():
         for grade in state.grades:
             needed = 0
             for starts_at, lots in _uncovered_hours(account, grade).items():
                 late = starts_at <= state.prepaid_until
-                price = _price_of_hour(state, grade, starts_at)
-                needed += lots * price * margin.uncovered_micros(is_late=late)
+                hour = grade, starts_at
+                if hour not in prices:
+                    prices[hour] = _price_of_hour(energy, grade, starts_at)
+                needed += lots * prices[hour] * margin.uncovered_micros(is_late=late)
                 if late:
                     offered = sum(
                         p.sell_lots
@@ -286,10 +304,12 @@ def _check_coverage(state: State) -> None:
                     assert not offered, "no sale inside the prepaid window is uncovered"
             assert account.uncovered.get(grade, 0) == needed, "uncovered shorts are paid for"
         for position in account.positions.values():
+            if position.certified == UNKNOWN:
+                continue
             certified = account.certified_lots(
                 position.instrument.grade.code, position.instrument.contract.ends_at
             )
-            assert position.certified in (UNKNOWN, sum(certified.values())), "coverage is current"
+            assert position.certified == sum(certified.values()), "coverage is current"
 
 
 def _check_slots(state: State) -> None:
@@ -315,11 +335,9 @@ def _check_slots(state: State) -> None:
         assert 100 * cluster.timed_lots <= 60 * cluster.lots, "P0 and P1 are at most 60 %"
 
 
-def _price_of_hour(state: State, grade: str, starts_at: int) -> int:
-    """Return the mark of the shortest energy around an hour."""
-    around = [i for i in state.by_id.values() if i.is_energy and _has(i, grade, starts_at)]
-    shortest = min(around, key=lambda instrument: instrument.contract.hours)
-    return shortest.mark
+def _price_of_hour(energy: list[Instrument], grade: str, starts_at: int) -> int:
+    """Return the mark of the shortest energy around an hour, of instruments in that order."""
+    return next(each.mark for each in energy if _has(each, grade, starts_at))
 
 
 def _check_insurance(state: State) -> None:
@@ -331,14 +349,10 @@ def _check_insurance(state: State) -> None:
         assert all(position.cost == 0 for position in instrument.positions.values()), "paid at once"
         most = 5 * terms.strike if terms.strike else instrument.pay_ticks
         assert most > 0, "an option pays something"
-        unpaid = [
-            hour
-            for number, hour in enumerate(range(terms.starts_at, terms.ends_at, HOUR))
-            if not instrument.paid_hours >> number & 1
-        ]
+        unpaid = terms.hours - instrument.paid_hours.bit_count()
         assert unpaid, "an option ends with its last hour"
         for position in instrument.positions.values():
-            aside = most * 60 * len(unpaid) * max(0, -position.net)
+            aside = most * 60 * unpaid * max(0, -position.net)
             assert position.initial_margin == aside, "what may be paid is set aside"
 
 
@@ -349,20 +363,31 @@ def _has(instrument: Instrument, grade: str, starts_at: int) -> bool:
 
 
 def _uncovered_hours(account: Account, grade: str) -> dict[int, int]:
-    """Return by how many lots each hour's shorts and sales exceed what is behind them."""
-    sold: dict[int, int] = {}
+    """Return by how many lots each hour's shorts and sales exceed what is behind them.
+
+    Windows are hours, whole days or more of these, so lots are added up where windows begin and
+    end: between two such instants nothing changes but how long certificates hold.
+    """
+    steps: dict[int, int] = {}
     for position in account.positions.values():
+        lots = position.sell_lots - position.net
         terms = position.instrument.contract
-        if not position.instrument.is_energy or terms.grade != grade:
+        if lots and position.instrument.is_energy and terms.grade == grade:
+            steps[terms.starts_at] = steps.get(terms.starts_at, 0) + lots
+            steps[terms.ends_at] = steps.get(terms.ends_at, 0) - lots
+    found: dict[int, int] = {}
+    certificates = [(c.valid_until, c.lots) for c in account.clusters.values() if c.grade == grade]
+    instants = sorted(steps)
+    sold = 0
+    for since, until in itertools.pairwise(instants):
+        sold += steps[since]
+        if sold <= 0 or sold <= sum(lots for holds, lots in certificates if holds >= until):
             continue
-        if position.sell_lots - position.net:
-            for starts_at in range(terms.starts_at, terms.ends_at, HOUR):
-                sold[starts_at] = sold.get(starts_at, 0) + position.sell_lots - position.net
-    return {
-        starts_at: lots - sum(account.certified_lots(grade, starts_at + HOUR).values())
-        for starts_at, lots in sold.items()
-        if lots > sum(account.certified_lots(grade, starts_at + HOUR).values())
-    }
+        for starts_at in range(since, until, HOUR):
+            behind = sum(lots for holds, lots in certificates if holds >= starts_at + HOUR)
+            if sold > behind:
+                found[starts_at] = sold - behind
+    return found
 
 
 def _check_limits(state: State) -> None:
@@ -371,13 +396,16 @@ def _check_limits(state: State) -> None:
     assert sorted(members) == sorted(state.accounts), "every account is in one group"
     for account in state.accounts.values():
         assert account.peers is state.groups[account.group], "an account knows its group"
+    supplies: dict[tuple[str, int], int] = {}
     for instrument in state.by_id.values():
-        grade, ends_at = instrument.grade.code, instrument.contract.ends_at
-        supply = sum(
-            sum(account.certified_lots(grade, ends_at).values())
-            for account in state.accounts.values()
-        )
-        assert instrument.long_max in (UNKNOWN, max(100, supply // 4)), "limits are current"
+        if instrument.long_max == UNKNOWN:
+            continue
+        window = instrument.grade.code, instrument.contract.ends_at
+        if window not in supplies:
+            supplies[window] = sum(
+                sum(account.certified_lots(*window).values()) for account in state.accounts.values()
+            )
+        assert instrument.long_max == max(100, supplies[window] // 4), "limits are current"
 
 
 def _check_switches(state: State) -> None:
