@@ -361,7 +361,6 @@ class World:
         entitled = held * MNTU_PER_LOT_INTERVAL
         wanted = min(asked, entitled)
         parts = shortfall.parts(wanted, [allocation.lots for allocation in allocations])
-        past = self.past[account]
         missed_all = 0
         rows = []
         for allocation, part in zip(allocations, parts, strict=True):
@@ -373,9 +372,8 @@ class World:
             missed = max(0, part - available)
             missed_all += missed
             rows.append((allocation, part, available, missed))
+        past = self.past[account]
         short = shortfall.short_mntu(missed=missed_all, owed=entitled, past_demand=past)
-        past.append(wanted)
-        del past[: -shortfall.PAST_INTERVALS]
         lines = []
         weights = [missed for _, _, _, missed in rows]
         shares = shortfall.parts(short, weights) if missed_all else [0] * len(rows)
@@ -384,6 +382,9 @@ class World:
             delivered = min(part, available)
             got += delivered
             lines.append(DeliveryLine(allocation.id, available, missed, delivered))
+        # What was believed is the past of the intervals to come, not what was asked for.
+        past.append(got + short)
+        del past[: -shortfall.PAST_INTERVALS]
         return lines, min(got, real)
 
     def _charge(self, hour_at: int) -> None:
