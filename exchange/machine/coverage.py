@@ -4,7 +4,7 @@ In every hour an account's clusters and its long lots of any product cover its s
 its resting sales would make, one for one. What is left over is *uncovered*: it needs more margin
 (`margin.uncovered_micros`, at the hour's price on the curve), is limited by group, and may not come
 to be inside the prepaid window at all. A cluster covers the hours that end while its certificate
-holds.
+holds, and with what it has not pledged to packages.
 
 Everything here is a step function of time: a position is one step up and one down, however many
 hours it has, so a month costs no more than an hour. An account that only trades hours, and sells no
@@ -125,13 +125,7 @@ def exposure(
     The spans follow one another from `starts_at` to `ends_at`. One position can be left out, or,
     with `lots`, be counted with so many more of them offered.
     """
-    level = 0
-    steps: dict[int, int] = {}
-    for cluster in account.clusters.values():
-        until = contract.hour_start(cluster.valid_until)
-        if cluster.grade == grade and until > starts_at:
-            level -= cluster.lots
-            steps[until] = steps.get(until, 0) + cluster.lots
+    level, steps = _free(account, grade, starts_at, ends_at)
     short = [
         (position, position.sell_lots - position.net)
         for position in account.positions.values()
@@ -162,6 +156,34 @@ def exposure(
             level += steps[step]
     spans.append(Span(at, ends_at, level))
     return spans
+
+
+def _free(account: Account, grade: str, starts_at: int, ends_at: int) -> tuple[int, dict[int, int]]:
+    """Return certified lots that are not pledged, negative, at an instant, and how they change.
+
+    A certificate that has fallen below what is pledged leaves nothing; it makes no short.
+    """
+    level = 0
+    steps: dict[int, int] = {}
+    for cluster in account.clusters.values():
+        until = contract.hour_start(cluster.valid_until)
+        if cluster.grade == grade and until > starts_at:
+            level -= cluster.lots
+            steps[until] = steps.get(until, 0) + cluster.lots
+    pledged = account.pledges.get(grade)
+    if not pledged or starts_at >= ends_at:
+        return level, steps
+    certified, free = -level, []
+    for hour in range(starts_at, ends_at, HOUR):
+        certified -= steps.get(hour, 0)
+        pledge = pledged.get(hour)
+        free.append(certified if pledge is None else max(0, certified - pledge.lots))
+    changes = {
+        starts_at + number * HOUR: before - after
+        for number, (before, after) in enumerate(pairwise(free), 1)
+        if before != after
+    }
+    return -free[0], changes
 
 
 def _horizon(account: Account, grade: str, also: Position | None = None) -> tuple[int, int]:

@@ -126,6 +126,10 @@ class Allocation(msgspec.Struct, array_like=True):
     p0_lots: int = 0
     p1_lots: int = 0
     """Of its lots, those that slots go with."""
+    price: int = 0
+    """What they are paid: the hour's delivery price, or their package's."""
+    package: int = 0
+    """What they were bought in; 0: in the market."""
 
 
 class Hour(msgspec.Struct, array_like=True):

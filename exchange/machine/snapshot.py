@@ -13,9 +13,9 @@ import msgspec
 
 from exchange import commands
 from exchange.book import Order
-from exchange.machine import coverage, listing, marks, sessions, withdrawals
+from exchange.machine import coverage, listing, marks, pledges, sessions, withdrawals
 from exchange.machine.entries import Entry
-from exchange.machine.promises import Purchase
+from exchange.machine.promises import Package, Purchase
 from exchange.machine.records import (
     AccountNews,
     Auction,
@@ -32,7 +32,7 @@ from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 
-FORMAT = 5
+FORMAT = 7
 
 
 class _Account(msgspec.Struct, array_like=True):
@@ -53,6 +53,8 @@ class _Account(msgspec.Struct, array_like=True):
     owed: list[tuple[int, int]]
     peaks: list[tuple[int, int]]
     locked: list[tuple[int, int]]
+    size_called: int
+    idle_rounds: int
 
 
 class _Order(msgspec.Struct, array_like=True):
@@ -131,6 +133,7 @@ class _State(msgspec.Struct, array_like=True):
     holds: list[tuple[int, str, int, Hold]]
     payouts: list[tuple[str, Payout]]
     purchases: list[Purchase]
+    packages: list[Package]
 
 
 def dump(state: State) -> bytes:
@@ -157,6 +160,7 @@ def dump(state: State) -> bytes:
             [(*key, state.holds[key]) for key in sorted(state.holds)],
             sorted(state.payouts.items()),
             [state.purchases[number] for number in sorted(state.purchases)],
+            [state.packages[number] for number in sorted(state.packages)],
         )
     )
 
@@ -180,6 +184,8 @@ def _dump_account(account: Account) -> _Account:
         sorted(account.owed.items()),
         sorted(account.peaks.items()),
         sorted(account.locked.items()),
+        account.size_called,
+        account.idle_rounds,
     )
 
 
@@ -284,6 +290,8 @@ def load(data: bytes) -> State:
         account.owed.update(row.owed)
         account.peaks.update(row.peaks)
         account.locked.update(row.locked)
+        account.size_called = row.size_called
+        account.idle_rounds = row.idle_rounds
     for due_at, kind, number in state.calendar:
         if kind == Entry.SWITCH:
             state.accounts[number].switch_due = due_at
@@ -297,6 +305,8 @@ def load(data: bytes) -> State:
     for due_at, kind, number in state.calendar:
         if kind == Entry.MARK_ONE and number in state.by_id:
             state.by_id[number].look_due = due_at
+    for package in written.packages:
+        pledges.restore(state, package)
     for account in state.accounts.values():
         coverage.settle_account(state, account)
     for hour in written.hours:

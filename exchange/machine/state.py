@@ -15,7 +15,7 @@ from typing import Any
 from exchange import events
 from exchange.book import Book, Order, Stops
 from exchange.machine.entries import Entry
-from exchange.machine.promises import Purchase
+from exchange.machine.promises import NO_PLEDGE, Package, Pledge, Purchase
 from exchange.machine.records import (
     AccountNews,
     Auction,
@@ -38,8 +38,9 @@ class Account:
 
     __slots__ = (
         "call_due", "cash", "clusters", "committed", "crossing", "debt", "delivery_margin",
-        "entered", "escrow", "fund", "group", "held", "id", "in_default", "killed", "locked",
-        "news", "orders", "owed", "peaks", "peers", "positions", "required", "stale",
+        "entered", "escrow", "fund", "group", "held", "holdings", "id", "idle_rounds", "in_default", "killed",
+        "locked",
+        "news", "orders", "owed", "peaks", "peers", "pledges", "positions", "required", "size_called", "stale",
         "switch_due", "switches", "traded",
         "uncovered", "usage_hold",
     )  # fmt: skip
@@ -70,6 +71,10 @@ class Account:
         """Proceeds that count as margin but cannot be withdrawn before an instant, by that."""
         self.call_due = 0
         """When the margin call that runs is enforced; 0 while none does."""
+        self.size_called = 0
+        """What it held after the last round of its liquidation; 0 before the first."""
+        self.idle_rounds = 0
+        """Rounds, the last among them, that have reduced nothing."""
         self.killed = False
         self.delivery_margin = 0
         self.committed = 0
@@ -87,6 +92,10 @@ class Account:
         self.stale = stale
         """Whose `uncovered` has to be added up again, by grade; shared by all."""
         self.clusters: dict[int, Cluster] = {}
+        self.pledges: dict[str, dict[int, Pledge]] = {}
+        """What its clusters have to deliver to packages, by grade and hour."""
+        self.holdings: dict[str, dict[int, int]] = {}
+        """Lots of the packages that it holds, by grade and hour."""
         self.entered = self.traded = 0
         """Orders and amendments accepted, and trades made, in the running clock hour."""
         self.switches: dict[str, int] = {}
@@ -95,22 +104,71 @@ class Account:
         """When the calendar next looks at the switches; 0 while it does not."""
 
     def certified_lots(self, grade: str, hour_ends_at: int) -> dict[int, int]:
-        """Return certified lots by cluster that hold to the end of an hour."""
-        return {
+        """Return certified lots by cluster that hold to the end of an hour, less pledged ones."""
+        certified = {
             cluster.id: cluster.lots
             for cluster in self.clusters.values()
             if cluster.grade == grade and cluster.valid_until >= hour_ends_at
         }
+        if self.pledges:
+            for share in self.pledged_shares(grade, hour_ends_at):
+                if share.cluster != delivery.NO_CLUSTER:
+                    certified[share.cluster] -= share.lots
+        return certified
+
+    def free_lots(self, grade: str, hour_ends_at: int) -> int:
+        """Return how many certified lots hold to the end of an hour and are not pledged."""
+        certified = sum(
+            cluster.lots
+            for cluster in self.clusters.values()
+            if cluster.grade == grade and cluster.valid_until >= hour_ends_at
+        )
+        return max(0, certified - self.pledge(grade, hour_ends_at - contract.HOUR).lots)
+
+    def pledge(self, grade: str, starts_at: int) -> Pledge:
+        """Return what of an hour is pledged to packages."""
+        of_grade = self.pledges.get(grade)
+        return of_grade.get(starts_at, NO_PLEDGE) if of_grade else NO_PLEDGE
+
+    def pledged_shares(self, grade: str, hour_ends_at: int) -> list[delivery.Share]:
+        """Return which clusters deliver an hour's packages, failed lots last."""
+        pledge = self.pledge(grade, hour_ends_at - contract.HOUR)
+        if not pledge.lots:
+            return []
+        rooms = self._rooms(grade, hour_ends_at)
+        certified = {number: self.clusters[number].lots for number in rooms}
+        behind = min(pledge.lots, sum(certified.values()))
+        timed = delivery.Slots(0, pledge.p1_lots)
+        return delivery.split_obligation(
+            obligation=0,
+            lots=pledge.lots,
+            certified_lots=certified,
+            slots=delivery.deliverable(timed, behind, rooms.values()),
+            rooms=rooms,
+        )
 
     def slot_rooms(self, grade: str, hour_ends_at: int) -> dict[int, delivery.Room]:
-        """Return how many slots each cluster may be behind in an hour (RULEBOOK 4.3)."""
+        """Return how many slots each cluster may be behind in an hour (RULEBOOK 4.3).
+
+        Beside those that go with packages, and with lots that are not pledged.
+        """
+        rooms = self._rooms(grade, hour_ends_at)
+        if self.pledges:
+            for share in self.pledged_shares(grade, hour_ends_at):
+                if share.cluster != delivery.NO_CLUSTER:
+                    room, lots = rooms[share.cluster], self.clusters[share.cluster].lots
+                    timed = min(room.timed_lots - share.p1_lots, lots - share.lots)
+                    rooms[share.cluster] = delivery.Room(min(room.p0_lots, timed), timed)
+        return rooms
+
+    def _rooms(self, grade: str, hour_ends_at: int) -> dict[int, delivery.Room]:
+        """Return how many slots each cluster may be behind in an hour by its certificate."""
         return {
-            number: delivery.room(
-                lots,
-                p0_max=self.clusters[number].p0_lots,
-                timed_max=self.clusters[number].timed_lots,
+            cluster.id: delivery.room(
+                cluster.lots, p0_max=cluster.p0_lots, timed_max=cluster.timed_lots
             )
-            for number, lots in self.certified_lots(grade, hour_ends_at).items()
+            for cluster in self.clusters.values()
+            if cluster.grade == grade and cluster.valid_until >= hour_ends_at
         }
 
     @property
@@ -307,9 +365,12 @@ class Position:
     def certified_lots(self) -> int:
         """Return what the account's clusters stand behind in every hour of the window."""
         if self.certified == UNKNOWN:
-            instrument = self.instrument
-            lots = self.account.certified_lots(instrument.grade.code, instrument.contract.ends_at)
-            self.certified = sum(lots.values())
+            terms, account = self.instrument.contract, self.account
+            ends_at = terms.ends_at
+            self.certified = account.free_lots(terms.grade, ends_at)
+            if terms.grade in account.pledges:
+                for at in range(terms.starts_at + contract.HOUR, ends_at, contract.HOUR):
+                    self.certified = min(self.certified, account.free_lots(terms.grade, at))
         return self.certified
 
     @property
@@ -327,7 +388,8 @@ class State:
         "accounts", "at", "by_id", "by_window", "calendar", "clusters", "counters", "curves",
         "dirty",
         "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
-        "instruments", "layer_max", "next_order", "next_trade", "orders", "payouts", "performing",
+        "instruments", "layer_max", "next_order", "next_trade", "orders", "packages", "payouts",
+        "performing",
         "prepaid_until", "purchases", "repriced", "rules", "sequence", "stale",
         "touched_accounts", "touched_auctions", "touched_instruments", "touched_orders",
         "touched_positions",
@@ -362,6 +424,8 @@ class State:
         """Withdrawals that wait, by the id of their hold."""
         self.purchases: dict[int, Purchase] = {}
         """Pools whose deadline is to come, by number."""
+        self.packages: dict[int, Package] = {}
+        """Of which something is still to be delivered, by number."""
         self.layer_max = LAYER_MAX
         """What the exchange's own layer bears at most."""
         self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)
@@ -531,5 +595,5 @@ UNKNOWN = -1
 LAYER_MAX = 10**11
 """Micro-USD that the exchange's own layer bears in all, unless the operator says otherwise."""
 IDLE_ENTRIES_MAX = 1_000
-COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation", "purchase")
+COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation", "package", "purchase")
 _EXCHANGE_KINDS = (Kind.OUTSIDE, Kind.FEES, Kind.CLEARING, Kind.LAYER)
