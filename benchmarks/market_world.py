@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from admission import shortfall
 from benchmarks.market_data import Data
-from exchange import commands, events
+from exchange import commands, default_events, events
 from exchange.machine import Machine
 from marketplace import contract
 from marketplace.contract import DAY, HOUR, INTERVAL, INTERVALS_PER_HOUR, MNTU_PER_LOT_INTERVAL
@@ -528,11 +528,11 @@ _HANDLERS: dict[type[Any], Any] = {
     events.CallOpened: World._called,
     events.IntervalSettled: World._interval,
     events.ObligationIncurred: World._obliged,
-    events.MarginCalled: World._noted,
-    events.MarginCallMet: World._noted,
-    events.LiquidationStarted: World._noted,
-    events.Defaulted: World._noted,
-    events.HaircutTaken: World._noted,
+    default_events.MarginCalled: World._noted,
+    default_events.MarginCallMet: World._noted,
+    default_events.LiquidationStarted: World._noted,
+    default_events.Defaulted: World._noted,
+    default_events.HaircutTaken: World._noted,
     events.OrderRejected: World._rejected,
     events.OrderPlaced: World._placed,
 }

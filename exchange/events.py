@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from exchange import commands, package_events
+from exchange import commands, default_events, insurance_events, package_events
 
 
 class OrderPlaced(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -397,55 +397,6 @@ class Cascaded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
     at: int
 
 
-class Defaulted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
-    """An account could not pay `amount` of what it owed to clearing: others bear it."""
-
-    account: int
-    amount: int
-    cause: str
-    at: int
-
-
-class HaircutTaken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=42):
-    """An account received so much less than it was owed, for the whole waterfall was used up."""
-
-    account: int
-    amount: int
-    cause: str
-    at: int
-
-
-class MarginCalled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
-    """An account has until `due_at` to bring so much more, or to need so much less."""
-
-    account: int
-    amount: int
-    due_at: int
-    at: int
-
-
-class MarginCallMet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=44):
-    """An account that was called has its initial margin again."""
-
-    account: int
-    at: int
-
-
-class LiquidationStarted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=45):
-    """A margin call was not met by so much: positions are reduced from here on."""
-
-    account: int
-    amount: int
-    at: int
-
-
-class LayerSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=46):
-    """The exchange's own layer of the waterfall bears at most `limit` from here on."""
-
-    limit: int
-    at: int
-
-
 class SlotsSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=50):
     """What became of an account's slots of a class in an hour; sold ones are negative lots.
 
@@ -465,24 +416,6 @@ class SlotsSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5
     amount: int
     damages: int
     damages_due: int
-    at: int
-
-
-class InsurancePaid(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=51):
-    """An option paid an account, or was paid by it: signed micro-USD, for lots held or written.
-
-    `interval` is that of shortage cover, 0 for the hour of a cap; `mntu` are the tokens that a
-    holder is paid for at `price` ticks, 0 for a writer.
-    """
-
-    instrument: str
-    hour_starts_at: int
-    interval: int
-    account: int
-    lots: int
-    mntu: int
-    price: int
-    amount: int
     at: int
 
 
@@ -557,21 +490,17 @@ Event = (
     | SwitchSet
     | Previewed
     | Cascaded
-    | Defaulted
-    | HaircutTaken
-    | MarginCalled
-    | MarginCallMet
-    | LiquidationStarted
     | DeliveryCorrected
     | SlotsSettled
-    | InsurancePaid
     | Held
     | CommitmentChanged
-    | LayerSet
+    | default_events.DefaultEvent
+    | insurance_events.InsuranceEvent
     | package_events.PackageEvent
 )
 CASH = (Transferred, Held)
 """What the cash chain is written from."""
+INSURANCE = insurance_events.INSURANCE
 PACKAGES = (package_events.PackageChanged, package_events.PackageResold)
 Facts = Mapping[type[Any], Sequence[Any]]
 """Events of a batch by their type, each in the order they happened."""

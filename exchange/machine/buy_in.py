@@ -32,6 +32,8 @@ def look(state: State, account: Account) -> None:
         instrument = order.position.instrument
         if not order.is_of_clearing or instrument.id in wanted or state.is_frozen(instrument):
             continue
+        if withdrawals.is_reduction(order):
+            continue
         withdrawals.withdraw(state, order, Close.COVERED)
     for number in sorted(wanted):
         _buy(state, account, state.by_id[number], wanted[number])

@@ -12,31 +12,23 @@ from exchange.machine.state import Account, Instrument, State
 
 _MARK = "\N{SECTION SIGN}"
 """How their client order ids begin."""
+_REDUCE_ONLY = commands.Terms(reduce_only=True)
 
 
 def place(
-    state: State, account: Account, instrument: Instrument, side: int, lots: int, *, what: str
-) -> None:
-    """Buy at the top of the band or sell at its bottom; what is not traded at once rests."""
-    _enter(state, account, instrument, side, lots, commands.GTC, what)
-
-
-def trade(
-    state: State, account: Account, instrument: Instrument, side: int, lots: int, *, what: str
-) -> None:
-    """Trade what the book has inside the band, at once; nothing rests."""
-    _enter(state, account, instrument, side, lots, commands.IOC, what)
-
-
-def _enter(
     state: State,
     account: Account,
     instrument: Instrument,
     side: int,
     lots: int,
-    time_in_force: str,
+    *,
     what: str,
+    reduces: bool = False,
 ) -> None:
+    """Buy at the top of the band or sell at its bottom; what is not traded at once rests.
+
+    One that `reduces` leaves when it could do more than that, as any reduce-only order does.
+    """
     price = instrument.band_high if side > 0 else instrument.band_low
     number = state.next_order
     state.next_order = number + 1
@@ -46,9 +38,10 @@ def _enter(
         side=side,
         price=price,
         lots=lots,
-        time_in_force=time_in_force,
+        time_in_force=commands.GTC,
         client_order_id=f"{_MARK}{what}:{number}",
         fingerprint=b"",
+        terms=_REDUCE_ONLY if reduces else None,
     )
     order = orders.accept(state, state.position(account, instrument), command, number, price)
     last = instrument.last

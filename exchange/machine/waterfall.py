@@ -11,7 +11,7 @@ Each member's share of the fund is 2 % of its highest short notional of the last
 given back at 00:00. Compensation (RULEBOOK section 6) never comes this way.
 """
 
-from exchange import events
+from exchange import default_events
 from exchange.machine.state import Account, State
 from exchange.reasons import Refuse
 from marketplace import contract
@@ -42,7 +42,7 @@ def cover(state: State, account: Account, amount: int, cause: str, *, must: bool
     missing -= _use_other_shares(state, account, missing, cause)
     if not account.in_default:
         account.in_default = True
-        state.events.append(events.Defaulted(account.id, before, cause, state.at))
+        state.events.append(default_events.Defaulted(account.id, before, cause, state.at))
     return missing
 
 
@@ -146,7 +146,7 @@ def settle(state: State, payments: dict[int, int], code: Code, cause: str) -> No
     for (number, owed), amount in zip(due, amounts, strict=True):
         state.transfer((EXCHANGE, Kind.CLEARING), (number, Kind.CASH), amount, code, cause)
         if amount < owed:
-            state.events.append(events.HaircutTaken(number, owed - amount, cause, state.at))
+            state.events.append(default_events.HaircutTaken(number, owed - amount, cause, state.at))
         repay(state, state.accounts[number], amount, cause)
 
 
@@ -155,7 +155,7 @@ def set_layer(state: State, limit: int) -> Refuse | None:
     if not 0 <= limit <= LAYER_LIMIT_MAX:
         return Refuse.INVALID_AMOUNT
     state.layer_max = limit
-    state.events.append(events.LayerSet(limit, state.at))
+    state.events.append(default_events.LayerSet(limit, state.at))
     return None
 
 

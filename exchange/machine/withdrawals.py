@@ -34,6 +34,11 @@ def is_frozen(state: State, order: Order) -> bool:
     return order.rests and state.is_frozen(order.position.instrument)
 
 
+def is_reduction(order: Order) -> bool:
+    """Whether the clearing house placed an order so that its account holds less."""
+    return order.is_of_clearing and order.request.terms is not None
+
+
 def enlist(order: Order, fee_reserve: int) -> None:
     """Make an order one of its account's live ones, with what it reserves."""
     request = order.request

@@ -13,7 +13,7 @@ import random
 
 import pytest
 
-from exchange import commands, events
+from exchange import commands, default_events, events
 from exchange.machine import Machine
 from marketplace import contract
 from marketplace.contract import DAY, HOUR, MICROS_PER_SECOND
@@ -127,7 +127,7 @@ class Play:
                 assert value == stands, f"what {account} stands at in {name}"
         lost: dict[int, int] = {}
         for event in self.floor.events:
-            if isinstance(event, events.HaircutTaken):
+            if isinstance(event, default_events.HaircutTaken):
                 lost[event.account] = lost.get(event.account, 0) + event.amount
         if not lost:
             for account in ACCOUNTS:

@@ -1,6 +1,6 @@
 """Margin calls, liquidation, the waterfall, buy-ins and what may be withdrawn."""
 
-from exchange import events
+from exchange import default_events, events
 from exchange.machine import margin_calls, waterfall
 from marketplace import contract
 from settlement import instructions
@@ -84,18 +84,18 @@ def test_below_maintenance_an_account_is_called_and_a_deposit_meets_the_call() -
     floor = short(cash=initial)
     move_to(floor, 1_275)
     floor.to("13:45:01")
-    (called,) = floor.of(events.MarginCalled)
+    (called,) = floor.of(default_events.MarginCalled)
     now = 60 * HOURS_OF_MONTH * 50 * 1_275 // 20
     assert (called.account, called.due_at) == (SELLER, instant("14:45:01"))
     assert called.amount == now - floor.view(SELLER).cash > 0
     assert floor.view(SELLER).margin_call_due == instant("14:45:01")
     assert floor.withdraw(SELLER, 1) == "insufficient_funds"
     floor.deposit(SELLER, called.amount - 1)
-    assert floor.of(events.MarginCallMet) == []
+    assert floor.of(default_events.MarginCallMet) == []
     floor.deposit(SELLER, 1)
-    assert [event.account for event in floor.of(events.MarginCallMet)] == [SELLER]
+    assert [event.account for event in floor.of(default_events.MarginCallMet)] == [SELLER]
     floor.to("15:00")
-    assert floor.of(events.LiquidationStarted) == []
+    assert floor.of(default_events.LiquidationStarted) == []
 
 
 def test_above_maintenance_nobody_is_called() -> None:
@@ -104,7 +104,7 @@ def test_above_maintenance_nobody_is_called() -> None:
     move_to(floor, 1_252)
     floor.to("14:00")
     assert floor.view(SELLER).available < 0
-    assert floor.of(events.MarginCalled) == []
+    assert floor.of(default_events.MarginCalled) == []
 
 
 def test_a_call_that_is_not_met_sells_what_the_account_is_long_of_inside_the_band() -> None:
@@ -119,10 +119,10 @@ def test_a_call_that_is_not_met_sells_what_the_account_is_long_of_inside_the_ban
     floor.buy(BUYER, 10, 1_190, instrument=MONTH)
     move_to(floor, 1_200)
     floor.to("15:00")
-    assert [event.account for event in floor.of(events.MarginCalled)] == [4]
+    assert [event.account for event in floor.of(default_events.MarginCalled)] == [4]
     held = floor.machine.position(4, MONTH).net_lots
     floor.to("16:00")
-    (started,) = floor.of(events.LiquidationStarted)
+    (started,) = floor.of(default_events.LiquidationStarted)
     sold = [e for e in floor.of(events.Traded) if e.taker == 4]
     assert started.amount > 0
     assert sold
@@ -140,7 +140,7 @@ def test_covered_shorts_are_not_bought_in_at_the_market() -> None:
     move_to(floor, 1_275)
     floor.to("13:45:01")
     floor.to("14:45:01")
-    assert len(floor.of(events.LiquidationStarted)) == 1
+    assert len(floor.of(default_events.LiquidationStarted)) == 1
     assert floor.of(events.Traded) == []
     assert floor.machine.position(SELLER, MONTH).net_lots == -50
     assert floor.view(SELLER).margin_call_due == instant("15:45:01")
@@ -189,9 +189,9 @@ def test_the_waterfall_uses_its_layers_strictly_in_order_and_adds_up_to_the_loss
     )
     reached = cash + sum(e.amount for e in (*own, *lent, *others))
     assert sum(e.amount for e in paid) == min(loss, reached)
-    cut = sum(e.amount for e in floor.events if isinstance(e, events.HaircutTaken))
+    cut = sum(e.amount for e in floor.events if isinstance(e, default_events.HaircutTaken))
     assert cut == loss - min(loss, reached)
-    defaulted = next(e for e in floor.events if isinstance(e, events.Defaulted))
+    defaulted = next(e for e in floor.events if isinstance(e, default_events.Defaulted))
     assert defaulted.account == SELLER
     assert defaulted.amount == loss - cash - shares[SELLER]
 
@@ -207,7 +207,7 @@ def test_who_is_owed_receives_less_by_largest_remainder_when_nothing_is_left() -
     parts = largest_remainder(100, [333, 333, 334])
     assert [state.accounts[n].cash for n in (1, 2, 3, 4)] == [0, *parts]
     assert state.exchange[Kind.CLEARING] == 0
-    cuts = [e.amount for e in state.events if isinstance(e, events.HaircutTaken)]
+    cuts = [e.amount for e in state.events if isinstance(e, default_events.HaircutTaken)]
     assert sum(cuts) == 900
 
 
@@ -217,7 +217,7 @@ def test_the_limit_of_the_layer_is_set_from_now_on_and_asks_nothing_back() -> No
         floor.account(account, cash=0)
     state = floor.machine.state
     assert floor.instruct(instructions.SetLayer(limit_micros=100)) is None
-    assert floor.of(events.LayerSet) == [events.LayerSet(100, floor.at)]
+    assert floor.of(default_events.LayerSet) == [default_events.LayerSet(100, floor.at)]
     assert waterfall.cover(state, state.accounts[1], 150, "test") == 50
     assert floor.instruct(instructions.SetLayer(limit_micros=40)) is None
     assert state.exchange[Kind.LAYER] == -100
