@@ -17,7 +17,9 @@ NAMES = (
     "metering",
     "orders",
     "recovery",
+    "statements",
     "stuffing",
+    "usage",
 )
 """Every benchmark there is; each is a module with `run() -> report.Result`."""
 

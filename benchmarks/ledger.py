@@ -162,7 +162,7 @@ class Poster:
         self.connection = connection
         self.sequence = sequence
 
-    def post(self, transfers: Sequence[Any], *, is_plain: bool = True) -> None:
+    def post(self, transfers: Sequence[Any], *, is_plain: bool = True, at: int = AT) -> None:
         """Post a batch and commit it."""
         from marketplace import rowset
         from settlement import posting
@@ -171,7 +171,7 @@ class Poster:
             self.sequence = posting.post_cash(
                 writer,
                 transfers,
-                at=AT,
+                at=at,
                 expected_sequence=self.sequence,
                 is_plain=is_plain,
             )
