@@ -20,12 +20,19 @@ register = template.Library()
 
 DASH = "–"
 MINUS = "−"
+BREAK = SafeString(".<wbr>")
 
 
 @register.filter
 def price(ticks: int | None, symbol: str = "") -> str:
     """Print ticks of an instrument, of lots of tokens where none is named: `1.250`, `0.0050`."""
     return wire.price_text(ticks, contract.decimals_of(symbol)) if isinstance(ticks, int) else DASH
+
+
+@register.filter
+def breakable(symbol: str) -> SafeString:
+    """Print a symbol that a narrow table may break after its points."""
+    return html.format_html_join(BREAK, "{}", ((part,) for part in symbol.split(".")))
 
 
 @register.filter

@@ -1,5 +1,7 @@
 """A month's statement as a page, and as files to keep."""
 
+from datetime import date, timedelta
+
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
@@ -13,7 +15,10 @@ from settlement import monthly, statement_forms
 def month(request: HttpRequest, member: shared.Member) -> HttpResponse:
     """One month: balances, movements, trades, days of delivery, corrections."""
     shown = _month(request, member)
+    since, until = monthly.span(date.fromisoformat(f"{shown.month}-01"))
     values = {
+        "since": since,
+        "last": until - timedelta(days=1),
         "month": shown,
         "months": [monthly.month_text(one) for one in months.months(member.organization.pk)],
         "accounts": [

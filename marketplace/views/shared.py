@@ -29,6 +29,14 @@ MEMBER_LINKS = (
 
 OPERATOR_LINKS = (("/operations", "Operations"),)
 
+PART_OF = {
+    "/curve": "/markets",
+    "/deliveries": "/portfolio",
+    "/resale": "/portfolio",
+    "/purchases": "/portfolio",
+}
+"""Pages without a link of their own in the navigation, and the link that leads to them."""
+
 View = Callable[..., HttpResponse]
 
 ROLE_MAY = {
@@ -94,7 +102,7 @@ def page(
     """Render a page inside the frame; a member's pages are never stored."""
     # A request that an early middleware refused has no user yet.
     member = member_of(request) if hasattr(request, "user") else None
-    path = request.path
+    path = _place(request.path)
     is_operator = hasattr(request, "user") and may_operate(request)
     links = (
         PUBLIC_LINKS + (MEMBER_LINKS if member else ()) + (OPERATOR_LINKS if is_operator else ())
@@ -118,6 +126,11 @@ def page(
         add_never_cache_headers(response)
         patch_cache_control(response, no_store=True)
     return response
+
+
+def _place(path: str) -> str:
+    """Return the path whose link in the navigation a page belongs to."""
+    return PART_OF.get("/" + path.split("/")[1], path)
 
 
 def member_page(view: View) -> View:

@@ -1,6 +1,6 @@
 """What a member has done for it while it looks elsewhere: surplus sold again, pools joined."""
 
-from datetime import UTC, timedelta
+from datetime import UTC
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -12,6 +12,8 @@ from marketplace import clock, contract, errors, forms, models, purchases, queri
 from marketplace.views import instrument, once, shared
 
 SHOWN = 100
+DEADLINE_AHEAD = contract.HOUR // 2
+"""A pool's deadline is proposed so far ahead, less what is over a full five minutes."""
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -128,21 +130,28 @@ def _wanted(request: HttpRequest) -> dict[str, str]:
 
 
 def _minute(text: str) -> str:
-    """Return an instant as the field for it wants it; without one, the next full hour."""
+    """Return an instant as the field for it wants it; without one, the proposed deadline."""
     try:
         moment = parse_datetime(text)
     except ValueError:
         moment = None
     if moment is None:
-        hour = contract.hour_start(clock.now_micros())
-        moment = clock.to_datetime(hour) + timedelta(hours=1)
+        moment = clock.to_datetime(_proposed())
     return f"{moment:%Y-%m-%dT%H:%M}"
+
+
+def _proposed() -> int:
+    """Return the deadline that a new pool is offered."""
+    ahead = clock.now_micros() + DEADLINE_AHEAD
+    return ahead - ahead % contract.INTERVAL
 
 
 def _pools_page(
     request: HttpRequest, member: shared.Member, form: forms.Commitment, status: int = 200
 ) -> HttpResponse:
     rows = list(purchases.commitments(member.organization.pk)[:SHOWN])
+    asked = form["instrument"].value()
+    soonest = clock.to_datetime(_proposed() + contract.INTERVAL)
     values = {
         "form": form,
         "pools": [
@@ -156,7 +165,9 @@ def _pools_page(
         "instruments": [
             row
             for row in instrument.live_rows()
-            if (terms := contract.parse_symbol(row.symbol)) is not None and terms.is_energy
+            if (terms := contract.parse_symbol(row.symbol)) is not None
+            and terms.is_energy
+            and (row.trading_ends_at >= soonest or row.symbol == asked)
         ],
         "form_id": shared.fresh_id("page"),
     }

@@ -111,4 +111,4 @@ def test_a_commitment_that_is_refused_keeps_what_was_typed(world: World) -> None
 def test_a_link_that_names_nonsense_opens_an_empty_form(world: World) -> None:
     client = member(world)
     for query in ("deadline=2026-99-99T99:99", "deadline=soon", "instrument=%00&deadline="):
-        assert 'value="2026-12-01T10:00"' in text(client.get(f"/purchases?{query}")), query
+        assert 'value="2026-12-01T09:30"' in text(client.get(f"/purchases?{query}")), query

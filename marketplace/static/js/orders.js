@@ -20,6 +20,9 @@ export async function post(form, extra = {}) {
   return answer;
 }
 
+// A narrow table may break a symbol after its points.
+const breakable = (text) => text.split(".").flatMap((part, at) => (at ? [".", element("wbr"), part] : [part]));
+
 export function watch({ symbol, announce }) {
   const table = document.getElementById("orders");
   if (!table || !document.body.dataset.member) return;
@@ -75,14 +78,14 @@ export function watch({ symbol, announce }) {
   const rowFor = (order) => {
     const row = element("tr", { "data-order": order.id });
     if (!symbol) {
-      const link = element("a", { href: `/markets/${order.instrument}` }, order.instrument);
+      const link = element("a", { href: `/markets/${order.instrument}` }, ...breakable(order.instrument));
       row.append(element("th", { scope: "row" }, link));
     }
     row.append(
       element("td", { class: order.side }, order.side),
       element("td", { class: "num", "data-field": "price" }),
       element("td", { class: "num", "data-field": "quantity" }),
-      element("td", { class: "num", "data-field": "filled" }, String(order.filled_quantity)),
+      element("td", { class: "num wide", "data-field": "filled" }, String(order.filled_quantity)),
       element("td", { class: "wide", "data-field": "status" }, element("span", { class: "tag" })),
       element("td", { class: "wide" }, timeElement(order.created_at)),
       element("td", { class: "num" }, element("div", { class: "row-buttons" }, amendForm(order), cancelForm(order))),
