@@ -100,6 +100,7 @@ class Refuse(StrEnum):
     POSITION_LIMIT = "position_limit"
     PACKAGE_UNKNOWN = "package_unknown"
     EXCEEDS_PACKAGE = "exceeds_package"
+    TRANSFER_ENDED = "transfer_ended"
 
 
 class OrderStatus(StrEnum):

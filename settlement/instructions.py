@@ -163,6 +163,30 @@ class CorrectDelivery(Instruction, frozen=True, tag="correct_delivery"):
     lines: tuple[CorrectionLine, ...]
 
 
+class InsuranceLine(msgspec.Struct, frozen=True, array_like=True):
+    """What a run adds to what an hour of an option has paid an account: signed micro-USD to it.
+
+    Its lots, held or written, bound it.
+    """
+
+    account: int
+    lots: int
+    amount_micros: int
+
+
+class CorrectInsurance(Instruction, frozen=True, tag="correct_insurance"):
+    """Post the differences that a run found in an hour of an option; they add up to zero.
+
+    `pay_ticks` is what cover pays, 0 of a cap; lines are in order of account.
+    """
+
+    run: str
+    instrument: str
+    hour_starts_at: int
+    pay_ticks: int
+    lines: tuple[InsuranceLine, ...]
+
+
 class OverrideIndex(Instruction, frozen=True, tag="override_index"):
     """Correct the index of an hour from `version` on; two operators' organizations have agreed."""
 
@@ -272,6 +296,26 @@ class ResellPackage(Instruction, frozen=True, tag="resell_package"):
     p1_lots: tuple[int, ...] = ()
 
 
+class BidTransfer(Instruction, frozen=True, tag="bid_transfer"):
+    """Offer to be short, at a price, of lots whose seller has not met its margin call.
+
+    It takes the place of the account's last bid for them.
+    """
+
+    bid: int
+    account: int
+    transfer: int
+    lots: int
+    price_ticks: int
+
+
+class WithdrawBid(Instruction, frozen=True, tag="withdraw_bid"):
+    """Take a bid for a position back before its deadline."""
+
+    bid: int
+    account: int
+
+
 AnyInstruction = (
     OpenAccount
     | DefineGrade
@@ -286,6 +330,7 @@ AnyInstruction = (
     | KillSwitch
     | OverrideIndex
     | CorrectDelivery
+    | CorrectInsurance
     | HoldWithdrawal
     | PostWithdrawal
     | VoidWithdrawal
@@ -293,6 +338,8 @@ AnyInstruction = (
     | CommitPurchase
     | WithdrawCommitment
     | SetLayer
+    | BidTransfer
+    | WithdrawBid
     | BuyPackage
     | ResellPackage
 )

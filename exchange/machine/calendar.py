@@ -9,6 +9,7 @@ the calendar catches up in order.
 from heapq import heappop
 
 from exchange.machine import (
+    bids,
     books,
     buy_in,
     cascade,
@@ -24,6 +25,7 @@ from exchange.machine import (
     purchases,
     slots,
     switches,
+    transfers,
     uncrossing,
     usage,
     waterfall,
@@ -74,6 +76,8 @@ def _drop(state: State, due_at: int, kind: Entry, number: int) -> None:
         switches.skip(state, state.accounts[number])
     elif kind is Entry.PURCHASE:
         commitments.drop(state, number)
+    elif kind is Entry.TRANSFER:
+        bids.drop(state, number)
 
 
 _RECURS_AFTER = {Entry.EXPIRE_DAY: DAY, Entry.MARK: HOUR, Entry.NEW_DAY: DAY, Entry.LIST: DAY}
@@ -114,6 +118,8 @@ def _perform(state: State, at: int, kind: Entry, number: int, now: int) -> None:
             liquidation.enforce(state, state.accounts[number])
         case Entry.PURCHASE:
             purchases.buy(state, number)
+        case Entry.TRANSFER:
+            transfers.award(state, number)
         case Entry.MARK_ONE:
             instrument = state.by_id.get(number)
             if instrument is not None:
@@ -146,6 +152,7 @@ def _start_day(state: State) -> None:
         uncrossing.move_band(state, instrument, instrument.mark)
         state.announce(instrument)
     waterfall.set_shares(state)
+    transfers.forget_old(state)
     for grade in sorted(state.grades.values(), key=lambda grade: grade.id):
         listing.list_due(state, grade)
         old = [hour for hour in grade.index if hour < state.at - INDEX_KEPT]

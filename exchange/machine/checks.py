@@ -9,6 +9,7 @@ import itertools
 from exchange import commands
 from exchange.book import Order
 from exchange.machine import stops, terms
+from exchange.machine.capacity import Capacity
 from exchange.machine.entries import Entry
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
@@ -239,6 +240,8 @@ def _check_account(state: State, account: Account) -> None:
     assert account.delivery_margin == behind, "delivery margins add up"
     pools = [purchase.commitments.values() for purchase in state.purchases.values()]
     reserves = [one.reserve for pool in pools for one in pool if one.account == account.id]
+    bids = [transfer.bids.values() for transfer in state.transfers.values()]
+    reserves += [one.reserve for each in bids for one in each if one.account == account.id]
     assert account.committed == sum(reserves), "commitments add up"
     required = behind + account.committed + sum(position.required for position in positions)
     required += sum(account.uncovered.values())
@@ -381,13 +384,40 @@ def _uncovered_hours(account: Account, grade: str) -> dict[int, int]:
     sold = 0
     for since, until in itertools.pairwise(instants):
         sold += steps[since]
-        if sold <= 0 or sold <= sum(lots for holds, lots in certificates if holds >= until):
+        is_plain = not (account.pledges or account.backs or account.backed)
+        least = sum(lots for holds, lots in certificates if holds >= until)
+        if sold <= 0 or (is_plain and sold <= least):
             continue
         for starts_at in range(since, until, HOUR):
-            behind = sum(lots for holds, lots in certificates if holds >= starts_at + HOUR)
+            behind = sum(_lots_behind(account, grade, starts_at + HOUR))
             if sold > behind:
                 found[starts_at] = sold - behind
     return found
+
+
+def _lots_behind(account: Account, grade: str, ends_at: int) -> tuple[int, int]:
+    """Return what of its own, and of others' clusters, stands behind an account's shorts."""
+    left, _ = _stand(account, grade, ends_at)
+    borrowed = 0
+    for number, (owner, _backing) in account.backed.items():
+        borrowed += _stand(owner, grade, ends_at)[1].get(number, 0)
+    pledged = account.pledge(grade, ends_at - HOUR).lots
+    return max(0, left - pledged), borrowed
+
+
+def _stand(account: Capacity, grade: str, ends_at: int) -> tuple[int, dict[int, int]]:
+    """Return certified lots that are left to an account, and those behind others by number."""
+    own = {
+        c.id: c.lots
+        for c in account.clusters.values()
+        if c.grade == grade and c.valid_until >= ends_at
+    }
+    behind = {}
+    for number, one in sorted(account.backs.items()):
+        if one.grade == grade and one.starts_at < ends_at <= one.ends_at and one.cluster in own:
+            behind[number] = min(one.lots, own[one.cluster])
+            own[one.cluster] -= behind[number]
+    return sum(own.values()), behind
 
 
 def _check_limits(state: State) -> None:

@@ -5,6 +5,7 @@ commitments that are not funded any more.
 """
 
 from exchange import events
+from exchange.machine import bids
 from exchange.machine.promises import Commitment, Purchase
 from exchange.machine.state import Account, State
 from exchange.reasons import Close
@@ -13,7 +14,7 @@ COMMITTED, WITHDRAWN, FILLED, UNFILLED = "COMMITTED", "WITHDRAWN", "FILLED", "UN
 
 
 def withdraw_unfunded(state: State, account: Account) -> None:
-    """Let commitments go that an account cannot pay for any more, the newest first."""
+    """Let commitments go that an account cannot pay for any more, the newest first, then bids."""
     own = [
         (commitment.id, purchase)
         for purchase in state.purchases.values()
@@ -25,10 +26,12 @@ def withdraw_unfunded(state: State, account: Account) -> None:
             return
         commitment = purchase.commitments[number]
         end(state, purchase, commitment, WITHDRAWN, reason=str(Close.UNFUNDED))
+    bids.withdraw_unfunded(state, account)
 
 
 def withdraw_all(state: State, account: Account, reason: Close) -> None:
-    """Let every commitment of an account go, earliest first."""
+    """Let every commitment and bid of an account go, earliest first."""
+    bids.withdraw_all(state, account, reason)
     for number in sorted(state.purchases):
         purchase = state.purchases[number]
         for each in sorted(purchase.commitments):

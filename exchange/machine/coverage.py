@@ -165,6 +165,12 @@ def _free(account: Account, grade: str, starts_at: int, ends_at: int) -> tuple[i
     """
     level = 0
     steps: dict[int, int] = {}
+    if account.backs or account.backed:
+        before = 0
+        for hour in range(starts_at, ends_at, HOUR):
+            lots = account.free_lots(grade, hour + HOUR)
+            steps[hour], before = before - lots, lots
+        return steps.pop(starts_at, 0), steps
     for cluster in account.clusters.values():
         until = contract.hour_start(cluster.valid_until)
         if cluster.grade == grade and until > starts_at:

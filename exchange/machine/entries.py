@@ -21,3 +21,4 @@ class Entry(IntEnum):
     WATCH_MID = 10
     MARGIN_CALL = 11
     PURCHASE = 12
+    TRANSFER = 13

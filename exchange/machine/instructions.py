@@ -28,6 +28,7 @@ from exchange.machine import (
     slot_rooms,
     strips,
     switches,
+    transfers,
     uncrossing,
     usage,
     waterfall,
@@ -137,6 +138,12 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return purchases.take_back(state, instruction)
         case instructions.PayInsurance():
             return insurance.pay_hour(state, instruction)
+        case instructions.CorrectInsurance():
+            return insurance.correct(state, instruction)
+        case instructions.BidTransfer():
+            return transfers.bid(state, instruction)
+        case instructions.WithdrawBid():
+            return transfers.take_back(state, instruction)
         case instructions.SetLayer():
             return waterfall.set_layer(state, instruction.limit_micros)
 
@@ -268,9 +275,14 @@ def _certify(state: State, order: instructions.Certify) -> Refuse | None:
         slot_rooms.withdraw_beyond(state, account, grade)
         coverage.refresh(state, account, grade)
         insurance.withdraw_ineligible(state, account, grade)
-    coverage.withdraw_unfunded(state, account)
-    margin_calls.look(state, account)
-    buy_in.look(state, account)
+    for concerned in (account, *transfers.beneficiaries(state, account)):
+        if concerned is not account:
+            coverage.settle_account(state, concerned)
+            for grade in sorted(grades):
+                coverage.withdraw_uncovered(state, concerned, grade)
+        coverage.withdraw_unfunded(state, concerned)
+        margin_calls.look(state, concerned)
+        buy_in.look(state, concerned)
     return None
 
 

@@ -21,6 +21,7 @@ from exchange.machine import (
     commitments,
     coverage,
     margin_calls,
+    transfers,
     withdrawals,
 )
 from exchange.machine.entries import Entry
@@ -56,8 +57,9 @@ def enforce(state: State, account: Account) -> None:
     if account.cash >= margin_calls.initial_margin(account):
         margin_calls.look(state, account)
         return
+    transfers.announce(state, account)
     account.size_called = _size(account)
-    if not before or account.size_called < before:
+    if not before or account.size_called < before or transfers.is_running(state, account):
         account.idle_rounds = 0
     else:
         account.idle_rounds += 1
@@ -133,7 +135,7 @@ def _spare(position: Position) -> int:
 
 def _paired(position: Position) -> int:
     """Return how many lots of a short its clusters do not cover, but longs do."""
-    return max(0, -position.net - position.certified_lots())
+    return max(0, -position.net - transfers.transferable(position))
 
 
 def _reduce(state: State, position: Position, most: int) -> None:

@@ -157,3 +157,50 @@ class Payout(msgspec.Struct, array_like=True):
 
     account: int
     amount: int
+
+
+class Backing(msgspec.Struct, array_like=True):
+    """Lots of an account's cluster that stand behind another's shorts, from one time to another."""
+
+    id: int
+    cluster: int
+    owner: int
+    beneficiary: int
+    grade: str
+    starts_at: int
+    ends_at: int
+    lots: int
+
+    def covers(self, grade: str, hour_ends_at: int) -> bool:
+        """Whether it is for the hour of a grade that ends at an instant."""
+        return self.grade == grade and self.starts_at < hour_ends_at <= self.ends_at
+
+
+class Bid(msgspec.Struct, array_like=True):
+    """At which price an account would be short of so many lots, and what it reserves for it."""
+
+    id: int
+    account: int
+    lots: int
+    price: int
+    reserve: int
+
+
+class Transfer(msgspec.Struct, array_like=True):
+    """An offer: lots that an account is short of, with the capacity behind them."""
+
+    id: int
+    account: int
+    symbol: str
+    lots: int
+    price_max: int
+    due_at: int
+    bids: dict[int, Bid]
+
+
+class Month(msgspec.Struct, array_like=True):
+    """What a seller has delivered of a grade in a month, and has paid in damages, in micro-USD."""
+
+    delivered: int = 0
+    """Its obligations at their hours' delivery prices, from gate closure on."""
+    paid: int = 0

@@ -13,26 +13,29 @@ import msgspec
 
 from exchange import commands
 from exchange.book import Order
-from exchange.machine import coverage, listing, marks, pledges, sessions, withdrawals
+from exchange.machine import coverage, listing, marks, pledges, sessions, transfers, withdrawals
 from exchange.machine.entries import Entry
 from exchange.machine.promises import Package, Purchase
 from exchange.machine.records import (
     AccountNews,
     Auction,
+    Backing,
     Call,
     Cluster,
     Grade,
     Hold,
     Hour,
     InstrumentNews,
+    Month,
     Payout,
+    Transfer,
 )
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 
-FORMAT = 7
+FORMAT = 8
 
 
 class _Account(msgspec.Struct, array_like=True):
@@ -55,6 +58,7 @@ class _Account(msgspec.Struct, array_like=True):
     locked: list[tuple[int, int]]
     size_called: int
     idle_rounds: int
+    months: list[tuple[str, int, Month]]
 
 
 class _Order(msgspec.Struct, array_like=True):
@@ -134,6 +138,8 @@ class _State(msgspec.Struct, array_like=True):
     payouts: list[tuple[str, Payout]]
     purchases: list[Purchase]
     packages: list[Package]
+    transfers: list[Transfer]
+    backings: list[Backing]
 
 
 def dump(state: State) -> bytes:
@@ -161,6 +167,8 @@ def dump(state: State) -> bytes:
             sorted(state.payouts.items()),
             [state.purchases[number] for number in sorted(state.purchases)],
             [state.packages[number] for number in sorted(state.packages)],
+            [state.transfers[number] for number in sorted(state.transfers)],
+            [state.backings[number] for number in sorted(state.backings)],
         )
     )
 
@@ -186,6 +194,7 @@ def _dump_account(account: Account) -> _Account:
         sorted(account.locked.items()),
         account.size_called,
         account.idle_rounds,
+        [(*key, account.months[key]) for key in sorted(account.months)],
     )
 
 
@@ -292,12 +301,15 @@ def load(data: bytes) -> State:
         account.locked.update(row.locked)
         account.size_called = row.size_called
         account.idle_rounds = row.idle_rounds
+        account.months = {(grade, since): month for grade, since, month in row.months}
     for due_at, kind, number in state.calendar:
         if kind == Entry.SWITCH:
             state.accounts[number].switch_due = due_at
     state.grades = {grade.code: grade for grade in written.grades}
     for cluster in written.clusters:
         state.clusters[cluster.id] = state.accounts[cluster.account].clusters[cluster.id] = cluster
+    for backing in written.backings:
+        transfers.stand(state, backing)
     for terms in written.instruments:
         _load_instrument(state, terms)
     for instrument in state.by_id.values():
@@ -325,6 +337,12 @@ def load(data: bytes) -> State:
             account = state.accounts[commitment.account]
             account.committed += commitment.reserve
             account.required += commitment.reserve
+    for transfer in written.transfers:
+        state.transfers[transfer.id] = transfer
+        for bid in transfer.bids.values():
+            account = state.accounts[bid.account]
+            account.committed += bid.reserve
+            account.required += bid.reserve
     return state
 
 

@@ -14,35 +14,37 @@ from typing import Any
 
 from exchange import events
 from exchange.book import Book, Order, Stops
+from exchange.machine.capacity import Capacity
 from exchange.machine.entries import Entry
-from exchange.machine.promises import NO_PLEDGE, Package, Pledge, Purchase
+from exchange.machine.promises import Package, Purchase
 from exchange.machine.records import (
     AccountNews,
     Auction,
+    Backing,
     Call,
     Cluster,
     Grade,
     Hold,
     Hour,
     InstrumentNews,
+    Month,
     Payout,
+    Transfer,
 )
 from marketplace import contract
 from marketplace.contract import InstrumentState
-from settlement import delivery, ledger, margin
+from settlement import ledger, margin
 from settlement.ledger import Code, Kind
 
 
-class Account:
+class Account(Capacity):
     """An organization: its cash, what is reserved of it, its live orders and positions."""
 
     __slots__ = (
-        "call_due", "cash", "clusters", "committed", "crossing", "debt", "delivery_margin",
-        "entered", "escrow", "fund", "group", "held", "holdings", "id", "idle_rounds", "in_default", "killed",
-        "locked",
-        "news", "orders", "owed", "peaks", "peers", "pledges", "positions", "required", "size_called", "stale",
-        "switch_due", "switches", "traded",
-        "uncovered", "usage_hold",
+        "call_due", "cash", "committed", "crossing", "debt", "delivery_margin", "entered", "escrow",
+        "fund", "group", "held", "holdings", "id", "idle_rounds", "in_default", "killed", "locked",
+        "months", "news", "orders", "owed", "peaks", "peers", "positions", "required",
+        "size_called", "stale", "switch_due", "switches", "traded", "uncovered", "usage_hold",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +69,8 @@ class Account:
         """Its share of the default fund."""
         self.peaks: dict[int, int] = {}
         """Its highest short notional by day, of the last 30."""
+        self.months: dict[tuple[str, int], Month] = {}
+        """What it has delivered and paid in damages, by grade and month (`damages`)."""
         self.locked: dict[int, int] = {}
         """Proceeds that count as margin but cannot be withdrawn before an instant, by that."""
         self.call_due = 0
@@ -91,9 +95,7 @@ class Account:
         """What shorts that nothing stands behind need beyond their margin, by grade."""
         self.stale = stale
         """Whose `uncovered` has to be added up again, by grade; shared by all."""
-        self.clusters: dict[int, Cluster] = {}
-        self.pledges: dict[str, dict[int, Pledge]] = {}
-        """What its clusters have to deliver to packages, by grade and hour."""
+        self.stand_alone()
         self.holdings: dict[str, dict[int, int]] = {}
         """Lots of the packages that it holds, by grade and hour."""
         self.entered = self.traded = 0
@@ -102,74 +104,6 @@ class Account:
         """When each dead-man's switch fires, by name."""
         self.switch_due = 0
         """When the calendar next looks at the switches; 0 while it does not."""
-
-    def certified_lots(self, grade: str, hour_ends_at: int) -> dict[int, int]:
-        """Return certified lots by cluster that hold to the end of an hour, less pledged ones."""
-        certified = {
-            cluster.id: cluster.lots
-            for cluster in self.clusters.values()
-            if cluster.grade == grade and cluster.valid_until >= hour_ends_at
-        }
-        if self.pledges:
-            for share in self.pledged_shares(grade, hour_ends_at):
-                if share.cluster != delivery.NO_CLUSTER:
-                    certified[share.cluster] -= share.lots
-        return certified
-
-    def free_lots(self, grade: str, hour_ends_at: int) -> int:
-        """Return how many certified lots hold to the end of an hour and are not pledged."""
-        certified = sum(
-            cluster.lots
-            for cluster in self.clusters.values()
-            if cluster.grade == grade and cluster.valid_until >= hour_ends_at
-        )
-        return max(0, certified - self.pledge(grade, hour_ends_at - contract.HOUR).lots)
-
-    def pledge(self, grade: str, starts_at: int) -> Pledge:
-        """Return what of an hour is pledged to packages."""
-        of_grade = self.pledges.get(grade)
-        return of_grade.get(starts_at, NO_PLEDGE) if of_grade else NO_PLEDGE
-
-    def pledged_shares(self, grade: str, hour_ends_at: int) -> list[delivery.Share]:
-        """Return which clusters deliver an hour's packages, failed lots last."""
-        pledge = self.pledge(grade, hour_ends_at - contract.HOUR)
-        if not pledge.lots:
-            return []
-        rooms = self._rooms(grade, hour_ends_at)
-        certified = {number: self.clusters[number].lots for number in rooms}
-        behind = min(pledge.lots, sum(certified.values()))
-        timed = delivery.Slots(0, pledge.p1_lots)
-        return delivery.split_obligation(
-            obligation=0,
-            lots=pledge.lots,
-            certified_lots=certified,
-            slots=delivery.deliverable(timed, behind, rooms.values()),
-            rooms=rooms,
-        )
-
-    def slot_rooms(self, grade: str, hour_ends_at: int) -> dict[int, delivery.Room]:
-        """Return how many slots each cluster may be behind in an hour (RULEBOOK 4.3).
-
-        Beside those that go with packages, and with lots that are not pledged.
-        """
-        rooms = self._rooms(grade, hour_ends_at)
-        if self.pledges:
-            for share in self.pledged_shares(grade, hour_ends_at):
-                if share.cluster != delivery.NO_CLUSTER:
-                    room, lots = rooms[share.cluster], self.clusters[share.cluster].lots
-                    timed = min(room.timed_lots - share.p1_lots, lots - share.lots)
-                    rooms[share.cluster] = delivery.Room(min(room.p0_lots, timed), timed)
-        return rooms
-
-    def _rooms(self, grade: str, hour_ends_at: int) -> dict[int, delivery.Room]:
-        """Return how many slots each cluster may be behind in an hour by its certificate."""
-        return {
-            cluster.id: delivery.room(
-                cluster.lots, p0_max=cluster.p0_lots, timed_max=cluster.timed_lots
-            )
-            for cluster in self.clusters.values()
-            if cluster.grade == grade and cluster.valid_until >= hour_ends_at
-        }
 
     @property
     def available(self) -> int:
@@ -181,15 +115,14 @@ class Instrument:
     """A contract that is listed: its book and what the index and the marks are made of."""
 
     __slots__ = (
-        "auction", "awaits_opening", "band_high", "band_low", "band_moved_at",
-        "band_percent", "book", "book_sequence", "call", "calm_high", "calm_low",
-        "contract", "dirty", "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max",
-        "grade", "halted", "id", "is_energy", "is_open", "is_option", "last", "long_max",
-        "look_due", "maker_fee_bp", "mark", "mid_area", "mid_since", "mid_time",
-        "mid_value", "news", "open_interest", "opening_price", "paid_hours", "parent_mark",
-        "parents", "pay_ticks", "phase", "positions", "rates", "reference", "sibling",
-        "stops", "symbol", "taker_fee_bp", "trades", "unit", "volume", "watch_high",
-        "watch_low",
+        "auction", "awaits_opening", "band_high", "band_low", "band_moved_at", "band_percent",
+        "book", "book_sequence", "call", "calm_high", "calm_low", "contract", "dirty",
+        "dynamic_high", "dynamic_low", "dynamic_percent", "fee_bp_max", "grade", "halted", "id",
+        "is_energy", "is_open", "is_option", "last", "long_max", "look_due", "maker_fee_bp", "mark",
+        "mid_area", "mid_since", "mid_time", "mid_value", "news", "open_interest", "opening_price",
+        "paid_hours", "parent_mark", "parents", "pay_ticks", "phase", "positions", "rates",
+        "reference", "sibling", "stops", "symbol", "taker_fee_bp", "trades", "unit", "volume",
+        "watch_high", "watch_low",
     )  # fmt: skip
 
     def __init__(
@@ -286,9 +219,8 @@ class Position:
     """Net lots and cost of an account in an instrument, with the sums over its resting orders."""
 
     __slots__ = (
-        "account", "buy_fees", "buy_lots", "certified", "cost", "instrument", "long_excess",
-        "net", "order_count", "received", "reducing", "required", "sell_fees", "sell_lots",
-        "short_excess",
+        "account", "buy_fees", "buy_lots", "certified", "cost", "instrument", "long_excess", "net",
+        "order_count", "received", "reducing", "required", "sell_fees", "sell_lots", "short_excess",
     )  # fmt: skip
 
     def __init__(self, account: Account, instrument: Instrument) -> None:
@@ -368,7 +300,7 @@ class Position:
             terms, account = self.instrument.contract, self.account
             ends_at = terms.ends_at
             self.certified = account.free_lots(terms.grade, ends_at)
-            if terms.grade in account.pledges:
+            if terms.grade in account.pledges or account.backs or account.backed:
                 for at in range(terms.starts_at + contract.HOUR, ends_at, contract.HOUR):
                     self.certified = min(self.certified, account.free_lots(terms.grade, at))
         return self.certified
@@ -385,14 +317,12 @@ class State:
     """Everything the machine knows. `at` is the instant of what is being performed."""
 
     __slots__ = (
-        "accounts", "at", "by_id", "by_window", "calendar", "clusters", "counters", "curves",
-        "dirty",
-        "events", "exchange", "grades", "groups", "halted", "holds", "hours", "idle_entries",
-        "instruments", "layer_max", "next_order", "next_trade", "orders", "packages", "payouts",
-        "performing",
-        "prepaid_until", "purchases", "repriced", "rules", "sequence", "stale",
-        "touched_accounts", "touched_auctions", "touched_instruments", "touched_orders",
-        "touched_positions",
+        "accounts", "at", "backings", "by_id", "by_window", "calendar", "clusters", "counters",
+        "curves", "dirty", "events", "exchange", "grades", "groups", "halted", "holds", "hours",
+        "idle_entries", "instruments", "layer_max", "next_order", "next_trade", "orders",
+        "packages", "payouts", "performing", "prepaid_until", "purchases", "repriced", "rules",
+        "sequence", "stale", "touched_accounts", "touched_auctions", "touched_instruments",
+        "touched_orders", "touched_positions", "transfers",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -426,6 +356,9 @@ class State:
         """Pools whose deadline is to come, by number."""
         self.packages: dict[int, Package] = {}
         """Of which something is still to be delivered, by number."""
+        self.transfers: dict[int, Transfer] = {}
+        """Covered shorts that are offered to other obligors, by number."""
+        self.backings: dict[int, Backing] = {}
         self.layer_max = LAYER_MAX
         """What the exchange's own layer bears at most."""
         self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)
@@ -595,5 +528,15 @@ UNKNOWN = -1
 LAYER_MAX = 10**11
 """Micro-USD that the exchange's own layer bears in all, unless the operator says otherwise."""
 IDLE_ENTRIES_MAX = 1_000
-COUNTERS = ("allocation", "entitlement", "grade", "instrument", "obligation", "package", "purchase")
+COUNTERS = (
+    "allocation",
+    "backing",
+    "entitlement",
+    "grade",
+    "instrument",
+    "obligation",
+    "package",
+    "purchase",
+    "transfer",
+)
 _EXCHANGE_KINDS = (Kind.OUTSIDE, Kind.FEES, Kind.CLEARING, Kind.LAYER)
