@@ -8,13 +8,13 @@ with it (`slots`): they say on which clusters their holders' lots are. Orders el
 longer funded leave last.
 
 Each interval then releases, refunds and compensates (RULEBOOK 6.4, 6.5), once. What is released
-repays a debt first. Compensation is paid from the seller's own cash, as far as that reaches without
-what its purchases are prepaid with: nobody else ever pays for it.
+repays a debt first. Compensation is the seller's own to pay (`damages`).
 """
 
 from exchange import events
 from exchange.machine import (
     coverage,
+    damages,
     insurance,
     listing,
     marks,
@@ -124,7 +124,7 @@ def _settle_slots(state: State, instrument: Instrument, closed: slots.Closed) ->
     settled: list[tuple[slots.Damage, int]] = []
     for seller in sorted({damage.seller for damage in due}):
         own = [damage for damage in due if damage.seller == seller]
-        amounts = pay_damages(
+        amounts = damages.pay(
             state,
             state.accounts[seller],
             [(damage.holder, damage.amount, damage.cause) for damage in own],
@@ -226,6 +226,8 @@ def _oblige(
     account.delivery_margin += margin
     account.required += margin
     hour.obligations[number] = Obligation(number, account.id, lots, failed, margin)
+    worth = contract.notional_micros(price_ticks=hour.price, lots=lots)
+    damages.note_sale(state, account, hour.grade, hour.starts_at, worth)
     state.events.append(
         events.ObligationIncurred(
             number, account.id, hour.grade, hour.starts_at, lots, failed, hour.price
@@ -340,7 +342,8 @@ def _pay_interval(
         if state.accounts[number].group != state.accounts[allocation.seller].group:
             missed[number] = missed.get(number, 0) + line.short_mntu
     insurance.pay_cover(state, hour, order.interval, missed)
-    compensated = _compensate(state, order.interval, settled)
+    month = damages.MonthOf(hour.grade, hour.starts_at)
+    compensated = _compensate(state, month, order.interval, settled)
     for allocation, line, legs in settled:
         state.events.append(
             events.IntervalSettled(
@@ -361,6 +364,7 @@ def _pay_interval(
 
 def _compensate(
     state: State,
+    month: damages.MonthOf,
     interval: int,
     settled: list[tuple[Allocation, instructions.DeliveryLine, delivery.Legs]],
 ) -> dict[int, int]:
@@ -373,7 +377,7 @@ def _compensate(
             for allocation, _, legs in settled
             if allocation.seller == seller_id and legs.compensation_due
         ]
-        amounts = pay_damages(
+        amounts = damages.pay(
             state,
             state.accounts[seller_id],
             [
@@ -381,39 +385,11 @@ def _compensate(
                 for allocation, due in own
             ],
             Code.COMPENSATION,
+            month,
         )
         for (allocation, _), amount in zip(own, amounts, strict=True):
             paid[allocation.id] = amount
     return paid
-
-
-def pay_damages(
-    state: State, seller: Account, due: list[tuple[int, int, str]], code: Code
-) -> list[int]:
-    """Pay (holder, amount, cause) from the seller's own cash, pro rata where that does not reach.
-
-    Return what each was paid.
-    """
-    amounts = [amount for _, amount, _ in due]
-    reach = max(0, seller.cash - _prepaid(seller))
-    if due and reach < sum(amounts):
-        reach += waterfall.use_own_share(state, seller, sum(amounts) - reach, due[0][2])
-    if reach < sum(amounts):
-        amounts = delivery.largest_remainder(reach, amounts)
-    for (holder, _, cause), amount in zip(due, amounts, strict=True):
-        state.transfer((seller.id, Kind.CASH), (holder, Kind.CASH), amount, code, cause)
-        waterfall.repay(state, state.accounts[holder], amount, cause)
-    coverage.withdraw_unfunded(state, seller)
-    return amounts
-
-
-def _prepaid(account: Account) -> int:
-    """Return the cash that stands for what was bought and not yet paid, and for insurance."""
-    return sum(
-        position.initial_margin
-        for position in account.positions.values()
-        if position.net >= 0 or position.instrument.is_option
-    )
 
 
 def _next_mark(state: State, grade: str) -> int:

@@ -7,11 +7,12 @@ amount is larger than what the lots could ever have moved at the higher price th
 
 What goes back and forth for availability is owed in full, so whoever lacks the cash is lent it, as
 at gate closure. Damages are paid as far as the seller's own cash reaches and no further, as in
-the interval itself (RULEBOOK 3.7, 6.5); what was paid too much of them comes back in full.
+the interval itself, and no further than its month goes (RULEBOOK 3.7, 6.5, `damages`); what was
+paid too much of them comes back in full.
 """
 
 from exchange import events
-from exchange.machine import coverage, delivery, waterfall
+from exchange.machine import coverage, damages, waterfall
 from exchange.machine.state import Account, State
 from exchange.reasons import Refuse
 from marketplace import contract
@@ -28,6 +29,7 @@ def correct(state: State, order: instructions.CorrectDelivery) -> Refuse | None:
     if refused is not None:
         return refused
     paid: dict[int, int] = {}
+    month = damages.MonthOf(order.grade, order.hour_starts_at)
     for line in order.lines:
         cause = _cause(order, line)
         holder, seller = state.accounts[line.holder], state.accounts[line.seller]
@@ -38,6 +40,7 @@ def correct(state: State, order: instructions.CorrectDelivery) -> Refuse | None:
         if line.damages_micros < 0:
             _pay(state, holder, seller, -line.damages_micros, Code.DAMAGES_CORRECTION, cause)
             paid[line.allocation] = line.damages_micros
+            damages.note_paid(seller, month, line.damages_micros)
     _pay_damages(state, order, paid)
     for line in order.lines:
         state.events.append(
@@ -111,11 +114,12 @@ def _pay_damages(state: State, order: instructions.CorrectDelivery, paid: dict[i
     owing = [line for line in order.lines if line.damages_micros > 0]
     for seller in sorted({line.seller for line in owing}):
         own = [line for line in owing if line.seller == seller]
-        amounts = delivery.pay_damages(
+        amounts = damages.pay(
             state,
             state.accounts[seller],
             [(line.holder, line.damages_micros, _cause(order, line)) for line in own],
             Code.DAMAGES_CORRECTION,
+            damages.MonthOf(order.grade, order.hour_starts_at),
         )
         for line, amount in zip(own, amounts, strict=True):
             paid[line.allocation] = amount
