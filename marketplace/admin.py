@@ -371,6 +371,33 @@ class ResaleInstructionAdmin(backoffice.ReadOnly):
     ordering = ("-id",)
 
 
+@admin.register(models.PackageListing)
+class PackageListingAdmin(backoffice.ReadOnly):
+    """Packages that providers have listed."""
+
+    list_display = ("id", "organization", "grade", "starts_at", "ends_at", "units", "state")
+    list_filter = ("state", "grade")
+    ordering = ("-id",)
+
+
+@admin.register(models.PackagePurchase)
+class PackagePurchaseAdmin(backoffice.ReadOnly):
+    """What was asked for of packages, and what the machine made of it."""
+
+    list_display = ("id", "listing", "organization", "units", "total_micros", "state", "reason")
+    list_filter = ("state",)
+    ordering = ("-id",)
+
+
+@admin.register(models.PackageSlice)
+class PackageSliceAdmin(backoffice.ReadOnly):
+    """Slices of packages that holders have offered."""
+
+    list_display = ("id", "package", "organization", "buyer", "state", "reason")
+    list_filter = ("state", "grade")
+    ordering = ("-id",)
+
+
 @admin.register(models.PurchaseCommitment)
 class PurchaseCommitmentAdmin(backoffice.ReadOnly):
     """What organizations have committed to pools that buy together."""

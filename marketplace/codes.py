@@ -98,6 +98,11 @@ CODES: dict[str, tuple[int, str]] = {
     "listing_suspended": (422, "The curve is more than 10 % above the package's list price."),
     "package_unknown": (422, "There is no such package of this organization."),
     "exceeds_package": (422, "The slice has more lots or hours than the package."),
+    "invalid_package": (422, "The terms of a package or slice do not fit each other."),
+    "package_withdrawn": (422, "Nothing is sold of the package any more."),
+    "package_limit": (422, "The provider has as many open packages as it may have."),
+    "units_unavailable": (422, "Not so many units are left on every day of the term."),
+    "slice_gone": (422, "The slice was sold or withdrawn, or somebody is buying it."),
     # Deliveries that are over.
     "figures_closed": (
         422,
@@ -170,6 +175,7 @@ CODES: dict[str, tuple[int, str]] = {
     "invalid_quantity": (0, "Lots are a positive integer."),
     "invalid_tokens": (0, "Tokens are whole, or have exactly three decimals."),
     "invalid_time": (0, "A time is RFC 3339 in UTC: `2026-12-05T14:00:00Z`."),
+    "invalid_date": (0, "A day is written `2026-12-05`."),
     "invalid_hour": (0, "An hour is written `20261205T14Z`."),
     "invalid_number": (0, "The parameter is a whole number within its limits."),
     "invalid_cursor": (0, "This list never gave out that cursor."),

@@ -154,6 +154,8 @@ class Grade(models.Model):
     per_token_ms = ArrayField(models.IntegerField(), default=list)
     maker_fee_bp = models.IntegerField(default=2)
     taker_fee_bp = models.IntegerField(default=20)
+    resale_fee_bp = models.IntegerField(default=50)
+    """Of a slice of a package that is sold on; at most 1 % (RULEBOOK 4.7)."""
     is_listed = models.BooleanField(default=False)
     created_at = models.DateTimeField()
 
@@ -351,6 +353,136 @@ class PurchaseCommitment(models.Model):
     def instruction(self) -> str:
         """Id of the instruction that commits it."""
         return f"purchase:{self.pk}"
+
+
+class PackageListing(models.Model):
+    """A provider's offer of hourly lots over a span of days, bought by terms inside it.
+
+    What is free of it on a day is what was offered less what was bought of that day.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "OPEN"
+        WITHDRAWN = "WITHDRAWN"
+
+    id = models.BigAutoField(primary_key=True)
+    organization = models.ForeignKey(Organization, models.PROTECT)
+    grade = models.ForeignKey(Grade, models.PROTECT)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    lots = models.JSONField()
+    """Of one unit: one number, 24 by the hour of the day or 168 by that of the week, UTC."""
+    p1_lots = models.JSONField(default=list)
+    """Of these, those that are served as P1; empty stands for none."""
+    list_price_ticks = models.BigIntegerField()
+    discounts = models.JSONField(default=list)
+    """[at least so many days, percent], both rising."""
+    units = models.BigIntegerField()
+    state = models.CharField(max_length=9, choices=State)
+    reason = models.CharField(max_length=40, blank=True)
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(
+                    list_price_ticks__gt=0, units__gt=0, ends_at__gt=models.F("starts_at")
+                ),
+                name="package_listing_offers_something",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["grade", "ends_at"],
+                name="package_listing_open",
+                condition=models.Q(state="OPEN"),
+            ),
+        ]
+
+
+class PackagePurchase(models.Model):
+    """What was asked for of a package listing, and whether the machine has sold it."""
+
+    class State(models.TextChoices):
+        PENDING = "PENDING"
+        BOUGHT = "BOUGHT"
+        REFUSED = "REFUSED"
+
+    id = models.BigAutoField(primary_key=True)
+    listing = models.ForeignKey(PackageListing, models.PROTECT)
+    organization = models.ForeignKey(Organization, models.PROTECT)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    units = models.BigIntegerField()
+    percent = models.IntegerField()
+    price_ticks = models.BigIntegerField()
+    total_micros = models.BigIntegerField()
+    state = models.CharField(max_length=7, choices=State)
+    reason = models.CharField(max_length=40, blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(units__gt=0, price_ticks__gt=0),
+                name="package_purchase_buys_something",
+            ),
+        ]
+
+    @property
+    def instruction(self) -> str:
+        """Id of the instruction that buys it."""
+        return f"package:{self.pk}"
+
+
+class PackageSlice(models.Model):
+    """A slice of a package that its holder offers, to everybody or to one organization."""
+
+    class State(models.TextChoices):
+        OFFERED = "OFFERED"
+        PENDING = "PENDING"
+        SOLD = "SOLD"
+        WITHDRAWN = "WITHDRAWN"
+
+    id = models.BigAutoField(primary_key=True)
+    organization = models.ForeignKey(Organization, models.PROTECT, related_name="slices_offered")
+    package = models.BigIntegerField()
+    grade = models.ForeignKey(Grade, models.PROTECT)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    lots = models.JSONField()
+    p1_lots = models.JSONField(default=list)
+    price_ticks = models.BigIntegerField()
+    fee_bp = models.IntegerField()
+    buyer = models.ForeignKey(
+        Organization, models.PROTECT, null=True, related_name="slices_for_it_alone"
+    )
+    """Who alone may buy it; null: anybody."""
+    taken_by = models.ForeignKey(
+        Organization, models.PROTECT, null=True, related_name="slices_taken"
+    )
+    takings = models.IntegerField(default=0)
+    """How often somebody has tried to buy it; each try is an instruction of its own."""
+    state = models.CharField(max_length=9, choices=State)
+    reason = models.CharField(max_length=40, blank=True)
+    """Why the last try was refused."""
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(price_ticks__gt=0, fee_bp__gte=0, fee_bp__lte=100),
+                name="package_slice_fee_is_at_most_one_percent",
+            ),
+        ]
+        indexes = [models.Index(fields=["package"], name="package_slice_by_package")]
+
+    @property
+    def instruction(self) -> str:
+        """Id of the instruction of the last try."""
+        return f"slice:{self.pk}:{self.takings}"
 
 
 class Deposit(models.Model):

@@ -35,6 +35,11 @@ PROMISED = """
     GET clusters/{cluster_id}/certifications/{certification_id}; GET listings; POST listings;
     DELETE listings/{listing_id}; GET pools/purchase; POST pools/purchase;
     GET pools/purchase/open; DELETE pools/purchase/{commitment_id};
+    GET packages; POST packages; GET packages/bought; GET packages/bought/{bought_id};
+    POST packages/bought/{bought_id}/resell; GET packages/sold; GET packages/slices;
+    GET packages/slices/own; DELETE packages/slices/own/{slice_id};
+    POST packages/slices/{offered_slice_id}/buy; GET packages/{offer_id};
+    DELETE packages/{offer_id}; POST packages/{offer_id}/quote; POST packages/{offer_id}/buy;
     GET resale-instructions; POST resale-instructions;
     DELETE resale-instructions/{instruction_id}; POST instruments/{symbol}/halt;
     POST instruments/{symbol}/resume; POST grades/{grade}/halt; POST grades/{grade}/resume;

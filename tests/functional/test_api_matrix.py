@@ -1,6 +1,7 @@
 """Every route against every kind of caller: nobody reaches what is another organization's."""
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ PUBLIC = {
     "hour": "20261201T14Z",
     "month": "2026-12",
     "pool_id": "none",
+    "offer_id": "1",
+    "offered_slice_id": "1",
 }
 OWNED = {
     "order_id", "key_id", "cluster_id", "certification_id", "listing_id", "delivery_id",
-    "dispute_id", "instruction_id", "commitment_id",
+    "dispute_id", "instruction_id", "commitment_id", "bought_id", "slice_id",
 }  # fmt: skip
 OPERATORS = {"organization_id", "decided_id"}
 _PARAMETER = re.compile(r"{(\w+)}")
@@ -56,6 +59,21 @@ def valid_body(endpoint: type[Endpoint], owner: dict[str, str]) -> dict[str, Any
             "deadline": "2026-12-01T13:00:00Z",
             "quantity": 1,
             "price": "1.250",
+        },
+        "OfferPackage": {
+            "grade": GRADE,
+            "from_date": "2026-12-03",
+            "to_date": "2026-12-10",
+            "lots": [1],
+            "list_price": "1.250",
+        },
+        "QuotePackage": {"from_date": "2026-12-03", "to_date": "2026-12-10"},
+        "BuyPackage": {"from_date": "2026-12-03", "to_date": "2026-12-10"},
+        "ResellPackage": {
+            "starts_at": "2026-12-05T00:00:00Z",
+            "ends_at": "2026-12-06T00:00:00Z",
+            "lots": [1],
+            "price": "1.300",
         },
         "InstructResale": {"grade": GRADE, "floor_price": "1.100"},
         "ReportFigure": {"delivered_ntu": "1"},
@@ -126,7 +144,31 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         "listing_id": str(listing.pk),
         "instruction_id": str(instruction.pk),
         "commitment_id": str(commitment.pk),
+        "bought_id": str(_package(owner).pk),
+        "slice_id": str(_slice(owner).pk),
     }
+
+
+def _package(owner: Party) -> settled.Package:
+    """A package that the owner bought of nobody."""
+    now = market_clock.now()
+    ends_at = now + timedelta(days=30)
+    return settled.Package.objects.create(
+        id=9_004, instruction="none", listing=1, seller=9_999, holder=owner.id, grade=GRADE,
+        starts_at=now, ends_at=ends_at, price_ticks=1_200, list_price_ticks=1_250,
+        schedule=[[market_clock.to_micros(now), market_clock.to_micros(ends_at), [5], []]],
+        escrow_micros=0, margin_micros=0, bought_at=now, updated_at=now,
+    )  # fmt: skip
+
+
+def _slice(owner: Party) -> models.PackageSlice:
+    """A slice that the owner once offered."""
+    now = market_clock.now()
+    return models.PackageSlice.objects.create(
+        organization=owner.organization, package=9_004, grade_id=GRADE, starts_at=now,
+        ends_at=now + timedelta(hours=1), lots=[1], price_ticks=1_250, fee_bp=50,
+        state="WITHDRAWN", created_at=now,
+    )  # fmt: skip
 
 
 def _disputed_delivery(owner: Party) -> settled.Dispute:
@@ -180,7 +222,7 @@ def test_what_is_anothers_looks_like_what_does_not_exist(
         unknown.json.pop("request_id")
         assert foreign.json == unknown.json, path
         tried += 1
-    assert tried == 12
+    assert tried == 15
     # Nothing of it had an effect.
     assert models.Listing.objects.get().state == "OPEN"
     assert models.ApiKey.objects.get(pk=objects["key_id"]).revoked_at is None
