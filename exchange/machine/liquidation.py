@@ -59,7 +59,7 @@ def enforce(state: State, account: Account) -> None:
         return
     transfers.announce(state, account)
     account.size_called = _size(account)
-    if not before or account.size_called < before or transfers.is_running(state, account):
+    if not before or account.size_called < before:
         account.idle_rounds = 0
     else:
         account.idle_rounds += 1

@@ -52,11 +52,6 @@ def _free(position: Position) -> dict[int, int]:
     return free
 
 
-def is_running(state: State, account: Account) -> bool:
-    """Whether something of an account is offered."""
-    return any(transfer.account == account.id for transfer in state.transfers.values())
-
-
 def announce(state: State, account: Account) -> None:
     """Offer every short that an account's clusters cover and that is not offered already."""
     offered = {t.symbol for t in state.transfers.values() if t.account == account.id}
@@ -242,6 +237,7 @@ def _move(
     )
     waterfall.repay(state, payee, abs(paid), cause)
     for each in (account, taker):
+        _look_again(state, each, terms.grade)
         coverage.settle_account(state, each)
 
 
@@ -250,8 +246,6 @@ def stand(state: State, backing: Backing) -> None:
     owner, beneficiary = state.accounts[backing.owner], state.accounts[backing.beneficiary]
     state.backings[backing.id] = owner.backs[backing.id] = backing
     beneficiary.backed[backing.id] = owner, backing
-    for account in (owner, beneficiary):
-        _look_again(state, account, backing.grade)
 
 
 def _look_again(state: State, account: Account, grade: str) -> None:
