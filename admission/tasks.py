@@ -75,6 +75,14 @@ def review_day(claim: Claim) -> None:
                     grade=grade, hour_starts_at=hour_starts_at, number=number
                 )
                 reporting.review(interval, claim.at)
+            holders = settlement_queries.insured_by_caps(grade, hour_starts_at)
+            if holders:
+                used = reporting.metered(grade, hour_starts_at)
+                clearing_operations.note_insured_usage(
+                    grade=grade,
+                    hour_starts_at=hour_starts_at,
+                    metered={holder: used.get(holder, 0) for holder in holders},
+                )
 
 
 def probe(claim: Claim) -> None:

@@ -436,7 +436,7 @@ class Engine:
         )
         projection.write_slots(writer, facts.get(events.SlotsSettled, ()))
         projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
-        projection.write_insurance(writer, facts.get(events.InsurancePaid, ()))
+        projection.write_insurance(writer, *(facts.get(kind, ()) for kind in events.INSURANCE))
         projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))
         projection.write_packages(writer, *(facts.get(each, ()) for each in events.PACKAGES))
         projection.write_outcomes(writer, passing.outcomes(works, facts))

@@ -82,6 +82,19 @@ def payment(*, pay_ticks: int, mntu: int) -> int:
     return pay_ticks * contract.TICK_MICROS_PER_MILLION * (mntu // 1_000) // _MILLION
 
 
+def take_insured(metered: dict[int, int], lots: Mapping[int, int]) -> dict[int, int]:
+    """Return the tokens that a cap pays its holders for, in mNTU; they are `metered` no more.
+
+    A token is insured once, so caps take theirs in order of strike, the lowest first.
+    """
+    taken = {}
+    for holder in sorted(lots):
+        if lots[holder] > 0 and metered.get(holder):
+            taken[holder] = min(metered[holder], insured_in_hour(lots[holder]))
+            metered[holder] -= taken[holder]
+    return taken
+
+
 def insured_in_hour(lots: int) -> int:
     """Return the tokens that lots of a cap insure in an hour, in mNTU."""
     return lots * contract.MNTU_PER_LOT_HOUR

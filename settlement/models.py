@@ -20,6 +20,13 @@ from settlement.books import (
     TransferIdShown,
     TransferShown,
 )
+from settlement.default_records import (
+    DefaultEvent,
+    LayerProposal,
+    TransferBid,
+    TransferOffer,
+    WaterfallDraw,
+)
 from settlement.records import (
     DeliveryCorrection,
     DeliveryDay,
@@ -27,7 +34,11 @@ from settlement.records import (
     DeliveryFigure,
     DeliveryRevision,
     Dispute,
+    InsuranceCorrection,
     InsurancePayment,
+    InsurancePosition,
+    InsuranceRunLine,
+    InsuredUsage,
     MonthlyStatement,
     Package,
     PackageResale,
@@ -41,6 +52,7 @@ __all__ = [
     "ChainHead",
     "ChainLink",
     "ChainLinkShown",
+    "DefaultEvent",
     "DeliveryCorrection",
     "DeliveryDay",
     "DeliveryDifference",
@@ -51,7 +63,12 @@ __all__ = [
     "HoldResolution",
     "HoldResolutionShown",
     "HoldShown",
+    "InsuranceCorrection",
     "InsurancePayment",
+    "InsurancePosition",
+    "InsuranceRunLine",
+    "InsuredUsage",
+    "LayerProposal",
     "MonthlyStatement",
     "Package",
     "PackageResale",
@@ -62,9 +79,12 @@ __all__ = [
     "SigningKey",
     "SlotSettlement",
     "Transfer",
+    "TransferBid",
     "TransferId",
     "TransferIdShown",
+    "TransferOffer",
     "TransferShown",
+    "WaterfallDraw",
 ]
 
 

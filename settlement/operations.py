@@ -311,6 +311,19 @@ def open_hours(hours: Iterable[tuple[str, int]]) -> None:
     )
 
 
+def open_days(hours: Iterable[tuple[str, int]]) -> None:
+    """Have the days of these hours, (grade, start), settled again by later runs."""
+    models.DeliveryDay.objects.bulk_create(
+        [
+            models.DeliveryDay(
+                grade=grade, delivery_date=clock.to_datetime(hour_starts_at).date(), planned_runs=0
+            )
+            for grade, hour_starts_at in hours
+        ],
+        ignore_conflicts=True,
+    )
+
+
 def _unit(grade: str, hour_starts_at: int) -> str:
     """Return the unit of an hour's capacity."""
     return ledger.capacity_unit(grade, slots.hour_text(hour_starts_at))
@@ -454,12 +467,32 @@ def pay_insurance(*, grade: str, hour_starts_at: int, metered: Mapping[int, int]
 
     `metered` is what each of their holders has used in it, in mNTU.
     """
+    note_insured_usage(grade=grade, hour_starts_at=hour_starts_at, metered=metered)
     instruct(
         id=f"insurance:{grade}:{slots.hour_text(hour_starts_at)}",
         command=instructions.PayInsurance(
             grade=grade, hour_starts_at=hour_starts_at, metered=tuple(sorted(metered.items()))
         ),
     )
+
+
+def note_insured_usage(*, grade: str, hour_starts_at: int, metered: Mapping[int, int]) -> int:
+    """Store what holders of caps used in an hour, where that is not what is known already.
+
+    Return of how many it was not.
+    """
+    starts_at = clock.to_datetime(hour_starts_at)
+    rows = models.InsuredUsage.objects.filter(grade=grade, starts_at=starts_at)
+    known = dict(rows.order_by("id").values_list("organization_id", "mntu"))
+    new = [
+        models.InsuredUsage(
+            grade=grade, starts_at=starts_at, organization_id=number, mntu=mntu, at=clock.now()
+        )
+        for number, mntu in sorted(metered.items())
+        if known.get(number, 0) != mntu
+    ]
+    models.InsuredUsage.objects.bulk_create(new)
+    return len(new)
 
 
 def record_clock_jump(*, from_at: int, to_at: int, probes: dict[str, list[int]]) -> None:

@@ -134,6 +134,67 @@ def _plan_hours(now: int) -> int:
     return len(hours)
 
 
+def unposted(grade: str, day_starts_at: int, due_at: int) -> str:
+    """Return what a run over a day has to wait for, in words; empty when all of it is posted.
+
+    That is the settlement of every hour, what its options pay, what any earlier run has asked for,
+    and every instruction from before the run was due.
+    """
+    since = clock.to_datetime(day_starts_at)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _UNPOSTED,
+            {
+                "grade": grade,
+                "since": since,
+                "until": clock.to_datetime(day_starts_at + contract.DAY),
+                "date": since.date(),
+                "month": clock.to_datetime(contract.month_start(day_starts_at)),
+                "paid": [
+                    f"insurance:{grade}:{slots.hour_text(at)}"
+                    for at in range(day_starts_at, day_starts_at + contract.DAY, contract.HOUR)
+                ],
+                "due": clock.to_datetime(due_at),
+            },
+        )
+        hours, insured, corrections, pending = cursor.fetchone()
+    if hours:
+        return f"an hour of {grade} on {since:%Y-%m-%d} is not settled yet"
+    if insured:
+        return f"options of {grade} have hours on {since:%Y-%m-%d} to pay"
+    if corrections:
+        return "a correction of the run before waits for the machine"
+    return "an instruction from before the run waits for the machine" if pending else ""
+
+
+_UNPOSTED = """
+    SELECT EXISTS (
+        SELECT 1 FROM marketplace_instrument WHERE grade_id = %(grade)s AND product = 'HOUR'
+          AND starts_at >= %(since)s AND starts_at < %(until)s AND state <> 'SETTLED'),
+      EXISTS (
+        SELECT 1 FROM settlement_insuranceposition
+        WHERE grade = %(grade)s AND starts_at = %(month)s)
+      AND (SELECT count(*) FROM settlement_instruction
+           WHERE id = ANY(%(paid)s) AND state <> 'PENDING') < cardinality(%(paid)s::text[]),
+      EXISTS (
+        SELECT 1 FROM settlement_settlementrun run
+        JOIN settlement_settlementrunline line ON line.run_id = run.id
+        LEFT JOIN settlement_deliverycorrection posted
+          ON posted.run = run.id AND posted.allocation_id = line.allocation_id
+        WHERE run.grade = %(grade)s AND run.delivery_date = %(date)s AND posted.id IS NULL)
+      OR EXISTS (
+        SELECT 1 FROM settlement_settlementrun run
+        JOIN settlement_insurancerunline line ON line.run_id = run.id
+        LEFT JOIN settlement_insurancecorrection posted
+          ON posted.run = run.id AND posted.organization_id = line.organization_id
+          AND posted.symbol = line.symbol AND posted.hour_starts_at = line.hour_starts_at
+        WHERE run.grade = %(grade)s AND run.delivery_date = %(date)s AND posted.id IS NULL),
+      EXISTS (
+        SELECT 1 FROM settlement_instruction
+        WHERE state = 'PENDING' AND created_at <= %(due)s)
+"""
+
+
 def _plan_days(now: int) -> int:
     """Plan the runs that are due of days with delivery, the earliest days first."""
     due = clock.to_datetime(now - RUN_HOUR)
@@ -154,7 +215,9 @@ def _plan_days(now: int) -> int:
             starts_at = clock.to_micros(datetime.combine(day.delivery_date, time(), tzinfo=UTC))
             while day.planned_runs < len(RUNS):
                 run = RUNS[day.planned_runs]
-                if run_due_at(starts_at, run) > now:
+                due_at = run_due_at(starts_at, run)
+                # A job that could only wait would be tried, and fail, until it can be done.
+                if due_at > now or unposted(day.grade, starts_at, due_at):
                     break
                 rows += _run_rows(day.grade, starts_at, run, now)
                 day.planned_runs += 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from marketplace import rowset
+from marketplace import contract, rowset
 
 PENDING_INSTRUCTIONS_MAX = 1_000
 """How many instructions one batch takes."""
@@ -207,6 +207,30 @@ _INTERVALS = rowset.Table(
         "at": rowset.INSTANT,
     },
     key=["allocation_id", "interval"],
+)
+_INSURED = rowset.Table(
+    "settlement_insuranceposition",
+    {
+        "organization_id": "bigint",
+        "symbol": "text",
+        "grade": "text",
+        "starts_at": rowset.INSTANT,
+        "lots": "bigint",
+        "pay_ticks": "bigint",
+    },
+    key=["grade", "starts_at", "symbol", "organization_id"],
+)
+_INSURANCE_CORRECTIONS = rowset.Table(
+    "settlement_insurancecorrection",
+    {
+        "run": "text",
+        "symbol": "text",
+        "hour_starts_at": rowset.INSTANT,
+        "organization_id": "bigint",
+        "amount_micros": "bigint",
+        "at": rowset.INSTANT,
+    },
+    key=["organization_id", "hour_starts_at", "symbol", "run"],
 )
 _CORRECTIONS = rowset.Table(
     "settlement_deliverycorrection",
@@ -458,8 +482,13 @@ def write_intervals(writer: rowset.Writer, settled: Sequence[Any]) -> None:
     )
 
 
-def write_insurance(writer: rowset.Writer, paid: Sequence[Any]) -> None:
-    """Store what price caps and shortage cover paid (`exchange.events.InsurancePaid`)."""
+def write_insurance(
+    writer: rowset.Writer, paid: Sequence[Any], held: Sequence[Any], corrected: Sequence[Any]
+) -> None:
+    """Store what options paid, who held them when trading ended, and what later runs added.
+
+    That is `InsurancePaid`, `OptionHeld` and `InsuranceCorrected` of `exchange.events`.
+    """
     _INSURANCE.insert(
         writer,
         [
@@ -476,6 +505,19 @@ def write_insurance(writer: rowset.Writer, paid: Sequence[Any]) -> None:
             )
             for event in paid
         ],
+    )
+    terms = [contract.parse_symbol(event.instrument) for event in held]
+    _INSURED.insert(
+        writer,
+        [
+            (e.account, e.instrument, of.grade, of.starts_at, e.lots, e.pay_ticks)
+            for e, of in zip(held, terms, strict=True)
+            if of is not None
+        ],
+    )
+    _INSURANCE_CORRECTIONS.insert(
+        writer,
+        [(e.run, e.instrument, e.hour_starts_at, e.account, e.amount, e.at) for e in corrected],
     )
 
 

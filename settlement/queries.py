@@ -483,6 +483,17 @@ def cap_holders(grade: str, hour_starts_at: int) -> set[int]:
     )
 
 
+def insured_by_caps(grade: str, hour_starts_at: int) -> list[int]:
+    """Return who held a cap of a grade in an hour, in order, its month being over or not."""
+    rows = models.InsurancePosition.objects.filter(
+        grade=grade,
+        starts_at=clock.to_datetime(contract.month_start(hour_starts_at)),
+        pay_ticks=0,
+        lots__gt=0,
+    )
+    return sorted(set(rows.values_list("organization_id", flat=True)))
+
+
 def figures(allocations: Sequence[int]) -> dict[int, dict[str, int]]:
     """Return what each party last said of allocations, in mNTU, by allocation and party."""
     rows = (

@@ -310,6 +310,85 @@ class InsurancePayment(models.Model):
         ]
 
 
+class InsurancePosition(models.Model):
+    """Who held, or had written (below zero), an option when its trading ended; by the engine."""
+
+    organization_id = models.BigIntegerField()
+    symbol = models.CharField(max_length=40)
+    grade = models.CharField(max_length=16)
+    starts_at = models.DateTimeField()
+    """Of its month."""
+    lots = models.BigIntegerField()
+    pay_ticks = models.BigIntegerField()
+    """What cover pays; 0 of a cap."""
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["grade", "starts_at", "symbol", "organization_id"],
+                name="insurance_position_is_single",
+            ),
+        ]
+
+
+class InsuredUsage(models.Model):
+    """What a holder of caps used of a grade in an hour; the latest is in force."""
+
+    grade = models.CharField(max_length=16)
+    starts_at = models.DateTimeField()
+    organization_id = models.BigIntegerField()
+    mntu = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(mntu__gte=0), name="insured_usage_is_a_count"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["grade", "starts_at", "organization_id", "id"], name="insured_usage_latest"
+            )
+        ]
+
+
+class InsuranceRunLine(models.Model):
+    """What a run found of an hour of an option that was paid differently; micro-USD."""
+
+    run = models.ForeignKey(SettlementRun, models.PROTECT, related_name="insurance_lines")
+    symbol = models.CharField(max_length=40)
+    hour_starts_at = models.DateTimeField()
+    organization_id = models.BigIntegerField()
+    owed_micros = models.BigIntegerField()
+    posted_micros = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "hour_starts_at", "symbol", "organization_id"],
+                name="insurance_run_line_is_single",
+            ),
+        ]
+
+
+class InsuranceCorrection(models.Model):
+    """What a run's difference moved, signed to the organization; written by the engine."""
+
+    run = models.CharField(max_length=40)
+    symbol = models.CharField(max_length=40)
+    hour_starts_at = models.DateTimeField()
+    organization_id = models.BigIntegerField()
+    amount_micros = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization_id", "hour_starts_at", "symbol", "run"],
+                name="insurance_correction_is_single",
+            ),
+        ]
+
+
 class Package(models.Model):
     """Hourly lots that an organization has bought directly from another; written by the engine."""
 

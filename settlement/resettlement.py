@@ -113,11 +113,16 @@ def is_difference(figure_mntu: int, metered_mntu: int) -> bool:
     return apart > DIFFERENCE_MNTU_MIN and apart * 1_000 > DIFFERENCE_PER_MILLE * metered_mntu
 
 
-def inputs_digest(delivered: Sequence[Delivered]) -> bytes:
-    """Return the hash of everything that a run computes from."""
-    return hashlib.sha256(msgspec.json.encode(list(delivered))).digest()
+def inputs_digest(delivered: Sequence[Delivered], insured: Sequence[object]) -> bytes:
+    """Return the hash of everything that a run computes from: deliveries, and insured hours."""
+    return hashlib.sha256(msgspec.json.encode([list(delivered), list(insured)])).digest()
 
 
-def result_digest(results: Sequence[tuple[int, int, int]]) -> bytes:
-    """Return the hash of what a run found: (allocation, refunded, due) of each."""
-    return hashlib.sha256(msgspec.json.encode(list(results))).digest()
+def result_digest(
+    results: Sequence[tuple[int, int, int]], insured: Sequence[tuple[int, str, int, int]]
+) -> bytes:
+    """Return the hash of what a run found: (allocation, refunded, due) of each delivery.
+
+    And of each insured hour (start, option, account, micro-USD).
+    """
+    return hashlib.sha256(msgspec.json.encode([list(results), list(insured)])).digest()

@@ -28,6 +28,7 @@ from settlement import (
     audit,
     index_queries,
     instructions,
+    insured,
     models,
     operations,
     planning,
@@ -93,6 +94,7 @@ def settle_day(*, grade: str, day_starts_at: int, kind: str, at: int) -> models.
     _require_posted(grade, day_starts_at, planning.run_due_at(day_starts_at, kind))
     disputes = _close_disputes(grade, day_starts_at, kind)
     found = list(gather(grade, day_starts_at))
+    insured_hours = insured.gather(grade, *_day(day_starts_at), _missed(found))
     moment = clock.to_datetime(at)
     run = models.SettlementRun.objects.create(
         id=name,
@@ -100,12 +102,17 @@ def settle_day(*, grade: str, day_starts_at: int, kind: str, at: int) -> models.
         delivery_date=_date(day_starts_at),
         kind=kind,
         previous=_previous(grade, day_starts_at) if kind != FINAL else None,
-        inputs_digest=rules.inputs_digest([each.delivered for each in found]),
+        inputs_digest=rules.inputs_digest(
+            [each.delivered for each in found],
+            [(each.hour, each.policies) for each in insured_hours],
+        ),
         result_digest=rules.result_digest(
-            [(each.delivered.allocation, each.refunded, each.due) for each in found]
+            [(each.delivered.allocation, each.refunded, each.due) for each in found],
+            [line for each in insured_hours for line in each.results(each.owed)],
         ),
         posted_digest=rules.result_digest(
-            [(each.delivered.allocation, each.posted.refunded, each.posted.due) for each in found]
+            [(each.delivered.allocation, each.posted.refunded, each.posted.due) for each in found],
+            [line for each in insured_hours for line in each.results(each.posted)],
         ),
         allocations=len(found),
         at=moment,
@@ -115,6 +122,8 @@ def settle_day(*, grade: str, day_starts_at: int, kind: str, at: int) -> models.
     changed = [each for each in found if each.difference != rules.NOTHING]
     _write_lines(run, changed)
     _instruct(run, changed)
+    for hour in insured_hours:
+        _correct_insurance(run, hour)
     return run
 
 
@@ -123,28 +132,9 @@ def settle_day(*, grade: str, day_starts_at: int, kind: str, at: int) -> models.
 
 def _require_posted(grade: str, day_starts_at: int, due_at: int) -> None:
     """:raises NotPosted: when the machine is not done with the day and what decides it."""
-    since, until = _day(day_starts_at)
-    hours = catalog.Instrument.objects.filter(
-        grade_id=grade, product="HOUR", starts_at__gte=since, starts_at__lt=until
-    )
-    if hours.exclude(state=catalog.Instrument.State.SETTLED).exists():
-        raise NotPosted(f"an hour of {grade} on {since:%Y-%m-%d} is not settled yet")
-    pending = models.Instruction.objects.filter(state=models.Instruction.State.PENDING)
-    if pending.filter(created_at__lte=clock.to_datetime(due_at)).exists():
-        raise NotPosted("an instruction from before the run waits for the machine")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT count(*) FROM settlement_settlementrunline line
-            JOIN settlement_settlementrun run ON run.id = line.run_id
-            LEFT JOIN settlement_deliverycorrection posted
-              ON posted.run = line.run_id AND posted.allocation_id = line.allocation_id
-            WHERE run.grade = %s AND run.delivery_date = %s AND posted.id IS NULL
-            """,
-            [grade, since.date()],
-        )
-        if cursor.fetchone()[0]:
-            raise NotPosted("a correction of the run before waits for the machine")
+    missing = planning.unposted(grade, day_starts_at, due_at)
+    if missing:
+        raise NotPosted(missing)
 
 
 def _require_whole_ledger(day_starts_at: int) -> None:
@@ -253,6 +243,23 @@ def _gather(grade: str, since: datetime, until: datetime) -> Iterator[Found]:
         )
 
 
+def _missed(found: Sequence[Found]) -> dict[datetime, dict[tuple[int, int], tuple[int, int]]]:
+    """Return (mNTU missed of other groups' lots, entitled lots) by hour, interval and holder."""
+    entitled: dict[tuple[datetime, int], int] = defaultdict(int)
+    for each in found:
+        entitled[each.starts_at, each.delivered.holder] += each.delivered.lots
+    missed: dict[datetime, dict[tuple[int, int], tuple[int, int]]] = defaultdict(dict)
+    for each in found:
+        if each.delivered.is_one_group:
+            continue
+        own, holder = missed[each.starts_at], each.delivered.holder
+        for interval in each.delivered.intervals:
+            key = interval.number, holder
+            short = 0 if interval.is_suspended else interval.short_mntu
+            own[key] = own.get(key, (0, 0))[0] + short, entitled[each.starts_at, holder]
+    return missed
+
+
 def _rows(grade: str, since: datetime, until: datetime) -> list[dict[str, Any]]:
     """Return every settled interval of some hours with the best that is known of it.
 
@@ -351,6 +358,42 @@ def _instruct(run: models.SettlementRun, changed: Sequence[Found]) -> None:
                     grade=run.grade,
                     hour_starts_at=hour,
                     lines=tuple(_line(each) for each in own[first : first + size]),
+                ),
+            )
+
+
+def _correct_insurance(run: models.SettlementRun, found: insured.Found) -> None:
+    """Keep what a run found of an insured hour, and have the machine post the differences."""
+    differences = found.differences
+    hour = found.hour.starts_at
+    models.InsuranceRunLine.objects.bulk_create(
+        [
+            models.InsuranceRunLine(
+                run=run,
+                symbol=symbol,
+                hour_starts_at=clock.to_datetime(hour),
+                organization_id=organization,
+                owed_micros=found.owed.get((symbol, organization), 0),
+                posted_micros=found.posted.get((symbol, organization), 0),
+            )
+            for symbol, organization in differences
+        ]
+    )
+    for policy in found.policies:
+        lines = tuple(
+            instructions.InsuranceLine(organization, abs(lots), differences[key])
+            for organization, lots in policy.lots
+            if (key := (policy.symbol, organization)) in differences
+        )
+        if lines:
+            operations.instruct(
+                id=f"correct:{run.id}:{policy.symbol}:{slots.hour_text(hour)}",
+                command=instructions.CorrectInsurance(
+                    run=run.id,
+                    instrument=policy.symbol,
+                    hour_starts_at=hour,
+                    pay_ticks=policy.pay_ticks,
+                    lines=lines,
                 ),
             )
 

@@ -77,9 +77,9 @@ def settle_day(claim: Claim) -> None:
 def open_insured_hour(slot: str, _at: int) -> None:
     """Have the hour that begins now paid by caps and cover, be anybody entitled in it or not."""
     hour_starts_at = slots.read_instant(slot)
-    operations.open_hours(
-        (grade, hour_starts_at) for grade in queries.insured_hours(hour_starts_at)
-    )
+    grades = queries.insured_hours(hour_starts_at)
+    operations.open_hours((grade, hour_starts_at) for grade in grades)
+    operations.open_days((grade, hour_starts_at) for grade in grades)
 
 
 def seal(claim: Claim) -> None:

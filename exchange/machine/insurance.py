@@ -14,16 +14,17 @@ a cluster of a grade keeps its cover, which pays it nothing while it has one.
 
 from collections.abc import Iterator, Mapping
 
-from exchange import events
-from exchange.machine import listing, marks, premiums, sessions, waterfall, withdrawals
+from exchange import events, insurance_events
+from exchange.machine import coverage, listing, marks, premiums, sessions, waterfall, withdrawals
 from exchange.machine.records import Hour
 from exchange.machine.state import Account, Instrument, State
 from exchange.reasons import Close, Refuse
 from marketplace import contract
 from marketplace.contract import HOUR, InstrumentState, Product
-from settlement import instructions, insurance
+from settlement import claims, instructions, insurance
 from settlement.ledger import Code
 
+CAUSE_MAX = 80
 METERED_MAX = 10**18
 """No account uses so much in an hour, in mNTU."""
 
@@ -39,6 +40,13 @@ def end_trading(state: State, instrument: Instrument) -> None:
     state.events.append(events.Marked(instrument.symbol, price, method, state.at))
     marks.set_mark(state, instrument, price)
     instrument.trades.clear()
+    for number, position in sorted(instrument.positions.items()):
+        if position.net:
+            state.events.append(
+                insurance_events.OptionHeld(
+                    instrument.symbol, number, position.net, instrument.pay_ticks, state.at
+                )
+            )
     if not instrument.open_interest:
         _end(state, instrument)
 
@@ -79,6 +87,7 @@ def pay_cover(state: State, hour: Hour, interval: int, missed: Mapping[int, int]
         if position is None or position.net <= 0:
             continue
         if premiums.controls_supply(position.account, hour.grade):
+            _tell(state, cover, hour.starts_at, interval, number, 0, 0)
             continue
         tokens[number] = min(
             missed[number],
@@ -147,12 +156,8 @@ def _pay_cap(
     price = insurance.cap_pays(index=index, strike=cap.contract.strike)
     if not price:
         return
-    tokens = {}
-    for number, position in sorted(cap.positions.items()):
-        if position.net > 0 and metered.get(number):
-            tokens[number] = min(metered[number], insurance.insured_in_hour(position.net))
-            metered[number] -= tokens[number]
-    _pay(state, cap, starts_at, 0, price, tokens)
+    lots = {number: position.net for number, position in cap.positions.items()}
+    _pay(state, cap, starts_at, 0, price, insurance.take_insured(metered, lots))
 
 
 def _pay(
@@ -180,19 +185,107 @@ def _pay(
     cause = f"insurance:{book.symbol}:{starts_at}:{interval}"
     waterfall.settle(state, payments, code, cause)
     for number in sorted(payments):
+        mntu = tokens.get(number, 0)
+        _tell(state, book, starts_at, interval, number, mntu, payments[number], price)
+
+
+def _tell(
+    state: State,
+    book: Instrument,
+    starts_at: int,
+    interval: int,
+    number: int,
+    mntu: int,
+    amount: int,
+    price: int = 0,
+) -> None:
+    """Say what an account was paid; a holder's 0 says that its cover was suspended."""
+    state.events.append(
+        insurance_events.InsurancePaid(
+            book.symbol,
+            starts_at,
+            interval,
+            number,
+            book.positions[number].net,
+            mntu,
+            price,
+            amount,
+            state.at,
+        )
+    )
+
+
+# What a later run adds
+
+
+def correct(state: State, order: instructions.CorrectInsurance) -> Refuse | None:
+    """Pay what a run found that an hour of an option should have paid beyond what it has."""
+    terms = contract.parse_symbol(order.instrument)
+    refused = _refuse_correction(state, order, terms)
+    if refused is not None:
+        return refused
+    assert terms is not None, "what is refused above"
+    payments = {line.account: line.amount_micros for line in order.lines}
+    cause = _correction_cause(order)
+    waterfall.settle(state, payments, Code.INSURANCE_CORRECTION, cause)
+    for line in order.lines:
         state.events.append(
-            events.InsurancePaid(
-                book.symbol,
-                starts_at,
-                interval,
-                number,
-                book.positions[number].net,
-                tokens.get(number, 0),
-                price,
-                payments[number],
+            insurance_events.InsuranceCorrected(
+                order.run,
+                order.instrument,
+                order.hour_starts_at,
+                line.account,
+                line.amount_micros,
                 state.at,
             )
         )
+    for number in sorted(payments):
+        coverage.withdraw_unfunded(state, state.accounts[number])
+    return None
+
+
+def _refuse_correction(
+    state: State, order: instructions.CorrectInsurance, terms: contract.Contract | None
+) -> Refuse | None:
+    """Return what is wrong with a correction; it is believed within what an hour can pay."""
+    if terms is None or terms.product not in contract.OPTIONS:
+        return Refuse.UNKNOWN_INSTRUMENT
+    starts_at = order.hour_starts_at
+    if starts_at % HOUR or not terms.starts_at <= starts_at < terms.ends_at:
+        return Refuse.UNKNOWN_HOUR
+    book = state.instruments.get(order.instrument)
+    is_open = book is not None and not book.paid_hours & _bit(book, starts_at)
+    if state.at < starts_at + HOUR or (terms.grade, starts_at) in state.hours or is_open:
+        return Refuse.HOUR_NOT_SETTLED
+    numbers = [line.account for line in order.lines]
+    is_cover = terms.product is Product.COVER
+    if (
+        not 2 <= len(numbers) <= instructions.CORRECTION_LINES_MAX
+        or numbers != sorted(set(numbers))
+        or not 1 <= len(order.run) <= instructions.RUN_MAX
+        or not is_cover <= order.pay_ticks <= is_cover * contract.PRICE_TICKS_MAX
+    ):
+        return Refuse.INVALID_TERMS
+    for line in order.lines:
+        if line.account not in state.accounts:
+            return Refuse.UNKNOWN_ACCOUNT
+        if not 1 <= line.lots <= contract.LOTS_MAX:
+            return Refuse.INVALID_TERMS
+        if (
+            not 0
+            < abs(line.amount_micros)
+            <= claims.bound(terms, pay_ticks=order.pay_ticks, lots=line.lots)
+        ):
+            return Refuse.INVALID_AMOUNT
+    if sum(line.amount_micros for line in order.lines):
+        return Refuse.INVALID_AMOUNT
+    return None
+
+
+def _correction_cause(order: instructions.CorrectInsurance) -> str:
+    """Return the cause of a correction's transfers; the run's day and grade are the hour's."""
+    kind = order.run.rpartition("/")[2]
+    return f"insurance:{order.instrument}:{order.hour_starts_at}:{kind}"[:CAUSE_MAX]
 
 
 def _release(state: State, book: Instrument, starts_at: int) -> None:

@@ -654,6 +654,66 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='InsurancePosition',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('organization_id', models.BigIntegerField()),
+                ('symbol', models.CharField(max_length=40)),
+                ('grade', models.CharField(max_length=16)),
+                ('starts_at', models.DateTimeField()),
+                ('lots', models.BigIntegerField()),
+                ('pay_ticks', models.BigIntegerField()),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('grade', 'starts_at', 'symbol', 'organization_id'), name='insurance_position_is_single')],
+            },
+        ),
+        migrations.CreateModel(
+            name='InsuredUsage',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('grade', models.CharField(max_length=16)),
+                ('starts_at', models.DateTimeField()),
+                ('organization_id', models.BigIntegerField()),
+                ('mntu', models.BigIntegerField()),
+                ('at', models.DateTimeField()),
+            ],
+            options={
+                'indexes': [models.Index(fields=['grade', 'starts_at', 'organization_id', 'id'], name='insured_usage_latest')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('mntu__gte', 0)), name='insured_usage_is_a_count')],
+            },
+        ),
+        migrations.CreateModel(
+            name='InsuranceRunLine',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('symbol', models.CharField(max_length=40)),
+                ('hour_starts_at', models.DateTimeField()),
+                ('organization_id', models.BigIntegerField()),
+                ('owed_micros', models.BigIntegerField()),
+                ('posted_micros', models.BigIntegerField()),
+                ('run', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='insurance_lines', to='settlement.settlementrun')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('run', 'hour_starts_at', 'symbol', 'organization_id'), name='insurance_run_line_is_single')],
+            },
+        ),
+        migrations.CreateModel(
+            name='InsuranceCorrection',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('run', models.CharField(max_length=40)),
+                ('symbol', models.CharField(max_length=40)),
+                ('hour_starts_at', models.DateTimeField()),
+                ('organization_id', models.BigIntegerField()),
+                ('amount_micros', models.BigIntegerField()),
+                ('at', models.DateTimeField()),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('organization_id', 'hour_starts_at', 'symbol', 'run'), name='insurance_correction_is_single')],
+            },
+        ),
+        migrations.CreateModel(
             name='SlotSettlement',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
@@ -724,6 +784,95 @@ class Migration(migrations.Migration):
             ],
             options={
                 'indexes': [models.Index(fields=['parent'], name='package_resale_by_parent')],
+            },
+        ),
+        migrations.CreateModel(
+            name='DefaultEvent',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('organization_id', models.BigIntegerField(default=0)),
+                ('kind', models.CharField(choices=[('CALLED', 'Called'), ('MET', 'Met'), ('LIQUIDATED', 'Liquidated'), ('STOPPED', 'Stopped'), ('DEFAULTED', 'Defaulted'), ('HAIRCUT', 'Haircut'), ('LAYER_SET', 'Layer Set')], max_length=10)),
+                ('amount_micros', models.BigIntegerField(default=0)),
+                ('cause', models.CharField(blank=True, max_length=80)),
+                ('next_at', models.DateTimeField(null=True)),
+                ('at', models.DateTimeField()),
+            ],
+            options={
+                'indexes': [models.Index(fields=['organization_id', 'at'], name='default_event_by_organization'), models.Index(fields=['kind', 'at'], name='default_event_by_kind')],
+            },
+        ),
+        migrations.CreateModel(
+            name='LayerProposal',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('limit_micros', models.BigIntegerField()),
+                ('reason', models.CharField(max_length=500)),
+                ('state', models.CharField(choices=[('PENDING', 'Pending'), ('CONFIRMED', 'Confirmed'), ('REPLACED', 'Replaced')], max_length=9)),
+                ('proposed_by', models.BigIntegerField()),
+                ('proposed_at', models.DateTimeField()),
+                ('confirmed_by', models.BigIntegerField(null=True)),
+                ('confirmed_at', models.DateTimeField(null=True)),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(condition=models.Q(('state', 'PENDING')), fields=('state',), name='layer_proposal_is_single'), models.CheckConstraint(condition=models.Q(models.Q(('confirmed_by', models.F('proposed_by')), _negated=True), ('confirmed_by__isnull', True), _connector='OR'), name='layer_has_two_operators')],
+            },
+        ),
+        migrations.CreateModel(
+            name='TransferOffer',
+            fields=[
+                ('id', models.BigIntegerField(primary_key=True, serialize=False)),
+                ('organization_id', models.BigIntegerField()),
+                ('symbol', models.CharField(max_length=40)),
+                ('lots', models.BigIntegerField()),
+                ('price_max_ticks', models.BigIntegerField()),
+                ('announced_at', models.DateTimeField()),
+                ('due_at', models.DateTimeField()),
+                ('moved_lots', models.BigIntegerField(default=0)),
+                ('outcome', models.CharField(blank=True, max_length=12)),
+                ('ended_at', models.DateTimeField(null=True)),
+            ],
+            options={
+                'indexes': [models.Index(condition=models.Q(('ended_at__isnull', True)), fields=['due_at'], name='transfer_offer_open')],
+            },
+        ),
+        migrations.CreateModel(
+            name='WaterfallDraw',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('organization_id', models.BigIntegerField()),
+                ('amount_micros', models.BigIntegerField()),
+                ('own_micros', models.BigIntegerField()),
+                ('receivables_micros', models.BigIntegerField()),
+                ('share_micros', models.BigIntegerField()),
+                ('layer_micros', models.BigIntegerField()),
+                ('others_micros', models.BigIntegerField()),
+                ('unpaid_micros', models.BigIntegerField()),
+                ('cause', models.CharField(max_length=80)),
+                ('at', models.DateTimeField()),
+            ],
+            options={
+                'indexes': [models.Index(fields=['at'], name='waterfall_draw_by_time')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('amount_micros', django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(models.F('own_micros'), '+', models.F('receivables_micros')), '+', models.F('share_micros')), '+', models.F('layer_micros')), '+', models.F('others_micros')), '+', models.F('unpaid_micros')))), name='waterfall_draw_adds_up')],
+            },
+        ),
+        migrations.CreateModel(
+            name='TransferBid',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('organization_id', models.BigIntegerField()),
+                ('lots', models.BigIntegerField()),
+                ('price_ticks', models.BigIntegerField()),
+                ('state', models.CharField(choices=[('PENDING', 'Pending'), ('PLACED', 'Placed'), ('WITHDRAWN', 'Withdrawn'), ('LOST', 'Lost'), ('TAKEN', 'Taken'), ('REFUSED', 'Refused')], max_length=9)),
+                ('reason', models.CharField(blank=True, max_length=40)),
+                ('moved_lots', models.BigIntegerField(default=0)),
+                ('mark_ticks', models.BigIntegerField(null=True)),
+                ('received_micros', models.BigIntegerField(default=0)),
+                ('created_at', models.DateTimeField()),
+                ('ended_at', models.DateTimeField(null=True)),
+                ('offer', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='settlement.transferoffer')),
+            ],
+            options={
+                'indexes': [models.Index(fields=['organization_id', 'id'], name='transfer_bid_by_organization')],
             },
         ),
     ]

@@ -8,6 +8,7 @@ import valkey as valkey_client
 from django.db import connection, transaction
 
 from admission import models as admission_models
+from admission import reporting
 from marketplace import audit, contract
 from marketplace import clock as market_clock
 from marketplace.models import Instrument
@@ -18,6 +19,7 @@ from settlement import (
     ledger,
     models,
     operations,
+    planning,
     queries,
     slots,
     statements,
@@ -37,7 +39,10 @@ KINDS = (
     "grant_capacity",
     "settle_interval",
     "pay_insurance",
+    "review_day",
+    "settle_day",
 )
+FINAL, REVISION = (f"{GRADE}/20270101/{name}" for name in ("final", "revision"))
 
 
 def report(slot: str, at: int) -> None:
@@ -80,6 +85,7 @@ def market(
         )
     )
     monkeypatch.setattr(jobs, "ring", lambda queue: None)
+    monkeypatch.setattr(reporting, "review", lambda interval, at: 0)  # `report` is not admission's
     market = Market(valkey)
     market.take_over()
     clock.set("2026-12-29T12:30Z")
@@ -98,6 +104,7 @@ def market(
     for number, (symbol, price) in enumerate(((CAP, 60), (COVER, 37))):
         market.execute(sell(OTHER, price, 2, f"s{number}", instrument=symbol))
         market.execute(buy(BUYER, price, 2, f"b{number}", instrument=symbol))
+    settle_all(market)
     yield market
     market.close()
     kinds._registry.clear()
@@ -210,3 +217,120 @@ def test_a_payment_that_is_not_the_ledgers_is_found(market: Market, clock) -> No
         names = {one.name for one in audit.run() if one.violations}
         assert "positions and what they became are the sums of trades" in names
         transaction.set_rollback(True)
+
+
+# What later runs add
+
+
+@pytest.fixture
+def paid_hour(market: Market, clock) -> Market:
+    """An hour that has paid 18,000 of a cap and 2,500 of cover, on the day before its final run."""
+    clock.set("2027-01-01T12:30Z")
+    settle_all(market)
+    market.execute(sell(SELLER, 1_250, 3, "hs", instrument=HOUR))
+    market.execute(buy(BUYER, 1_250, 3, "hb", instrument=HOUR))
+    clock.set("2027-01-01T14:20Z")
+    override(market, 1_450)
+    use(BUYER, 90_000_000)
+    clock.set("2027-01-01T15:01:30Z")
+    settle_all(market)
+    assert rows(BUYER) == [(CAP, 0, 2, 90_000_000, 18_000), (COVER, 2, 2, 2_000_000, 2_500)]
+    return market
+
+
+def corrected() -> list[tuple[str, str, int, int]]:
+    found = models.InsuranceCorrection.objects.order_by("id")
+    return list(found.values_list("run", "symbol", "organization_id", "amount_micros"))
+
+
+def violations() -> list[str]:
+    return [str(one) for one in audit.run() if one.violations]
+
+
+def test_unchanged_hours_are_paid_nothing_more(paid_hour: Market, clock) -> None:
+    clock.set("2027-01-02T02:00:01Z")
+    settle_all(paid_hour)
+    clock.set("2027-01-15T02:00:01Z")
+    settle_all(paid_hour)
+    final, revision = (models.SettlementRun.objects.get(id=name) for name in (FINAL, REVISION))
+    assert bytes(final.inputs_digest) == bytes(revision.inputs_digest)
+    assert bytes(final.result_digest) == bytes(final.posted_digest)
+    assert not models.Instruction.objects.filter(id__startswith="correct:").exists()
+    assert not models.InsuranceRunLine.objects.exists()
+    assert corrected() == []
+
+
+def test_tokens_that_are_known_late_are_paid_by_the_final_run(paid_hour: Market, clock) -> None:
+    """The cap insures 120,000 NTU of the 130,000 that were used: 30,000 more at 0.200."""
+    use_late(BUYER, 40_000_000)
+    clock.set("2027-01-02T02:00:01Z")
+    settle_all(paid_hour)
+    assert corrected() == [(FINAL, CAP, BUYER, 6_000), (FINAL, CAP, OTHER, -6_000)]
+    moved = models.Transfer.objects.filter(code=ledger.Code.INSURANCE_CORRECTION)
+    assert [(one.amount, one.cause) for one in moved.order_by("sequence")] == [
+        (6_000, f"insurance:{CAP}:{STARTS_AT}:final")
+    ] * 2
+    clock.set("2027-01-15T02:00:01Z")
+    settle_all(paid_hour)
+    assert len(corrected()) == 2
+    assert violations() == []
+
+
+def use_late(organization: int, mntu: int) -> None:
+    """Meter what was used in the hour, now that it is over."""
+    use(organization, mntu)
+    with connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")
+        at = market_clock.to_datetime(STARTS_AT + 30 * 60 * 1_000_000)
+        cursor.execute("UPDATE admission_usageevent SET at = %s WHERE mntu = %s", [at, mntu])
+        cursor.execute("SET session_replication_role = DEFAULT")
+
+
+def test_an_index_that_is_corrected_and_a_miss_that_was_none_go_back(
+    paid_hour: Market, clock
+) -> None:
+    """At an index of 1.250 the cap pays nothing; without the miss, nor does the cover."""
+    override_again(paid_hour, 1_250)
+    allocation = models.Allocation.objects.get(starts_at=market_clock.to_datetime(STARTS_AT))
+    models.DeliveryRevision.objects.create(
+        allocation=allocation, interval=2, source="REVIEW", available_mntu=15_000_000,
+        short_mntu=0, delivered_mntu=0, at=market_clock.now(),
+    )  # fmt: skip
+    clock.set("2027-01-02T02:00:01Z")
+    settle_all(paid_hour)
+    assert corrected() == [
+        (FINAL, CAP, BUYER, -18_000),
+        (FINAL, CAP, OTHER, 18_000),
+        (FINAL, COVER, BUYER, -2_500),
+        (FINAL, COVER, OTHER, 2_500),
+    ]
+    # It was missed after all, and more of it: the last run pays it anew.
+    models.DeliveryRevision.objects.create(
+        allocation=allocation, interval=2, source="REVIEW", available_mntu=15_000_000,
+        short_mntu=4_000_000, delivered_mntu=0, at=market_clock.now(),
+    )  # fmt: skip
+    clock.set("2027-01-15T02:00:01Z")
+    settle_all(paid_hour)
+    assert corrected()[4:] == [(REVISION, COVER, BUYER, 5_000), (REVISION, COVER, OTHER, -5_000)]
+    assert rows(BUYER) == [(CAP, 0, 2, 90_000_000, 18_000), (COVER, 2, 2, 2_000_000, 2_500)]
+    assert violations() == []
+
+
+def override_again(market: Market, price: int) -> None:
+    market.instruct(
+        "override again",
+        instructions.OverrideIndex(
+            grade=GRADE, hour_starts_at=STARTS_AT, version=3, price_ticks=price, reason="test",
+            proposed_by=8, confirmed_by=9,
+        ),
+    )  # fmt: skip
+
+
+def test_a_run_waits_for_the_hours_that_options_have_yet_to_pay(market: Market, clock) -> None:
+    day = contract.day_start(STARTS_AT)
+    clock.set("2027-01-02T02:00:01Z")
+    market.work()
+    assert planning.unposted(GRADE, day, clock.at).startswith(f"options of {GRADE}")
+    settle_all(market)
+    assert planning.unposted(GRADE, day, clock.at) == ""
+    assert models.SettlementRun.objects.get().id == FINAL

@@ -10,6 +10,7 @@ from admission import models as admission_models
 from admission import reporting, shortfall
 from marketplace import clock as market_clock
 from marketplace import contract
+from marketplace.models import Instrument
 from settlement import jobs, kinds, models, operations, slots
 from tests import settling
 from tests.market import BUYER, CLUSTER, GRADE, Market, buy, sell
@@ -110,6 +111,8 @@ def test_the_final_run_waits_for_the_second_look(market, clock) -> None:
     clock.set("2026-12-02T02:00:01Z")
     from settlement import planning
 
+    market.work()
+    Instrument.objects.filter(grade=GRADE, product="HOUR").update(state="SETTLED")
     planning.plan(clock.at)
     slot = slots.of_run(GRADE, contract.day_start(STARTS_AT), "FINAL")
     final = models.Job.objects.get(kind="settle_day")

@@ -272,6 +272,7 @@ def test_the_runs_of_a_day_are_planned_when_they_are_due_and_once(market, clock)
         ("2026-12-15T02:00:00Z", 2),
     ):
         clock.set(at)
+        market.work()
         assert (queries.work_due_by(market_clock.now()) > 0) or count in (0, 1)
         planning.plan(clock.at)
         planning.plan(clock.at)
@@ -281,6 +282,19 @@ def test_the_runs_of_a_day_are_planned_when_they_are_due_and_once(market, clock)
     assert (second.after_kind, second.after_slot) == ("settle_day", FINAL)
     (day,) = models.DeliveryDay.objects.all()
     assert (day.grade, day.planned_runs) == (GRADE, 2)
+
+
+def test_a_run_is_planned_when_the_machine_has_posted_what_it_builds_on(market, clock) -> None:
+    """A demo's clock that leaps makes it due before; it waits, and nothing fails meanwhile."""
+    clock.set(FINAL_AT)
+    planning.plan(clock.at)
+    assert not models.Job.objects.filter(kind="settle_day").exists()
+    assert planning.unposted(GRADE, DAY, clock.at).startswith(f"an hour of {GRADE}")
+    assert queries.work_due_by(market_clock.now()) > 0
+    market.work()
+    assert planning.unposted(GRADE, DAY, clock.at) == ""
+    planning.plan(clock.at)
+    assert models.Job.objects.get(kind="settle_day").slot == FINAL
 
 
 FACTS = ("settlementrun", "settlementrunline", "deliverycorrection", "deliveryrevision")

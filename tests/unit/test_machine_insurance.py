@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange import commands, events, preview_wire
+from exchange import commands, events, insurance_events, preview_wire
 from exchange.machine import Machine
 from exchange.reasons import Reject
 from marketplace import contract
@@ -73,7 +73,7 @@ def set_index(floor: Floor, starts: str, price: int) -> None:
 def paid(floor: Floor) -> dict[int, int]:
     """Return what the last command's insurance paid each account."""
     found: dict[int, int] = {}
-    for event in floor.of(events.InsurancePaid):
+    for event in floor.of(insurance_events.InsurancePaid):
         found[event.account] = found.get(event.account, 0) + event.amount
     return found
 
@@ -310,7 +310,7 @@ def test_a_token_is_insured_once_by_the_lowest_strike_first() -> None:
     floor.to("28 13:56")
     set_index(floor, "28 14", 1_500)
     assert pay(floor, "28 14", a2=100_000) is None
-    assert [(e.instrument, e.mntu, e.amount) for e in floor.of(events.InsurancePaid)] == [
+    assert [(e.instrument, e.mntu, e.amount) for e in floor.of(insurance_events.InsurancePaid)] == [
         (CAP, 0, -15_000),
         (CAP, 60_000_000, 15_000),
         (high, 40_000_000, 4_000),
@@ -361,7 +361,7 @@ def test_cover_pays_the_months_mark_at_listing_on_what_was_missed() -> None:
     missed(floor, 1, 4_000)
     assert paid(floor) == {HOLDER: 5_000, WRITER: -5_000}  # 1,250 ticks on 4,000 NTU.
     assert ((WRITER, CASH), CLEARING, 5_000, Code.COVER_PAYMENT) in floor.moved()
-    assert floor.of(events.InsurancePaid)[1].interval == 1
+    assert floor.of(insurance_events.InsurancePaid)[1].interval == 1
 
 
 def test_cover_insures_no_more_lots_than_it_has() -> None:
@@ -386,7 +386,9 @@ def test_cover_pays_nothing_to_a_group_that_has_come_to_have_a_cluster() -> None
     floor = delivered(cover=2, entitled=1)
     floor.certify(HOLDER, 1)
     missed(floor, 1, 4_000)
-    assert paid(floor) == {}
+    (said,) = floor.of(insurance_events.InsurancePaid)
+    assert (said.account, said.interval, said.mntu, said.amount) == (HOLDER, 1, 0, 0)
+    assert Code.COVER_PAYMENT not in {code for *_, code in floor.moved()}
     floor.certify(HOLDER, 0)
     missed(floor, 2, 4_000)
     assert paid(floor) == {HOLDER: 5_000, WRITER: -5_000}
