@@ -108,6 +108,25 @@ class TransferEnded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     at: int
 
 
+class Drawn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=74):
+    """An account owed `amount` for `cause` and had less: who bore how much, down the waterfall.
+
+    From its own cash, lent against its receivables, from its own share of the fund, by the
+    exchange's layer, from others' shares; what even these do not reach is `unpaid`.
+    """
+
+    account: int
+    amount: int
+    own: int
+    receivables: int
+    share: int
+    layer: int
+    others: int
+    unpaid: int
+    cause: str
+    at: int
+
+
 DefaultEvent = (
     Defaulted
     | HaircutTaken
@@ -119,4 +138,5 @@ DefaultEvent = (
     | TransferAnnounced
     | TransferBidChanged
     | TransferEnded
+    | Drawn
 )

@@ -40,6 +40,7 @@ import valkey
 
 from exchange import (
     commands,
+    default_rows,
     envelope,
     events,
     feed,
@@ -439,6 +440,7 @@ class Engine:
         projection.write_insurance(writer, *(facts.get(kind, ()) for kind in events.INSURANCE))
         projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))
         projection.write_packages(writer, *(facts.get(each, ()) for each in events.PACKAGES))
+        default_rows.write(writer, happened, facts)
         projection.write_outcomes(writer, passing.outcomes(works, facts))
         return cash_sequence
 

@@ -488,3 +488,59 @@ class PackageResaleAdmin(backoffice.ReadOnly):
 
     list_display = ("package", "parent", "holder", "buyer", "lot_hours", "amount_micros", "at")
     ordering = ("-package",)
+
+
+@admin.register(models.DefaultEvent)
+class DefaultEventAdmin(backoffice.ReadOnly):
+    """Margin calls, liquidations, defaults, haircuts, and limits of the layer."""
+
+    list_display = ("at", "organization_id", "kind", "amount_micros", "cause", "next_at")
+    list_filter = ("kind",)
+    search_fields = ("=organization_id", "=cause")
+    ordering = ("-id",)
+
+
+@admin.register(models.WaterfallDraw)
+class WaterfallDrawAdmin(backoffice.ReadOnly):
+    """Who bore what of a debt to clearing, down the waterfall."""
+
+    list_display = (
+        "at",
+        "organization_id",
+        "amount_micros",
+        "own_micros",
+        "receivables_micros",
+        "share_micros",
+        "layer_micros",
+        "others_micros",
+        "unpaid_micros",
+        "cause",
+    )
+    search_fields = ("=organization_id", "=cause")
+    ordering = ("-id",)
+
+
+@admin.register(models.TransferOffer)
+class TransferOfferAdmin(backoffice.ReadOnly):
+    """Covered shorts that were offered to other obligors."""
+
+    list_display = ("id", "organization_id", "symbol", "lots", "due_at", "moved_lots", "outcome")
+    search_fields = ("=organization_id", "=symbol")
+    ordering = ("-id",)
+
+
+@admin.register(models.TransferBid)
+class TransferBidAdmin(backoffice.ReadOnly):
+    """Bids for covered shorts."""
+
+    list_display = ("id", "organization_id", "offer", "lots", "price_ticks", "state", "moved_lots")
+    list_filter = ("state",)
+    ordering = ("-id",)
+
+
+@admin.register(models.LayerProposal)
+class LayerProposalAdmin(backoffice.ReadOnly):
+    """Limits of the exchange's layer, as two operators have set them."""
+
+    list_display = ("id", "limit_micros", "state", "proposed_by", "confirmed_by", "proposed_at")
+    ordering = ("-id",)

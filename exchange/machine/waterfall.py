@@ -29,20 +29,28 @@ def cover(state: State, account: Account, amount: int, cause: str, *, must: bool
 
     With `must` the exchange's layer bears whatever is left.
     """
-    missing = amount - account.cash
+    own = account.cash
+    missing = amount - own
     if missing <= 0:
         return 0
-    missing -= lend(state, account, min(missing, receivables(state, account)), cause)
-    missing -= use_own_share(state, account, missing, cause)
-    if not missing:
-        return 0
-    before = missing
-    room = missing if must else max(0, state.layer_max + state.exchange[Kind.LAYER])
-    missing -= lend(state, account, min(missing, room), cause)
-    missing -= _use_other_shares(state, account, missing, cause)
-    if not account.in_default:
-        account.in_default = True
-        state.events.append(default_events.Defaulted(account.id, before, cause, state.at))
+    receivable = lend(state, account, min(missing, receivables(state, account)), cause)
+    missing -= receivable
+    share = use_own_share(state, account, missing, cause)
+    missing -= share
+    layer = others = 0
+    if missing:
+        if not account.in_default:
+            account.in_default = True
+            state.events.append(default_events.Defaulted(account.id, missing, cause, state.at))
+        room = missing if must else max(0, state.layer_max + state.exchange[Kind.LAYER])
+        layer = lend(state, account, min(missing, room), cause)
+        others = _use_other_shares(state, account, missing - layer, cause)
+        missing -= layer + others
+    state.events.append(
+        default_events.Drawn(
+            account.id, amount, own, receivable, share, layer, others, missing, cause, state.at
+        )
+    )
     return missing
 
 
