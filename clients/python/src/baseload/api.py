@@ -11,7 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from baseload import errors, models, terms
+from baseload import describe, errors, models, terms
+from baseload.api_capacity import CapacityApi
+from baseload.api_delivery import DeliveryApi
+from baseload.api_operator import OperatorApi
 from baseload.calls import Call, Outcome, Repeat, Settling, endpoint, listing
 from baseload.terms import Number
 
@@ -30,7 +33,7 @@ class Canceled(msgspec.Struct, frozen=True):
     results: tuple[models.Order, ...]
 
 
-class Api:
+class Api(CapacityApi, DeliveryApi, OperatorApi):
     """Every endpoint; `Client` and `AsyncClient` send what it describes."""
 
     # The market
@@ -38,24 +41,24 @@ class Api:
     @endpoint
     def time(self) -> Call[models.Time]:
         """Return market time."""
-        return _get("time", models.Time)
+        return describe.get("time", models.Time)
 
     @endpoint
     def status(self) -> Call[models.Status]:
         """Return whether the exchange takes orders."""
-        return _get("status", models.Status)
+        return describe.get("status", models.Status)
 
     @listing
     def grades(self) -> Call[models.Page[models.Grade]]:
         """List the grades."""
-        return _get("grades", models.Page[models.Grade])
+        return describe.get("grades", models.Page[models.Grade])
 
     @listing
     def instruments(
         self, *, grade: str = "", product: str = "", state: str = "", page_size: int = 1_000
     ) -> Call[models.Page[models.Instrument]]:
         """List instruments; the state `live` stands for all in which one may still trade."""
-        return _get(
+        return describe.get(
             "instruments",
             models.Page[models.Instrument],
             grade=grade,
@@ -67,77 +70,94 @@ class Api:
     @endpoint
     def instrument(self, symbol: str) -> Call[models.Instrument]:
         """Return one instrument."""
-        return _get(f"instruments/{_part(symbol)}", models.Instrument)
+        return describe.get(f"instruments/{describe.part(symbol)}", models.Instrument)
 
     @endpoint
     def book(self, symbol: str, *, depth: int = 50) -> Call[models.BookSnapshot]:
         """Return a book at one instant."""
-        return _get(f"instruments/{_part(symbol)}/book", models.BookSnapshot, depth=depth)
+        return describe.get(
+            f"instruments/{describe.part(symbol)}/book", models.BookSnapshot, depth=depth
+        )
 
     @listing
     def deltas(
         self, symbol: str, first: int, last: int | None = None, *, page_size: int = 500
     ) -> Call[models.Page[models.Delta]]:
         """List what changed a book from one sequence to another (both included), or to now."""
-        path = f"instruments/{_part(symbol)}/deltas"
+        path = f"instruments/{describe.part(symbol)}/deltas"
         query = {"from": first, "to": last, "limit": page_size}
-        return _get(path, models.Page[models.Delta], **query)
+        return describe.get(path, models.Page[models.Delta], **query)
 
     @listing
     def trades(self, symbol: str, *, page_size: int = 100) -> Call[models.Page[models.Trade]]:
         """List the tape of an instrument, the newest trade first."""
-        path = f"instruments/{_part(symbol)}/trades"
-        return _get(path, models.Page[models.Trade], limit=page_size)
+        path = f"instruments/{describe.part(symbol)}/trades"
+        return describe.get(path, models.Page[models.Trade], limit=page_size)
 
     @listing
     def candles(
         self, symbol: str, *, interval: terms.Interval = "1h", page_size: int = 100
     ) -> Call[models.Page[models.Candle]]:
         """List the candles of an instrument, the newest first."""
-        path = f"instruments/{_part(symbol)}/candles"
-        return _get(path, models.Page[models.Candle], interval=interval, limit=page_size)
+        path = f"instruments/{describe.part(symbol)}/candles"
+        return describe.get(path, models.Page[models.Candle], interval=interval, limit=page_size)
 
     @endpoint
     def auction(self, symbol: str) -> Call[models.Auction]:
         """Return the auction of an instrument: the one that runs, and the last one."""
-        return _get(f"instruments/{_part(symbol)}/auction", models.Auction)
+        return describe.get(f"instruments/{describe.part(symbol)}/auction", models.Auction)
 
     @endpoint
     def curve(self, grade: str) -> Call[models.Curve]:
         """Return the forward curve of a grade."""
-        return _get(f"curve/{_part(grade)}", models.Curve)
+        return describe.get(f"curve/{describe.part(grade)}", models.Curve)
 
     @listing
     def index(self, grade: str, *, page_size: int = 100) -> Call[models.Page[models.IndexValue]]:
         """List the hourly index of a grade, the latest hour first."""
-        return _get(f"index/{_part(grade)}", models.Page[models.IndexValue], limit=page_size)
+        return describe.get(
+            f"index/{describe.part(grade)}", models.Page[models.IndexValue], limit=page_size
+        )
 
     @endpoint
     def index_hour(self, grade: str, hour: str) -> Call[models.IndexValue]:
         """Return the index of one hour, `20261205T14Z`, with its inputs."""
-        return _get(f"index/{_part(grade)}/{_part(hour)}", models.IndexValue)
+        return describe.get(
+            f"index/{describe.part(grade)}/{describe.part(hour)}", models.IndexValue
+        )
 
     @listing
     def pools(self, *, grade: str = "") -> Call[models.Page[models.Pool]]:
         """List the pools that serve requests."""
-        return _get("pools", models.Page[models.Pool], grade=grade)
+        return describe.get("pools", models.Page[models.Pool], grade=grade)
+
+    @endpoint
+    def transparency(self, pool_id: str, *, limit: int = 100) -> Call[models.Transparency]:
+        """Return how a pool serves now, and how it did in its last intervals."""
+        path = f"pools/{describe.part(pool_id)}/transparency"
+        return describe.get(path, models.Transparency, limit=limit)
+
+    @listing
+    def signing_keys(self) -> Call[models.Page[models.SigningKey]]:
+        """List the exchange's public keys, and when each of them signs."""
+        return describe.get("keys", models.Page[models.SigningKey])
 
     # Orders
 
     @endpoint
     def place_order(self, order: terms.NewOrder) -> Call[models.Order]:
         """Place an order; sending the same object again cannot place it twice."""
-        return _keyed("orders", order.body(), models.Order, order.client_order_id)
+        return describe.keyed("orders", order.body(), models.Order, order.client_order_id)
 
     @endpoint
     def test_order(self, order: terms.NewOrder) -> Call[models.Preview]:
         """Return what an order would do now: fills, fee, margin, impact. Nothing is placed."""
-        return _same("POST", "orders/test", models.Preview, order.body())
+        return describe.same("POST", "orders/test", models.Preview, order.body())
 
     @endpoint
     def place_strip(self, strip: terms.NewStrip) -> Call[models.Order]:
         """Buy or sell the same lots in a range of hours, at once or never."""
-        return _keyed("strips", strip.body(), models.Order, strip.client_order_id)
+        return describe.keyed("strips", strip.body(), models.Order, strip.client_order_id)
 
     @listing
     def orders(
@@ -149,7 +169,7 @@ class Api:
         page_size: int = 100,
     ) -> Call[models.Page[models.Order]]:
         """List own orders, the newest first; the status `live` stands for all that may trade."""
-        return _get(
+        return describe.get(
             "orders",
             models.Page[models.Order],
             instrument=instrument,
@@ -161,12 +181,12 @@ class Api:
     @endpoint
     def order(self, order_id: str) -> Call[models.Order]:
         """Return one order with its fills."""
-        return _get(f"orders/{_part(order_id)}", models.Order)
+        return describe.get(f"orders/{describe.part(order_id)}", models.Order)
 
     @listing
     def orders_by_client_id(self, client_order_id: str) -> Call[models.Page[models.Order]]:
         """List the order with a client order id, if there is one; repeating it always tells."""
-        return _get("orders", models.Page[models.Order], client_order_id=client_order_id)
+        return describe.get("orders", models.Page[models.Order], client_order_id=client_order_id)
 
     @endpoint
     def amend_order(
@@ -180,9 +200,9 @@ class Api:
         """Change an order; `quantity` is the new total, what is filled included."""
         amend = terms.Amend(id=order_id, price=price, quantity=quantity, stop_price=stop_price)
         body = amend.body()
-        return _same(
+        return describe.same(
             "PATCH",
-            f"orders/{_part(order_id)}",
+            f"orders/{describe.part(order_id)}",
             models.Order,
             body,
             settle=_settled_by(order_id, lambda order: is_amended(order, body)),
@@ -191,9 +211,9 @@ class Api:
     @endpoint
     def cancel_order(self, order_id: str) -> Call[models.Order]:
         """Cancel an order, and return it as it is then."""
-        return _same(
+        return describe.same(
             "DELETE",
-            f"orders/{_part(order_id)}",
+            f"orders/{describe.part(order_id)}",
             models.Order,
             settle=_settled_by(order_id, lambda order: order.status == "canceled"),
         )
@@ -209,7 +229,7 @@ class Api:
             path="orders",
             result=Canceled,
             repeat=Repeat.SAME,
-            query=_query(query),
+            query=describe.parameters(query),
         )
 
     @endpoint
@@ -220,26 +240,30 @@ class Api:
     @endpoint
     def cancel_all_after(self, timeout_ms: int) -> Call[models.Switch]:
         """Have all orders canceled in `timeout_ms`, unless this is called again; 0 is off."""
-        return _same("POST", "orders/cancel-all-after", models.Switch, {"timeout_ms": timeout_ms})
+        return describe.same(
+            "POST", "orders/cancel-all-after", models.Switch, {"timeout_ms": timeout_ms}
+        )
 
     # The account
 
     @endpoint
     def account(self) -> Call[models.Account]:
         """Return what the organization owns and may use."""
-        return _get("account", models.Account)
+        return describe.get("account", models.Account)
 
     @listing
     def positions(self, *, page_size: int = 1_000) -> Call[models.Page[models.Position]]:
         """List net lots per instrument."""
-        return _get("positions", models.Page[models.Position], limit=page_size)
+        return describe.get("positions", models.Page[models.Position], limit=page_size)
 
     @listing
     def fills(
         self, *, instrument: str = "", page_size: int = 100
     ) -> Call[models.Page[models.OwnFill]]:
         """List own fills, the newest first."""
-        return _get("fills", models.Page[models.OwnFill], instrument=instrument, limit=page_size)
+        return describe.get(
+            "fills", models.Page[models.OwnFill], instrument=instrument, limit=page_size
+        )
 
     @listing
     def ledger(
@@ -251,7 +275,7 @@ class Api:
         page_size: int = 1_000,
     ) -> Call[models.Page[models.LedgerEntry]]:
         """List transfers, the newest first, with the balance after each."""
-        return _get(
+        return describe.get(
             "ledger",
             models.Page[models.LedgerEntry],
             account=account,
@@ -263,19 +287,21 @@ class Api:
     @endpoint
     def margin(self) -> Call[models.Margin]:
         """Return what positions and orders have behind them."""
-        return _get("margin", models.Margin)
+        return describe.get("margin", models.Margin)
 
     @listing
     def entitlements(
         self, *, since: datetime | None = None, page_size: int = 100
     ) -> Call[models.Page[models.Entitlement]]:
         """List rights to use capacity, the latest hour first."""
-        return _get("entitlements", models.Page[models.Entitlement], since=since, limit=page_size)
+        return describe.get(
+            "entitlements", models.Page[models.Entitlement], since=since, limit=page_size
+        )
 
     @listing
     def settlements(self, *, page_size: int = 1_000) -> Call[models.Page[models.Settlement]]:
         """List settled intervals, the latest first."""
-        return _get("settlements", models.Page[models.Settlement], limit=page_size)
+        return describe.get("settlements", models.Page[models.Settlement], limit=page_size)
 
     @endpoint
     def usage(
@@ -286,22 +312,22 @@ class Api:
         span: Literal["interval", "hour", "day"] = "hour",
     ) -> Call[models.Usage]:
         """Return tokens used, by span, grade and class."""
-        return _get("usage", models.Usage, since=since, until=until, span=span)
+        return describe.get("usage", models.Usage, since=since, until=until, span=span)
 
     @endpoint
     def deposit(self, amount: Number, *, idempotency_key: str = "") -> Call[models.Movement]:
         """Deposit money."""
-        return _once("deposits", _amount(amount), models.Movement, idempotency_key)
+        return describe.once("deposits", _amount(amount), models.Movement, idempotency_key)
 
     @endpoint
     def withdraw(self, amount: Number, *, idempotency_key: str = "") -> Call[models.Movement]:
         """Withdraw money, up to what is withdrawable."""
-        return _once("withdrawals", _amount(amount), models.Movement, idempotency_key)
+        return describe.once("withdrawals", _amount(amount), models.Movement, idempotency_key)
 
     @listing
     def api_keys(self) -> Call[models.Page[models.ApiKey]]:
         """List the active keys of the organization."""
-        return _get("api-keys", models.Page[models.ApiKey])
+        return describe.get("api-keys", models.Page[models.ApiKey])
 
     @endpoint
     def create_api_key(
@@ -327,86 +353,14 @@ class Api:
     @endpoint
     def revoke_api_key(self, key_id: str) -> Call[models.Revoked]:
         """Revoke a key."""
-        return _same("DELETE", f"api-keys/{_part(key_id)}", models.Revoked)
+        return describe.same("DELETE", f"api-keys/{describe.part(key_id)}", models.Revoked)
 
     @listing
     def statements(
         self, *, since: datetime | None = None, until: datetime | None = None
     ) -> Call[models.Page[models.Statement]]:
         """List a statement for each day on which money moved, or the one of a period."""
-        return _get("statements", models.Page[models.Statement], since=since, until=until)
-
-    # Capacity
-
-    @listing
-    def clusters(self) -> Call[models.Page[models.Cluster]]:
-        """List own clusters."""
-        return _get("clusters", models.Page[models.Cluster])
-
-    @endpoint
-    def register_cluster(
-        self,
-        name: str,
-        grade: str,
-        accelerator: str,
-        *,
-        tensor_parallel: int = 1,
-        replicas: int = 1,
-        endpoint: str | None = None,
-        idempotency_key: str = "",
-    ) -> Call[models.Cluster]:
-        """Register a cluster; without an `endpoint` it is modelled."""
-        body: dict[str, Any] = {
-            "name": name,
-            "grade": grade,
-            "accelerator": accelerator,
-            "tensor_parallel": tensor_parallel,
-            "replicas": replicas,
-        } | ({} if endpoint is None else {"endpoint": endpoint})
-        return _once("clusters", body, models.Cluster, idempotency_key)
-
-    @endpoint
-    def certify_cluster(
-        self, cluster_id: str, *, idempotency_key: str = ""
-    ) -> Call[models.Certification]:
-        """Begin to certify a cluster; `certification` says how far it is."""
-        path = f"clusters/{_part(cluster_id)}/certify"
-        return _once(path, None, models.Certification, idempotency_key)
-
-    @endpoint
-    def certification(self, cluster_id: str, certification_id: str) -> Call[models.Certification]:
-        """Return how far a certification is."""
-        path = f"clusters/{_part(cluster_id)}/certifications/{_part(certification_id)}"
-        return _get(path, models.Certification)
-
-    @listing
-    def listings(self) -> Call[models.Page[models.Offer]]:
-        """List own offers of capacity, the newest first."""
-        return _get("listings", models.Page[models.Offer])
-
-    @endpoint
-    def offer(
-        self,
-        cluster_id: str,
-        instrument: str,
-        quantity: int,
-        price: Number,
-        *,
-        idempotency_key: str = "",
-    ) -> Call[models.Offer]:
-        """Offer lots of a certified cluster in an instrument."""
-        body = {
-            "cluster": cluster_id,
-            "instrument": instrument,
-            "price": terms.price_text(price),
-            "quantity": quantity,
-        }
-        return _once("listings", body, models.Offer, idempotency_key)
-
-    @endpoint
-    def withdraw_offer(self, listing_id: str) -> Call[models.Offer]:
-        """Withdraw an offer: what is not sold yet is canceled."""
-        return _same("DELETE", f"listings/{_part(listing_id)}", models.Offer)
+        return describe.get("statements", models.Page[models.Statement], since=since, until=until)
 
     # A demo
 
@@ -427,7 +381,11 @@ class Api:
     def advance_clock(self, advance_to: datetime) -> Call[models.Time]:
         """Move a demo's clock forward; answered when everything due by then is done."""
         body = {"advance_to": terms.instant(advance_to)}
-        return _same("POST", "demo/clock", models.Time, body, timeout_s=180.0)
+        return describe.same("POST", "demo/clock", models.Time, body, timeout_s=180.0)
+
+
+def _amount(amount: Number) -> dict[str, Any]:
+    return {"amount": terms.fixed(amount, terms.MONEY_DECIMALS)}
 
 
 def is_amended(order: models.Order, wanted: Mapping[str, Any]) -> bool:
@@ -440,82 +398,6 @@ def is_amended(order: models.Order, wanted: Mapping[str, Any]) -> bool:
     return all(shown[name] == value for name, value in wanted.items())
 
 
-# What the descriptions are made of
-
-
-def _part(text: str) -> str:
-    """Return a part of a path.
-
-    :raises ValueError: when it is none.
-    """
-    if not text or not all(one.isalnum() or one in "._-+" for one in text) or not text.isascii():
-        raise ValueError(f"{text[:80]!r} is no symbol, grade or id")
-    return text.replace("+", "%2B")
-
-
-def _query(given: Mapping[str, str | int | datetime | None]) -> tuple[tuple[str, str], ...]:
-    """Return parameters as text, those without a value left out."""
-    return tuple(
-        (name, terms.instant(value) if isinstance(value, datetime) else str(value))
-        for name, value in given.items()
-        if value not in (None, "")
-    )
-
-
-def _get(path: str, result: Any, **query: str | int | datetime | None) -> Call[Any]:
-    return Call(method="GET", path=path, result=result, repeat=Repeat.READ, query=_query(query))
-
-
-def _amount(amount: Number) -> dict[str, Any]:
-    return {"amount": terms.fixed(amount, terms.MONEY_DECIMALS)}
-
-
-def _keyed(path: str, body: dict[str, Any], result: Any, key: str) -> Call[Any]:
-    """Return a call that the exchange knows again by the `client_order_id` in its body."""
-    return Call(
-        method="POST",
-        path=path,
-        result=result,
-        repeat=Repeat.KEYED,
-        body=msgspec.json.encode(body),
-        id=key,
-    )
-
-
-def _once(path: str, body: dict[str, Any] | None, result: Any, key: str) -> Call[Any]:
-    """Return a call that the exchange knows again by its `Idempotency-Key`."""
-    return Call(
-        method="POST",
-        path=path,
-        result=result,
-        repeat=Repeat.KEYED,
-        body=None if body is None else msgspec.json.encode(body),
-        id=key or terms.new_id(),
-        is_idempotency_header=True,
-    )
-
-
-def _same(
-    method: str,
-    path: str,
-    result: Any,
-    body: dict[str, Any] | None = None,
-    *,
-    timeout_s: float | None = None,
-    settle: Callable[[Outcome[Any]], Settling[Any]] | None = None,
-) -> Call[Any]:
-    """Return a call that says the same however often it is said."""
-    return Call(
-        method=method,
-        path=path,
-        result=result,
-        repeat=Repeat.SAME,
-        body=None if body is None else msgspec.json.encode(body),
-        timeout_s=timeout_s,
-        settle=settle,
-    )
-
-
 def _settled_by(
     order_id: str, is_done: Callable[[models.Order], bool]
 ) -> Callable[[Outcome[models.Order]], Settling[models.Order]]:
@@ -523,7 +405,9 @@ def _settled_by(
 
     def settle(outcome: Outcome[models.Order]) -> Settling[models.Order]:
         if outcome.is_repeat and isinstance(outcome.error, errors.OrderClosed):
-            order: models.Order = yield _get(f"orders/{_part(order_id)}", models.Order)
+            order: models.Order = yield describe.get(
+                f"orders/{describe.part(order_id)}", models.Order
+            )
             if is_done(order):
                 return order
         return outcome.get()
@@ -562,7 +446,7 @@ def _batch(
 
 def _settle_item(wanted: Mapping[str, Any], item: errors.OrderClosed) -> Settling[BatchItem]:
     """Find out whether an earlier attempt of the batch canceled or amended the order."""
-    order: models.Order = yield _get(f"orders/{_part(wanted['id'])}", models.Order)
+    order: models.Order = yield describe.get(f"orders/{describe.part(wanted['id'])}", models.Order)
     changes = {name: value for name, value in wanted.items() if name not in ("op", "id")}
     is_cancel = wanted["op"] == "cancel"
     is_done = order.status == "canceled" if is_cancel else is_amended(order, changes)

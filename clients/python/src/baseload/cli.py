@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-from baseload import __version__, commands, errors, terms
+from baseload import __version__, commands, errors, package_commands, terms
 from baseload.client import Client
 from baseload.conversation import Policy
 from baseload.output import Output
@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     _market(groups)
     _orders(groups)
     _account(groups)
+    _packages(groups)
     return top
 
 
@@ -176,6 +177,11 @@ def _market(groups: _Commands) -> None:
     candles.add_argument("instrument")
     candles.add_argument("--interval", choices=get_args(terms.Interval), default="1h")
     candles.add_argument("--limit", type=count, default=24)
+    index = groups.add("index", commands.index, "show the hourly index of a grade")
+    index.add_argument("grade")
+    index.add_argument("--limit", type=count, default=24)
+    curve = groups.add("curve", commands.curve, "show the forward curve of a grade")
+    curve.add_argument("grade")
     auction = groups.add("auction", commands.auction, "show the auction of an instrument")
     auction.add_argument("instrument")
     watch = groups.add("watch", commands.watch, "follow the market live until Ctrl-C")
@@ -254,10 +260,37 @@ def _account(groups: _Commands) -> None:
     fills.add_argument("--limit", type=count, default=100)
     entitlements = groups.add("entitlements", commands.entitlements, "list rights to capacity")
     entitlements.add_argument("--limit", type=count, default=100)
+    groups.add("margin", commands.margin, "show what positions have behind them")
+    deliveries = groups.add("deliveries", commands.deliveries, "list own deliveries")
+    deliveries.add_argument("--limit", type=count, default=100)
+    insurance = groups.add("insurance", commands.insurance, "list what insurance paid")
+    insurance.add_argument("--limit", type=count, default=100)
+    month = groups.add("month", commands.month, "show a month's statement, or list them")
+    month.add_argument("month", nargs="?", default="", help="2026-12")
     export = groups.add("export", commands.export, "write a whole history, one JSON object a line")
     export.add_argument("what", choices=list(commands.EXPORTS))
     export.add_argument("--instrument", default="", help="needed for trades")
     groups.add("status", commands.status, "show whether the exchange takes orders")
+
+
+def _packages(groups: _Commands) -> None:
+    packages = groups.add("packages", package_commands.packages, "list packages on offer")
+    packages.add_argument("--grade", default="")
+    packages.add_argument("--provider", default="", help="an organization's id: all it ever listed")
+    packages.add_argument("--limit", type=count, default=100)
+    uses = "; ".join(f"{what} {use}".strip() for what, use in package_commands.USES.items())
+    package = groups.add(
+        "package", package_commands.package, "quote, buy, offer or resell a package"
+    )
+    package.add_argument("what", choices=list(package_commands.USES))
+    package.add_argument("rest", nargs="*", metavar="ARGUMENT", help=uses)
+    package.add_argument("--units", type=count, default=1, help="of an offer (1)")
+    package.add_argument("--p1", default="", metavar="LOTS", help="lots served as P1")
+    package.add_argument(
+        "--discount", action="append", default=[], metavar="DAYS:PERCENT", help="of an offer"
+    )
+    package.add_argument("--buyer", default="", help="who alone may buy a slice")
+    package.add_argument("--id", help="idempotency key: the same one is the same request")
 
 
 def moment(text: str) -> datetime:

@@ -333,6 +333,59 @@ def entitlements(client: Client, options: argparse.Namespace, output: Output) ->
     output.rows(found, columns, empty="no entitlement")
 
 
+def index(client: Client, options: argparse.Namespace, output: Output) -> None:
+    """Show the hourly index of a grade."""
+    found = list(islice(client.index(options.grade), options.limit))
+    output.rows(found, "hour price method version".split(), empty="no index yet")
+
+
+def curve(client: Client, options: argparse.Namespace, output: Output) -> None:
+    """Show the forward curve of a grade."""
+    found = client.curve(options.grade)
+    if output.is_json:
+        output.json(found)
+    else:
+        columns = "instrument product starts_at ends_at price mark".split()
+        output.rows(list(found.points), columns, empty="nothing is listed")
+
+
+def margin(client: Client, options: argparse.Namespace, output: Output) -> None:
+    """Show what positions and orders have behind them."""
+    found = client.margin()
+    output.fields(found)
+    if not output.is_json:
+        columns = "instrument quantity mark_price initial_margin".split()
+        output.rows(list(found.positions), columns, empty="no position")
+
+
+def deliveries(client: Client, options: argparse.Namespace, output: Output) -> None:
+    """List own deliveries."""
+    found = list(islice(client.deliveries(), options.limit))
+    columns = "id grade hour role lots price state available_ntu short_ntu refunded".split()
+    output.rows(found, columns, empty="no delivery")
+
+
+def insurance(client: Client, options: argparse.Namespace, output: Output) -> None:
+    """List what price caps and shortage cover paid."""
+    found = list(islice(client.insurance(), options.limit))
+    columns = "instrument hour interval quantity insured_ntu price amount".split()
+    output.rows(found, columns, empty="no payment")
+
+
+def month(client: Client, options: argparse.Namespace, output: Output) -> None:
+    """Show the statement of a month; without one, list the months."""
+    if not options.month:
+        output.rows(list(client.months()), ["month", "is_closed"], empty="no month")
+        return
+    found = client.month(options.month)
+    if output.is_json:
+        output.json(found)
+        return
+    for account in found.accounts:
+        output.line(f"{account.account}: {account.opening:f} to {account.closing:f}")
+        output.rows(list(account.movements), "code count received paid total".split(), empty="-")
+
+
 def export(client: Client, options: argparse.Namespace, output: Output) -> None:
     """Write a whole history, one JSON object a line."""
     if options.what == "trades" and not options.instrument:

@@ -1,6 +1,6 @@
-"""Clusters, certifications and offers of a provider."""
+"""Clusters, offers, packages and their slices, pooled purchases, standing resale."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -50,3 +50,151 @@ class Offer(Model, frozen=True, kw_only=True):
     state: str
     order_id: str | None = None
     created_at: datetime
+
+
+class Discount(Model, frozen=True, kw_only=True):
+    """Taken off the list price of a term of at least so many days."""
+
+    days: int
+    percent: int
+
+
+class Package(Model, frozen=True, kw_only=True):
+    """Hourly lots that a provider offers by the day; `to_date` is the first that it leaves out."""
+
+    id: str
+    provider: str
+    provider_name: str
+    grade: str
+    from_date: date
+    to_date: date
+    lots: tuple[int, ...]
+    p1_lots: tuple[int, ...] = ()
+    list_price: Decimal
+    discounts: tuple[Discount, ...] = ()
+    quantity: int
+    available: int
+    state: str
+    reason: str | None = None
+    created_at: datetime
+
+
+class PackageQuote(Model, frozen=True, kw_only=True):
+    """What a term of a package costs, and the same at the list price and on the curve."""
+
+    from_date: date
+    to_date: date
+    days: int
+    quantity: int
+    available: int
+    lot_hours: int
+    list_price: Decimal
+    discount_percent: int
+    price: Decimal
+    total: Decimal
+    list_total: Decimal
+    curve_price: Decimal
+    curve_total: Decimal
+    saved_against_list: Decimal
+    saved_against_curve: Decimal
+    is_suspended: bool
+
+
+class PackageHours(Model, frozen=True, kw_only=True):
+    """Hours in which a package has lots by the same pattern."""
+
+    starts_at: datetime
+    ends_at: datetime
+    lots: tuple[int, ...]
+    p1_lots: tuple[int, ...] = ()
+
+
+class BoughtPackage(Model, frozen=True, kw_only=True):
+    """A package that was bought, and what it has in hours whose gate is open."""
+
+    id: str
+    package: str
+    parent: str | None = None
+    provider: str
+    provider_name: str
+    holder: str
+    holder_name: str
+    grade: str
+    starts_at: datetime
+    ends_at: datetime
+    price: Decimal
+    list_price: Decimal
+    remaining: tuple[PackageHours, ...] = ()
+    remaining_lot_hours: int
+    remaining_value: Decimal
+    bought_at: datetime
+
+
+class PackageSlice(Model, frozen=True, kw_only=True):
+    """A slice of a package that its holder offers, to `buyer` alone or to everybody."""
+
+    id: str
+    holder: str
+    holder_name: str
+    buyer: str | None = None
+    grade: str
+    starts_at: datetime
+    ends_at: datetime
+    lots: tuple[int, ...]
+    p1_lots: tuple[int, ...] = ()
+    lot_hours: int
+    price: Decimal
+    total: Decimal
+    fee: Decimal
+    state: str
+    reason: str | None = None
+    created_at: datetime
+    ended_at: datetime | None = None
+
+
+class Commitment(Model, frozen=True, kw_only=True):
+    """What will be, or was, bought with others at a deadline."""
+
+    id: str
+    instrument: str
+    deadline: datetime
+    quantity: int
+    price: Decimal
+    state: str
+    filled_quantity: int
+    average_price: Decimal | None = None
+    evened: Decimal
+    order_id: str | None = None
+    reason: str | None = None
+    created_at: datetime
+    ended_at: datetime | None = None
+
+
+class PurchasePool(Model, frozen=True, kw_only=True):
+    """A pool that can be joined, by committing to its instrument and deadline."""
+
+    instrument: str
+    deadline: datetime
+    members: int
+    quantity: int
+
+
+class PurchasePools(Model, frozen=True, kw_only=True):
+    """The pools that can be joined."""
+
+    results: tuple[PurchasePool, ...]
+
+
+class ResaleInstruction(Model, frozen=True, kw_only=True):
+    """A standing wish to sell surplus of a grade, and what it had on offer at its last look."""
+
+    id: str
+    grade: str
+    floor_price: Decimal
+    forecast: str
+    keep_lots: int
+    state: str
+    offered_lots: int
+    looked_at: datetime | None = None
+    created_at: datetime
+    stopped_at: datetime | None = None
