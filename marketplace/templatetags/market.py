@@ -130,14 +130,22 @@ def day_hour(moment: datetime | None) -> str | SafeString:
 
 @register.filter
 def window(instrument: Any) -> str | SafeString:
-    """Print what an instrument delivers in: `5 Dec 14:00`, `Sat 6 Dec`, `W50 8 Dec`, `Jan 2026`."""
+    """Print what an instrument delivers in: `5 Dec 14:00`, `Sat 6 Dec`, `W50 8 Dec`, `Jan 2026`.
+
+    A price cap has its strike behind: `Jan 2026 above 1.250`.
+    """
     at = instrument.starts_at
     match instrument.product:
         case "DAY":
             return _time(at, f"%a {at.day} %b")
         case "WEEK":
             return _time(at, f"W%V {at.day} %b")
-        case "MONTH" | "CAP" | "COVER":
+        case "CAP":
+            terms = contract.parse_symbol(instrument.symbol)
+            return html.format_html(
+                "{} above {}", _time(at, "%b %Y"), price(terms and terms.strike)
+            )
+        case "MONTH" | "COVER":
             return _time(at, "%b %Y")
         case _:
             return day_hour(at)

@@ -68,6 +68,8 @@ def preview(
         "fee": None,
         "margin": None,
         "ntu": None,
+        "strike": terms.strike,
+        "worst": None,
         "margin_label": labels(of, mark=mark)[side],
     }
     try:
@@ -89,6 +91,11 @@ def preview(
     shown |= {"notional": notional, "fee": fee, "margin": needed + fee}
     if terms.product is Product.COVER and sign < 0:
         shown["margin"] = None
+    if terms.strike and sign > 0:
+        worst = insurance.worst_case(
+            terms, value_ticks=price_ticks * lots, lots=lots, fee_micros=fee
+        )
+        shown["worst"] = worst.total_micros
     is_slot = terms.product is Product.SLOT
     shown["ntu"] = 0 if is_slot else lots * contract.NTU_PER_LOT_HOUR * terms.hours
     return shown

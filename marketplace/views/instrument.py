@@ -11,7 +11,7 @@ from exchange import queries as exchange_queries
 from exchange import wire as exchange_wire
 from marketplace import clock, contract, errors, forms, models, wire
 from marketplace.views import costs, shared
-from settlement import index_queries
+from settlement import index_queries, insurance
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
 
@@ -71,6 +71,28 @@ class Row:
     def is_hour(self) -> bool:
         """Whether it ends in delivery by itself, and not by becoming its parts."""
         return self.product == contract.Product.HOUR
+
+    @property
+    def is_option(self) -> bool:
+        """Whether its price is a premium, and it insures instead of being delivered."""
+        return self.product in contract.OPTIONS
+
+    @property
+    def promise(self) -> str:
+        """What an option pays, in words; empty for all else."""
+        terms = contract.parse_symbol(self.symbol)
+        if terms is None or not self.is_option:
+            return ""
+        if terms.product is contract.Product.COVER:
+            return (
+                "pays the month's mark at its listing on what you were owed and did not get, "
+                "up to 5,000 NTU a lot in five minutes"
+            )
+        most = wire.price_text(insurance.PAY_STRIKES_MAX * terms.strike)
+        return (
+            f"pays what the index of an hour is above {wire.price_text(terms.strike)}, at most "
+            f"{most}, on what you use, up to 60,000 NTU a lot"
+        )
 
     @property
     def is_open(self) -> bool:

@@ -22,7 +22,11 @@ PRODUCTS_SHOWN = (
     *contract.SLOT_CLASSES,
 )
 """In the order in which the page shows them; slots by their class."""
-NAMES: dict[str, str] = {each: f"{each} slot" for each in contract.SLOT_CLASSES}
+NAMES: dict[str, str] = {
+    **{each: f"{each} slot" for each in contract.SLOT_CLASSES},
+    contract.Product.CAP: "price cap",
+    contract.Product.COVER: "shortage cover",
+}
 """What is called otherwise than in the symbol's terms."""
 INDEX_HOURS_SHOWN = 24 * 7
 HISTORY_ROWS_SHOWN = 96
@@ -213,12 +217,24 @@ def index_hour(request: HttpRequest, grade: str, hour: str) -> HttpResponse:
                 "method": row.method,
                 "at": row.at,
                 "digest": bytes(row.digest).hex(),
-                "inputs": json.dumps(json.loads(bytes(row.inputs)), indent=2),
+                "inputs": _spread_out(json.loads(bytes(row.inputs))),
             }
             for row in versions
         ],
     }
     return shared.page(request, "marketplace/index_hour.html", values)
+
+
+def _spread_out(inputs: dict[str, Any]) -> str:
+    """Return the inputs of an index to be read: one of them a line, and one trade a line."""
+    lines = []
+    for name, value in inputs.items():
+        if isinstance(value, list) and value:
+            rows = ",\n".join(f"    {json.dumps(row)}" for row in value)
+            lines.append(f"  {json.dumps(name)}: [\n{rows}\n  ]")
+        else:
+            lines.append(f"  {json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 # The pools

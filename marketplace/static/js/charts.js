@@ -18,12 +18,14 @@ function axis(extra = {}) {
 
 const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
 
-// Hours of the day as 14:00; the date only where a day begins or the axis does.
+// Hours of the day as 14:00; the date only where a day begins or the axis does, and alone where all are.
 function timeTexts(u, splits) {
+  const isDates = splits.every((seconds) => seconds % 86400 === 0);
   return splits.map((seconds, index) => {
     const moment = new Date(seconds * 1000);
     const clock = moment.toISOString().slice(11, 16);
     const date = `${moment.getUTCDate()} ${MONTHS[moment.getUTCMonth()]}`;
+    if (isDates) return date;
     return index === 0 || clock === "00:00" ? `${clock}\n${date}` : clock;
   });
 }

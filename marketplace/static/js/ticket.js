@@ -28,6 +28,12 @@ export function start({ onOrder }) {
   const button = form.querySelector("button[value=place]");
   const shown = (name) => form.querySelector(`[data-preview="${name}"]`);
 
+  const tell = (name, text) => {
+    if (shown(name)) shown(name).textContent = text;
+  };
+  // What cover pays is fixed at its listing, and the server's to tell: the preview does.
+  const isKnown = (isBuy) => isBuy || form.dataset.product !== "COVER";
+
   // What a type of order does not have is not shown, and not sent.
   const arrange = () => {
     const type = form.elements.type.value;
@@ -58,7 +64,7 @@ export function start({ onOrder }) {
     button.textContent = isBuy ? "Buy" : "Sell";
     shown("margin-label").textContent = isBuy ? form.dataset.buyLabel : form.dataset.sellLabel;
     if (ticks === null || lots === null) {
-      for (const name of ["notional", "fee", "margin"]) shown(name).textContent = "–";
+      for (const name of ["notional", "fee", "margin", "worst"]) tell(name, "–");
       return;
     }
     const [unit, longFloor, longMark, shortMark, shortCap, lotNtu] = [
@@ -70,10 +76,12 @@ export function start({ onOrder }) {
     const margin = isBuy
       ? greatest((value - longFloor) * lots, longMark * lots, (value - shortCap) * lots)
       : greatest((longFloor - value) * lots, shortMark * lots, (shortCap - value) * lots);
-    shown("notional").textContent = `$${microsText(notional)}`;
-    shown("fee").textContent = `$${microsText(fee)}`;
-    shown("margin").textContent = `$${microsText(margin + fee)}`;
-    shown("tokens").textContent = `${(lots * lotNtu).toLocaleString("en-US")} NTU`;
+    const strike = BigInt(form.dataset.strike);
+    tell("notional", `$${microsText(notional)}`);
+    tell("fee", `$${microsText(fee)}`);
+    tell("margin", isKnown(isBuy) ? `$${microsText(margin + fee)}` : "–");
+    tell("tokens", `${(lots * lotNtu).toLocaleString("en-US")} NTU`);
+    tell("worst", isBuy ? `$${microsText(notional + unit * strike * lots + fee)}` : "–");
   };
 
   const say = (text, kind) => {
