@@ -83,6 +83,19 @@ class Capacity:
         )
         return max(0, certified - self.pledge(grade, hour_ends_at - contract.HOUR).lots)
 
+    def pledgeable(self, grade: str, hour_ends_at: int) -> Pledge:
+        """Return how many lots of an hour more could be pledged to packages, and of these as P1.
+
+        Only the account's own clusters deliver its packages.
+        """
+        standing = self._standing(grade, hour_ends_at)
+        timed = sum(
+            min(room.timed_lots, standing[number])
+            for number, room in self._rooms(grade, hour_ends_at).items()
+        )
+        pledge = self.pledge(grade, hour_ends_at - contract.HOUR)
+        return Pledge(sum(standing.values()) - pledge.lots, timed - pledge.p1_lots)
+
     def pledge(self, grade: str, starts_at: int) -> Pledge:
         """Return what of an hour is pledged to packages."""
         of_grade = self.pledges.get(grade)
@@ -93,8 +106,11 @@ class Capacity:
         pledge = self.pledge(grade, hour_ends_at - contract.HOUR)
         if not pledge.lots:
             return []
-        rooms = self._rooms(grade, hour_ends_at)
         certified = self._standing(grade, hour_ends_at)
+        rooms = {
+            number: delivery.Room(0, min(room.timed_lots, certified[number]))
+            for number, room in self._rooms(grade, hour_ends_at).items()
+        }
         behind = min(pledge.lots, sum(certified.values()))
         timed = delivery.Slots(0, pledge.p1_lots)
         return delivery.split_obligation(

@@ -8,7 +8,7 @@ import itertools
 
 from exchange import commands
 from exchange.book import Order
-from exchange.machine import stops, terms
+from exchange.machine import package_checks, stops, terms
 from exchange.machine.capacity import Capacity
 from exchange.machine.entries import Entry
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
@@ -38,6 +38,7 @@ def check(state: State) -> None:
     _check_insurance(state)
     _check_limits(state)
     _check_switches(state)
+    package_checks.check(state)
 
 
 def _check_cash(state: State) -> None:
@@ -237,6 +238,8 @@ def _check_account(state: State, account: Account) -> None:
         for obligation in hour.obligations.values()
         if obligation.account == account.id
     )
+    packages = state.packages.values()
+    behind += sum(package.margin for package in packages if package.seller == account.id)
     assert account.delivery_margin == behind, "delivery margins add up"
     pools = [purchase.commitments.values() for purchase in state.purchases.values()]
     reserves = [one.reserve for pool in pools for one in pool if one.account == account.id]
@@ -254,6 +257,7 @@ def _check_account(state: State, account: Account) -> None:
         for entitlement in hour.entitlements.values()
         if entitlement.account == account.id
     )
+    escrow += sum(package.escrow for package in packages if package.holder == account.id)
     assert account.escrow == escrow, "escrow adds up"
     clusters = {c.id for c in state.clusters.values() if c.account == account.id}
     assert clusters == set(account.clusters), "an account knows its clusters"
@@ -269,13 +273,15 @@ def _check_delivery(state: State) -> None:
         assert entitled == sum(o.lots for o in hour.obligations.values()), "owed as entitled"
         open_intervals = contract.INTERVALS_PER_HOUR - hour.settled.bit_count()
         for entitlement in hour.entitlements.values():
-            lots = sum(a.lots for a in allocations if a.entitlement == entitlement.id)
+            own = [a for a in allocations if a.entitlement == entitlement.id]
+            lots = sum(a.lots for a in own)
             assert lots == entitlement.lots, "every entitled lot has a cluster"
-            undelivered = 5 * hour.price * lots * open_intervals
+            undelivered = 5 * sum(a.price * a.lots for a in own) * open_intervals
             assert entitlement.escrow == undelivered, "escrow is the undelivered paid value"
             slotted = sum(a.p0_lots + a.p1_lots for a in allocations if not a.cluster)
             assert not slotted, "no slot goes with a failed lot"
         for allocation in allocations:
+            assert allocation.package or allocation.price == hour.price, "one price for all"
             assert allocation.p0_lots + allocation.p1_lots <= allocation.lots, "a slot has a lot"
         for obligation in hour.obligations.values():
             own = [a for a in allocations if a.obligation == obligation.id]
@@ -309,10 +315,14 @@ def _check_coverage(state: State) -> None:
         for position in account.positions.values():
             if position.certified == UNKNOWN:
                 continue
-            certified = account.certified_lots(
-                position.instrument.grade.code, position.instrument.contract.ends_at
+            terms = position.instrument.contract
+            is_plain = not (account.pledges or account.backs or account.backed)
+            since = terms.ends_at - HOUR if is_plain else terms.starts_at
+            least = min(
+                sum(_lots_behind(account, terms.grade, at + HOUR))
+                for at in range(since, terms.ends_at, HOUR)
             )
-            assert position.certified == sum(certified.values()), "coverage is current"
+            assert position.certified == least, "coverage is current"
 
 
 def _check_slots(state: State) -> None:
@@ -433,7 +443,9 @@ def _check_limits(state: State) -> None:
         window = instrument.grade.code, instrument.contract.ends_at
         if window not in supplies:
             supplies[window] = sum(
-                sum(account.certified_lots(*window).values()) for account in state.accounts.values()
+                cluster.lots
+                for cluster in state.clusters.values()
+                if cluster.grade == window[0] and cluster.valid_until >= window[1]
             )
         assert instrument.long_max == max(100, supplies[window] // 4), "limits are current"
 

@@ -3,13 +3,16 @@
 When trading ends (RULEBOOK 4.2) everything happens at one instant and in this order: what rests
 expires, the index is published, every position is paid the difference between its cost and the
 delivery price (the payments sum to exactly zero), the buyers' price goes into escrow, and net
-positions become entitlements, obligations and allocations to named clusters. The hour's slots end
+positions become entitlements, obligations and allocations to named clusters, with the lots of
+packages, which have a price of their own and have it in escrow. The hour's slots end
 with it (`slots`): they say on which clusters their holders' lots are. Orders elsewhere that are no
 longer funded leave last.
 
 Each interval then releases, refunds and compensates (RULEBOOK 6.4, 6.5), once. What is released
 repays a debt first. Compensation is the seller's own to pay (`damages`).
 """
+
+from collections.abc import Iterable
 
 from exchange import events
 from exchange.machine import (
@@ -18,12 +21,14 @@ from exchange.machine import (
     insurance,
     listing,
     marks,
+    packages,
     proceeds,
     sessions,
     slots,
     waterfall,
     withdrawals,
 )
+from exchange.machine.promises import Package
 from exchange.machine.records import Allocation, Entitlement, Hour, Obligation
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import Close, Refuse
@@ -31,10 +36,13 @@ from marketplace import contract
 from marketplace.contract import InstrumentState
 from settlement import delivery, index, instructions
 from settlement.ledger import Code, Kind
+from settlement.packages import HourLots
 
 ALL_SETTLED = (1 << contract.INTERVALS_PER_HOUR) - 1
 _LOOKAHEAD_HOURS = 48
 _DELIVERED_MAX = 10**15
+Promised = tuple[Package, HourLots]
+"""A package, and what it has in an hour."""
 
 
 def end_trading(state: State, instrument: Instrument) -> None:
@@ -62,8 +70,10 @@ def end_trading(state: State, instrument: Instrument) -> None:
             state.at,
         )
     )
-    if lots:
-        _deliver(state, instrument, positions, price, closed)
+    promised = packages.due(state, instrument.grade.code, instrument.contract.starts_at)
+    if lots or promised:
+        _deliver(state, instrument, positions, price, closed, promised)
+        packages.deliver(state, promised)
     concerned = {position.account.id: position.account for position in positions}
     concerned |= _settle_slots(state, instrument, closed)
     for position in positions:
@@ -75,7 +85,7 @@ def end_trading(state: State, instrument: Instrument) -> None:
     instrument.trades.clear()
     instrument.open_interest = 0
     instrument.mid_since = instrument.mid_value = 0
-    if not lots:
+    if not lots and not promised:
         listing.unlist(state, instrument)
 
 
@@ -142,98 +152,158 @@ def _deliver(
     positions: list[Position],
     price: int,
     closed: slots.Closed,
+    promised: list[Promised],
 ) -> None:
-    """Turn net positions into escrow, entitlements, obligations and allocations."""
+    """Turn net positions and packages into escrow, entitlements, obligations and allocations."""
     grade = instrument.grade.code
     starts_at = instrument.contract.starts_at
     hour = Hour(grade, starts_at, instrument.symbol, price, {}, {}, {})
     state.hours[grade, starts_at] = hour
-    by_holder: dict[int, int] = {}
-    for position in positions:
-        if position.net > 0:
-            by_holder[position.account.id] = _grant(state, hour, position)
-    shares: list[delivery.Share] = []
-    for position in positions:
-        if position.net < 0:
-            shares += _oblige(state, hour, position, instrument.contract.ends_at, closed)
-    holders = {entitlement.account: entitlement.lots for entitlement in hour.entitlements.values()}
     before = _served_before(state, grade, starts_at)
-    for chosen in delivery.assign(holders, shares, before, closed.usable()):
-        number = state.number("allocation")
-        allocation = Allocation(
-            number,
-            by_holder[chosen.holder],
-            chosen.obligation,
-            chosen.holder,
-            hour.obligations[chosen.obligation].account,
-            chosen.cluster,
-            chosen.lots,
-            chosen.p0_lots,
-            chosen.p1_lots,
-        )
-        hour.allocations[number] = allocation
-        state.events.append(
-            events.Allocated(
-                number,
-                allocation.entitlement,
-                allocation.obligation,
-                allocation.holder,
-                allocation.seller,
-                allocation.cluster,
-                grade,
-                starts_at,
-                allocation.lots,
-                price,
-                allocation.p0_lots,
-                allocation.p1_lots,
-            )
-        )
+    bought = {position.account.id: position.net for position in positions if position.net > 0}
+    sold = {position.account.id: -position.net for position in positions if position.net < 0}
+    of_holder = _by_account((package.holder, package, of) for package, of in promised)
+    of_seller = _by_account((package.seller, package, of) for package, of in promised)
+    entitlements = {
+        number: _grant(state, hour, number, bought.get(number, 0), of_holder.get(number, []))
+        for number in sorted(bought | of_holder)
+    }
+    shares: list[delivery.Share] = []
+    served: list[tuple[Package | None, delivery.Assignment]] = []
+    for number in sorted(sold | of_seller):
+        account, due = state.accounts[number], of_seller.get(number, [])
+        obligation = state.number("obligation")
+        own = _split(account, hour, obligation, sold.get(number, 0), closed)
+        packed = packages.assign(account, obligation, due, before) if due else []
+        _oblige(state, hour, account, obligation, own, packed, due)
+        shares += own
+        of = {package.id: package for package, _ in due}
+        served += [(of[chosen.holder], chosen) for chosen in packed]
+    served[:0] = [
+        (None, chosen) for chosen in delivery.assign(bought, shares, before, closed.usable())
+    ]
+    for package, chosen in served:
+        _allocate(state, hour, entitlements, package, chosen)
 
 
-def _grant(state: State, hour: Hour, position: Position) -> int:
-    """Put a buyer's price into escrow and entitle it; return the entitlement's number."""
-    account = position.account
+def _by_account(
+    found: Iterable[tuple[int, Package, HourLots]],
+) -> dict[int, list[Promised]]:
+    """Return packages by whose they are."""
+    of: dict[int, list[Promised]] = {}
+    for number, package, lots in found:
+        of.setdefault(number, []).append((package, lots))
+    return of
+
+
+def _grant(state: State, hour: Hour, account_id: int, bought: int, due: list[Promised]) -> int:
+    """Put a buyer's price into escrow and entitle it; return the entitlement's number.
+
+    That of its packages is there already.
+    """
+    account = state.accounts[account_id]
     number = state.number("entitlement")
-    escrow = contract.notional_micros(price_ticks=hour.price, lots=position.net)
+    escrow = contract.notional_micros(price_ticks=hour.price, lots=bought)
     cause = f"entitlement:{number}"
     waterfall.cover(state, account, escrow, cause, must=True)
     state.transfer((account.id, Kind.CASH), (account.id, Kind.ESCROW), escrow, Code.ESCROW, cause)
-    hour.entitlements[number] = Entitlement(number, account.id, position.net, escrow)
+    lots = bought + sum(of.lots for _, of in due)
+    escrow += sum(packages.worth(package, of)[0] for package, of in due)
+    hour.entitlements[number] = Entitlement(number, account.id, lots, escrow)
     state.events.append(
         events.EntitlementGranted(
-            number, account.id, hour.grade, hour.starts_at, position.net, hour.price, escrow
+            number, account.id, hour.grade, hour.starts_at, lots, hour.price, escrow
         )
     )
     return number
 
 
-def _oblige(
-    state: State, hour: Hour, position: Position, ends_at: int, closed: slots.Closed
+def _split(
+    account: Account, hour: Hour, obligation: int, lots: int, closed: slots.Closed
 ) -> list[delivery.Share]:
-    """Oblige a seller, keep its margin, and split its lots and slots over its clusters."""
-    account = position.account
-    number = state.number("obligation")
-    lots = -position.net
-    shares = delivery.split_obligation(
-        obligation=number,
+    """Return which clusters the lots and slots are on that a seller has sold in the market."""
+    ends_at = hour.starts_at + contract.HOUR
+    return delivery.split_obligation(
+        obligation=obligation,
         lots=lots,
         certified_lots=account.certified_lots(hour.grade, ends_at),
         slots=closed.delivered.get(account.id, delivery.NO_SLOTS),
         rooms=account.slot_rooms(hour.grade, ends_at),
     )
-    failed = sum(share.lots for share in shares if share.cluster == delivery.NO_CLUSTER)
+
+
+def _oblige(
+    state: State,
+    hour: Hour,
+    account: Account,
+    number: int,
+    shares: list[delivery.Share],
+    packed: list[delivery.Assignment],
+    due: list[Promised],
+) -> None:
+    """Oblige a seller to what it sold, and keep its margin; that of its packages is kept."""
+    lots = sum(share.lots for share in shares)
+    worth = contract.notional_micros(price_ticks=hour.price, lots=lots)
     margin = delivery.delivery_margin(price=hour.price, lots=lots)
     account.delivery_margin += margin
     account.required += margin
-    hour.obligations[number] = Obligation(number, account.id, lots, failed, margin)
-    worth = contract.notional_micros(price_ticks=hour.price, lots=lots)
+    for package, of in due:
+        lots += of.lots
+        worth += packages.worth(package, of)[0]
+        margin += packages.worth(package, of)[1]
+    parts = [(share.cluster, share.lots) for share in shares]
+    parts += [(chosen.cluster, chosen.lots) for chosen in packed]
+    failed = sum(part for cluster, part in parts if cluster == delivery.NO_CLUSTER)
     damages.note_sale(state, account, hour.grade, hour.starts_at, worth)
+    hour.obligations[number] = Obligation(number, account.id, lots, failed, margin)
     state.events.append(
         events.ObligationIncurred(
             number, account.id, hour.grade, hour.starts_at, lots, failed, hour.price
         )
     )
-    return shares
+
+
+def _allocate(
+    state: State,
+    hour: Hour,
+    entitlements: dict[int, int],
+    package: Package | None,
+    chosen: delivery.Assignment,
+) -> None:
+    """Assign lots of a holder, bought in the market or in a package, to a cluster."""
+    number = state.number("allocation")
+    holder = chosen.holder if package is None else package.holder
+    allocation = Allocation(
+        number,
+        entitlements[holder],
+        chosen.obligation,
+        holder,
+        hour.obligations[chosen.obligation].account,
+        chosen.cluster,
+        chosen.lots,
+        chosen.p0_lots,
+        chosen.p1_lots,
+        hour.price if package is None else package.price,
+        0 if package is None else package.id,
+    )
+    hour.allocations[number] = allocation
+    state.events.append(
+        events.Allocated(
+            number,
+            allocation.entitlement,
+            allocation.obligation,
+            holder,
+            allocation.seller,
+            allocation.cluster,
+            hour.grade,
+            hour.starts_at,
+            allocation.lots,
+            allocation.price,
+            allocation.p0_lots,
+            allocation.p1_lots,
+            allocation.package,
+        )
+    )
 
 
 def _served_before(state: State, grade: str, starts_at: int) -> dict[int, list[int]]:
@@ -309,7 +379,6 @@ def _pay_interval(
 ) -> None:
     """Release and refund every allocation's escrow, then compensate."""
     next_mark = _next_mark(state, hour.grade)
-    replacement = delivery.replacement_price(price=hour.price, next_mark=next_mark)
     settled: list[tuple[Allocation, instructions.DeliveryLine, delivery.Legs]] = []
     for number in sorted(hour.allocations):
         allocation = hour.allocations[number]
@@ -318,11 +387,13 @@ def _pay_interval(
             short = 0 if order.suspended else line.short_mntu
             line = instructions.DeliveryLine(number, 0, short, line.delivered_mntu)
         legs = delivery.interval_legs(
-            price=hour.price,
+            price=allocation.price,
             lots=allocation.lots,
             available_mntu=line.available_mntu,
             short_mntu=line.short_mntu,
-            replacement_price=replacement,
+            replacement_price=delivery.replacement_price(
+                price=allocation.price, next_mark=next_mark
+            ),
         )
         seller, holder = state.accounts[allocation.seller], state.accounts[allocation.holder]
         if seller.group == holder.group:

@@ -21,6 +21,7 @@ from exchange.machine import (
     listing,
     margin_calls,
     orders,
+    packages,
     payouts,
     purchases,
     resettlement,
@@ -146,6 +147,10 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return transfers.take_back(state, instruction)
         case instructions.SetLayer():
             return waterfall.set_layer(state, instruction.limit_micros)
+        case instructions.BuyPackage():
+            return packages.buy(state, instruction, cause)
+        case instructions.ResellPackage():
+            return packages.resell(state, instruction, cause)
 
 
 def _open_account(state: State, order: instructions.OpenAccount) -> Refuse | None:

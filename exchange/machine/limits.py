@@ -2,12 +2,12 @@
 
 Nobody may corner an hour: what a beneficial-owner group is long of it over all tenors, were all its
 resting buys filled, and what it is short of without cover (`coverage`), is at most a quarter of
-what is certified of the grade to the end of that hour, or 100 lots (RULEBOOK 3.6); so are its slots
-of either class. Each account of
-the group counts by itself, for a short of one delivers nothing to another. An order that adds
-nothing to the sum is never refused, so a holding that has come to stand above the limit may shrink.
-The supply is added up when it is first asked for and forgotten whenever a certification changes;
-while one account alone holds no more than everybody may, it is not asked.
+what is certified of the grade to the end of that hour, or 100 lots (RULEBOOK 3.6), packages too; so
+are its slots of either class. Each account of the group counts by itself, for a short of one
+delivers nothing to another. An order that adds nothing to the sum is never refused, so a holding
+that has come to stand above the limit may shrink. The supply is added up when it is first asked for
+and forgotten whenever a certification changes; while one account alone holds no more than everybody
+may, it is not asked.
 
 Orders and amendments are counted as they are accepted, trades as they happen, both by clock hour.
 """
@@ -16,7 +16,7 @@ from collections.abc import Collection
 from itertools import accumulate
 
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
-from marketplace.contract import OPTIONS, Product
+from marketplace.contract import HOUR, OPTIONS, Product
 
 LOTS_FREE = 100
 """Lots that a group may be long in an hour, or uncovered short, whatever the supply."""
@@ -43,7 +43,7 @@ def is_too_long(state: State, position: Position, lots: int) -> bool:
         for peer in peers:
             if peer is not position.account:
                 other = instrument.positions.get(peer.id)
-                if other is None and peer.crossing:
+                if other is None and (peer.crossing or peer.holdings):
                     other = Position(peer, instrument)
                 if other is not None:
                     total += max(0, held(other) + other.net + other.buy_lots)
@@ -51,17 +51,23 @@ def is_too_long(state: State, position: Position, lots: int) -> bool:
 
 
 def held(position: Position) -> int:
-    """Return what the account is long of by other products, in the hour where that is most."""
+    """Return what the account is long of by other products and packages, where that is most."""
     account, own = position.account, position.instrument
     if own.contract.product is Product.SLOT:
         return 0
-    if own.contract.product is Product.HOUR:
-        if not account.crossing:
-            return 0
-        others = [account.positions.get(parent.symbol) for parent in own.parents]
-        return sum(other.net + other.buy_lots for other in others if other is not None)
     window = own.contract
+    holdings = account.holdings.get(window.grade, {})
+    if window.product is Product.HOUR:
+        lots = holdings.get(window.starts_at, 0)
+        if not account.crossing:
+            return lots
+        others = [account.positions.get(parent.symbol) for parent in own.parents]
+        return lots + sum(other.net + other.buy_lots for other in others if other is not None)
     steps: dict[int, int] = {window.starts_at: 0}
+    for starts_at in range(window.starts_at, window.ends_at, HOUR) if holdings else ():
+        lots = holdings.get(starts_at, 0)
+        steps[starts_at] = steps.get(starts_at, 0) + lots
+        steps[starts_at + HOUR] = -lots
     for other in account.positions.values():
         terms = other.instrument.contract
         lots = other.net + other.buy_lots

@@ -10,8 +10,8 @@ from settlement import packages
 from settlement.packages import HourLots, Stretch
 
 
-def restore(state: State, package: Package) -> None:
-    """Take a package up as it was written."""
+def take_up(state: State, package: Package) -> None:
+    """Make a package part of the state."""
     state.packages[package.id] = package
     seller, holder = state.accounts[package.seller], state.accounts[package.holder]
     add(seller, package.grade, package.stretches)

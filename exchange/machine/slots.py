@@ -170,6 +170,8 @@ def settle(
     """
     used: dict[int, list[int]] = {}
     for allocation in hour.allocations.values() if hour is not None else ():
+        if allocation.package:
+            continue
         of = used.setdefault(allocation.holder, [0, 0])
         of[0] += allocation.p0_lots
         of[1] += allocation.p1_lots

@@ -318,7 +318,7 @@ def load(data: bytes) -> State:
         if kind == Entry.MARK_ONE and number in state.by_id:
             state.by_id[number].look_due = due_at
     for package in written.packages:
-        pledges.restore(state, package)
+        pledges.take_up(state, package)
     for account in state.accounts.values():
         coverage.settle_account(state, account)
     for hour in written.hours:

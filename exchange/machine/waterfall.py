@@ -60,10 +60,10 @@ def receivables(state: State, account: Account) -> int:
     for key in sorted(state.hours):
         hour = state.hours[key]
         intervals = contract.INTERVALS_PER_HOUR - hour.settled.bit_count()
-        for obligation in hour.obligations.values():
-            if obligation.account == account.id:
-                lots = obligation.lots - obligation.failed_lots
-                coming += contract.TICK_MICROS_PER_LOT_INTERVAL * hour.price * lots * intervals
+        for allocation in hour.allocations.values():
+            if allocation.seller == account.id and allocation.cluster != delivery.NO_CLUSTER:
+                value = allocation.price * allocation.lots
+                coming += contract.TICK_MICROS_PER_LOT_INTERVAL * value * intervals
     return max(0, coming - account.debt)
 
 
