@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -38,6 +38,8 @@ REPLY_TIMEOUT_S = 5.0
 COMMAND_BACKLOG_MAX = 1_000
 """Stream entries that may wait for the engine; an entry holds what one process sent at once."""
 ENTRY_COMMANDS_MAX = 500
+ENTRY_WHOLE_MAX = 8
+"""So few callers are never parted: a batch has a price of its own."""
 ENTRY_WAIT_S = 0.02
 """How long an entry waits at most until the one before it is answered."""
 CONNECT_TIMEOUT_S = 1.0
@@ -163,7 +165,10 @@ class Client:
         self._epoch = ""
         self._correlation = 0
         self._outstanding: dict[int, _Outstanding] = {}
-        self._unsent: list[int] = []
+        self._unsent: list[range] = []
+        """What each caller waits to have sent."""
+        self._callers_last = 0
+        """Of how many callers the last entry was."""
         self._last: _Entry | None = None
         self._sender: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -216,7 +221,7 @@ class Client:
         numbers = range(first, first + len(wanted))
         sent = [_Outstanding(command, group) for command in wanted]
         self._outstanding.update(zip(numbers, sent, strict=True))
-        self._unsent.extend(numbers)
+        self._unsent.append(numbers)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
         timer = loop.call_later(self.reply_timeout_s, group.end)
@@ -241,12 +246,14 @@ class Client:
                 waiting.outcome = refusal
 
     async def _send(self) -> None:
-        """Send what waits, all of it at once, until nothing does."""
+        """Send what waits, entry by entry, until nothing does."""
         while self._unsent:
             await self._await_last()
-            taken = self._unsent[:ENTRY_COMMANDS_MAX]
-            del self._unsent[:ENTRY_COMMANDS_MAX]
-            batch = [(each, self._outstanding[each]) for each in taken if each in self._outstanding]
+            batch = [
+                (each, self._outstanding[each])
+                for each in self._taken()
+                if each in self._outstanding
+            ]
             if not batch:
                 continue
             try:
@@ -255,6 +262,24 @@ class Client:
                 self._last = None
                 for _, waiting in batch:
                     waiting.finish(refusal)
+
+    def _taken(self) -> list[int]:
+        """Take off what waits what the next entry holds: of many callers, half of those there are.
+
+        Were it all of them, the engine would have nothing to do while they are answered and ask
+        again, and this process nothing while the engine works. What a caller sends stays together.
+        """
+        callers = max(ENTRY_WHOLE_MAX, (len(self._unsent) + self._callers_last + 1) // 2)
+        taken: list[int] = []
+        count = 0
+        for numbers in self._unsent[:callers]:
+            if taken and len(taken) + len(numbers) > ENTRY_COMMANDS_MAX:
+                break
+            taken += numbers
+            count += 1
+        del self._unsent[:count]
+        self._callers_last = count
+        return taken
 
     async def _await_last(self) -> None:
         """Wait until the last entry is answered, or for `ENTRY_WAIT_S`."""
@@ -349,12 +374,12 @@ class Client:
             for reply in envelope.decode_replies(data)
             if (waiting := self._outstanding.get(reply.correlation)) is not None
         ]
-        # The next entry goes out before the answers of this one are written.
+        # The next entry goes out before the answers of this one are written. What is written leaves
+        # at the end of a turn of the loop, so the answers are given in the turn after it.
         for waiting, _ in found:
             if waiting.entry is not None:
                 waiting.entry.answer()
-        for waiting, reply in found:
-            waiting.finish(reply)
+        asyncio.get_running_loop().call_soon(_finish, found)
 
     def _move(self, epoch: str) -> None:
         """Let commands of older epochs be looked up at once: nobody will reply to them."""
@@ -365,6 +390,12 @@ class Client:
                 if waiting.entry is not None:
                     waiting.entry.end()
                 waiting.finish(None)
+
+
+def _finish(found: Iterable[tuple[_Outstanding, envelope.Reply]]) -> None:
+    """Give everybody who waits the reply that came."""
+    for waiting, reply in found:
+        waiting.finish(reply)
 
 
 class SyncClient:

@@ -70,6 +70,35 @@ def test_orders_gather_until_the_entry_before_them_is_answered(
     assert [batch.sequence - batch.first_sequence + 1 for batch in batches] == [3, 1]
 
 
+def test_of_many_callers_half_go_first_and_half_while_those_are_answered(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "ENTRY_WAIT_S", 60.0)
+
+    async def conversation(sender: client.Client) -> None:
+        asked = [asyncio.create_task(sender.submit(order(number))) for number in range(20)]
+        await until(market, [10])
+        with market.running():
+            await asyncio.gather(*asked)
+
+    talk(market, conversation)
+    batches = models.JournalBatch.objects.order_by("-sequence")[:2]
+    assert [batch.sequence - batch.first_sequence + 1 for batch in batches] == [10, 10]
+
+
+def test_what_one_caller_sends_goes_in_one_entry(market: Market) -> None:
+    async def conversation(sender: client.Client) -> None:
+        asked = [
+            asyncio.create_task(sender.submit_many([order(number) for number in range(20)])),
+            asyncio.create_task(sender.submit(order(20))),
+        ]
+        await until(market, [21])
+        await asyncio.to_thread(market.work)
+        await asyncio.gather(*asked)
+
+    talk(market, conversation)
+
+
 def test_an_entry_that_is_not_answered_holds_the_next_only_so_long(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
