@@ -53,6 +53,8 @@ class Instrument(Answer):
     product: str
     service_class: str | None = msgspec.field(name="class")
     strike: str | None
+    pay_price: str | None
+    """What shortage cover pays for what is missed, per million NTU."""
     starts_at: wire.Moment
     ends_at: wire.Moment
     trading_ends_at: wire.Moment
@@ -365,6 +367,7 @@ def instrument_out(row: queries.Quoted) -> Instrument:
         product=traded.product.lower(),
         service_class=traded.service_class.lower() or None,
         strike=texts.optional_price_text(traded.strike_ticks, decimals),
+        pay_price=texts.optional_price_text(traded.pay_ticks, decimals),
         starts_at=texts.moment_text(traded.starts_at),
         ends_at=texts.moment_text(traded.ends_at),
         trading_ends_at=texts.moment_text(traded.trading_ends_at),

@@ -180,6 +180,8 @@ class Instrument(models.Model):
     product = models.CharField(max_length=6)
     service_class = models.CharField(max_length=2, blank=True)
     strike_ticks = models.BigIntegerField(null=True)
+    pay_ticks = models.BigIntegerField(null=True)
+    """What shortage cover pays for a missed token (RULEBOOK 6.9)."""
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField()
     trading_ends_at = models.DateTimeField()

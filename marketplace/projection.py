@@ -17,6 +17,7 @@ _INSTRUMENTS = rowset.Table(
         "product": "text",
         "service_class": "text",
         "strike_ticks": "bigint",
+        "pay_ticks": "bigint",
         "starts_at": rowset.INSTANT,
         "ends_at": rowset.INSTANT,
         "trading_ends_at": rowset.INSTANT,
@@ -124,7 +125,7 @@ def write_instruments(
 
 
 def _fixed(view: Any) -> tuple[Any, ...]:
-    """Return what the symbol of an instrument says."""
+    """Return what the symbol of an instrument says, and what it pays if it is shortage cover."""
     terms = contract.parse_symbol(view.symbol)
     assert terms is not None, "the machine lists only symbols of the contract"
     return (
@@ -133,6 +134,7 @@ def _fixed(view: Any) -> tuple[Any, ...]:
         terms.product.value,
         terms.service_class,
         terms.strike or None,
+        view.pay_price or None,
         terms.starts_at,
         terms.ends_at,
         terms.trading_ends_at,

@@ -117,6 +117,8 @@ class InstrumentView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     trades_sequence: int
     ticker_sequence: int
     auction_sequence: int
+    pay_price: int
+    """What shortage cover pays; 0 of all others."""
 
 
 class AuctionView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -265,6 +267,7 @@ def of_instrument(state: State, instrument: Instrument) -> InstrumentView:
         trades_sequence=instrument.news.trades,
         ticker_sequence=instrument.news.ticker,
         auction_sequence=instrument.news.auction,
+        pay_price=instrument.pay_ticks,
     )
 
 

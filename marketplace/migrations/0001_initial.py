@@ -163,6 +163,7 @@ class Migration(migrations.Migration):
                 ('product', models.CharField(max_length=6)),
                 ('service_class', models.CharField(blank=True, max_length=2)),
                 ('strike_ticks', models.BigIntegerField(null=True)),
+                ('pay_ticks', models.BigIntegerField(null=True)),
                 ('starts_at', models.DateTimeField()),
                 ('ends_at', models.DateTimeField()),
                 ('trading_ends_at', models.DateTimeField()),

@@ -46,6 +46,8 @@ class Row:
     band_high: int
     volume: int
     open_interest: int
+    pay_ticks: int | None = None
+    """What shortage cover pays; None of all others."""
 
     @property
     def hours(self) -> int:
@@ -85,8 +87,8 @@ class Row:
             return ""
         if terms.product is contract.Product.COVER:
             return (
-                "pays the month's mark at its listing on what you were owed and did not get, "
-                "up to 5,000 NTU a lot in five minutes"
+                f"pays {wire.price_text(self.pay_ticks or 0)} on what you were owed and did not"
+                " get, up to 5,000 NTU a lot in five minutes"
             )
         most = wire.price_text(insurance.PAY_STRIKES_MAX * terms.strike)
         return (
@@ -126,6 +128,7 @@ def row_of(quoted: exchange_queries.Quoted) -> Row:
         band_high=instrument.band_high_ticks,
         volume=instrument.volume_lots,
         open_interest=instrument.open_interest_lots,
+        pay_ticks=instrument.pay_ticks,
     )
 
 

@@ -20,6 +20,7 @@ def test_an_instrument_has_every_field_of_the_interface(anyone: Api) -> None:
         "product": "hour",
         "class": None,
         "strike": None,
+        "pay_price": None,
         "starts_at": "2026-12-01T14:00:00.000000Z",
         "ends_at": "2026-12-01T15:00:00.000000Z",
         "trading_ends_at": "2026-12-01T13:55:00.000000Z",

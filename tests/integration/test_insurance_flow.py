@@ -188,6 +188,11 @@ def test_an_hour_pays_its_caps_and_its_cover_into_rows_that_the_ledger_bears_out
     assert [str(one) for one in found if one.violations] == []
 
 
+def test_what_cover_pays_is_published_with_it(market: Market) -> None:
+    published = dict(Instrument.objects.values_list("symbol", "pay_ticks"))
+    assert (published[COVER], published[CAP], published["LLAMA70B.M.F27"]) == (1_250, None, None)
+
+
 def test_what_was_set_aside_is_released_with_hours_nobody_was_entitled_in(
     market: Market, clock
 ) -> None:

@@ -59,6 +59,7 @@ class Instrument(Model, frozen=True, kw_only=True):
     product: str
     service_class: str | None = msgspec.field(name="class", default=None)
     strike: Decimal | None = None
+    pay_price: Decimal | None = None
     starts_at: datetime
     ends_at: datetime
     trading_ends_at: datetime
