@@ -124,6 +124,37 @@ def test_of_many_withdrawals_of_everything_one_succeeds(world: World, buyer: Par
     assert buyer.api.get("account").json["cash"] == "0.000000"
 
 
+def test_of_a_burst_of_withdrawals_as_many_succeed_as_the_balance_has_room_for(
+    world: World, buyer: Party
+) -> None:
+    def withdraw(number: int) -> tuple[int, str]:
+        try:
+            reply = buyer.api.post("withdrawals", {"amount": "3"}, key=f"burst-{number}")
+            return reply.status, "" if reply.status == 201 else reply.code
+        finally:
+            connection.close()
+
+    with world.running():
+        buyer.api.post("deposits", {"amount": "10"})
+        with ThreadPoolExecutor(16) as pool:
+            answers = sorted(pool.map(withdraw, range(16)))
+    assert [status for status, _ in answers] == [201] * 3 + [422] * 13
+    assert {code for status, code in answers if status == 422} == {"insufficient_funds"}
+    assert buyer.api.get("account").json["cash"] == "1.000000"
+
+
+def test_a_key_is_remembered_after_eight_days(world: World, buyer: Party, clock) -> None:
+    with world.running():
+        first = buyer.api.post("deposits", {"amount": "10"}, key="old")
+        clock.set("2026-12-09T09:00Z")
+        again = buyer.api.post("deposits", {"amount": "10"}, key="old")
+        other = buyer.api.post("deposits", {"amount": "11"}, key="old")
+    assert (again.status, again.json) == (201, first.json)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert (other.status, other.code) == (409, "key_reuse")
+    assert buyer.api.get("account").json["cash"] == "10.000000"
+
+
 def test_an_answer_that_was_lost_is_formed_again_from_what_was_done(
     world: World, buyer: Party
 ) -> None:

@@ -414,6 +414,25 @@ def test_clocks_that_are_apart_stop_the_engine_until_they_agree(
     assert settlement_models.Instruction.objects.get(id="d").state == "APPLIED"
 
 
+def test_a_clock_that_jumps_back_stamps_nothing_out_of_order_and_does_nothing_twice(
+    market: Market, clock
+) -> None:
+    clock.set("2026-12-01T10:00Z")
+    market.work()
+    before = market.machine.at
+    clock.set("2026-12-01T09:50Z")
+    market.execute(sell(SELLER, 1_250, 5, "early"))
+    market.work()
+    assert market.machine.at >= before
+    instants = models.JournalBatch.objects.order_by("sequence").values_list("at", flat=True)
+    assert list(instants) == sorted(instants)
+    symbols = list(Instrument.objects.order_by("id").values_list("symbol", flat=True))
+    clock.set("2026-12-01T10:00Z")
+    market.work()
+    again = list(Instrument.objects.order_by("id").values_list("symbol", flat=True))
+    assert again == symbols
+
+
 def test_a_lost_stream_begins_a_new_epoch(market: Market, valkey: valkey_client.Valkey) -> None:
     valkey.flushall()
     market.loop._beat_at = 0

@@ -7,7 +7,9 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 
+import msgspec
 import openai
 import psycopg
 import pytest
@@ -323,6 +325,33 @@ def test_a_row_that_is_written_again_is_there_once(delivery: Stage) -> None:
 
     asyncio.run(write())
     assert models.UsageEvent.objects.filter(request_id=row.request_id).count() == 1
+
+
+def test_usage_that_comes_again_after_forty_days_or_says_otherwise_is_what_it_was(
+    delivery: Stage, clock
+) -> None:
+    ask(delivery)
+    (end,) = delivery.ends(1)
+    consume_when_it_can()
+    entitlement = clearing.Entitlement.objects.get(organization_id=BUYER)
+    assert entitlement.delivered_mntu == end.mntu
+    same = set(metering.UsageRow.__struct_fields__) - {"request_id", "at"}
+    row = metering.UsageRow(
+        **{field: getattr(end, field) for field in same},
+        request_id=str(end.request_id),
+        at=market_clock.to_micros(end.at),
+    )
+    other = msgspec.structs.replace(row, mntu=row.mntu + 9_000, output_tokens=999)
+    clock.set(f"{end.at + timedelta(days=40):%Y-%m-%dT%H:%MZ}")
+    with connection.cursor() as cursor:
+        metering.store(cursor, [], [row])
+        metering.store(cursor, [], [other])
+    while consume():
+        pass
+    kept = models.UsageEvent.objects.get(request_id=end.request_id, sequence=end.sequence)
+    assert (kept.mntu, kept.output_tokens, kept.number) == (end.mntu, end.output_tokens, end.number)
+    entitlement.refresh_from_db()
+    assert entitlement.delivered_mntu == end.mntu
 
 
 def _database_url() -> str:

@@ -117,6 +117,24 @@ def test_windows_of_a_product_follow_one_another_without_a_gap(instant: int) -> 
 
 
 @pytest.mark.parametrize(
+    "day",
+    [
+        "2026-03-08", "2026-11-01",  # New York's clocks change
+        "2026-03-29", "2026-10-25",  # Berlin's
+        "2026-04-05", "2026-10-04",  # Sydney's
+        "2028-02-28", "2028-02-29", "2026-12-31", "2027-01-01",
+        "2016-12-31",  # ended with a leap second
+    ],
+)  # fmt: skip
+def test_every_day_has_twenty_four_hours_wherever_clocks_change(day: str) -> None:
+    start = at(f"{day}T00:00")
+    terms = contract.day_contract(GRADE, start)
+    assert (terms.hours, terms.ends_at - terms.starts_at) == (24, DAY)
+    symbols = [contract.hour_contract(GRADE, start + n * contract.HOUR).symbol for n in range(24)]
+    assert symbols == [f"{GRADE}.H.{day.replace('-', '')}T{n:02}Z" for n in range(24)]
+
+
+@pytest.mark.parametrize(
     ("symbol", "listed"),
     [
         ("H.20261205T14Z", "2026-12-04T10:00"),

@@ -98,6 +98,24 @@ def test_below_maintenance_an_account_is_called_and_a_deposit_meets_the_call() -
     assert floor.of(default_events.LiquidationStarted) == []
 
 
+def test_who_loses_its_capacity_is_called_at_once_may_sell_no_more_and_is_bought_in() -> None:
+    covered = 60 * HOURS_OF_MONTH * 50 * 1_250 // 20
+    floor = short(cash=2 * covered)
+    floor.certify(SELLER, 0)
+    (called,) = floor.of(default_events.MarginCalled)
+    assert (called.account, called.due_at) == (SELLER, instant("14:45"))
+    assert called.amount == 4 * covered - 2 * covered
+    floor.sell(SELLER, 1, 1_250, instrument=MONTH)
+    assert floor.rejected() == "insufficient_funds"
+    floor.sell(OTHER, 100, 1_260, instrument=MONTH)
+    floor.to("14:44:59")
+    assert floor.machine.position(SELLER, MONTH).net_lots == -50
+    floor.to("14:45")
+    assert [event.account for event in floor.of(default_events.LiquidationStarted)] == [SELLER]
+    assert {(e.price, e.taker) for e in floor.of(events.Traded)} == {(1_260, SELLER)}
+    assert -50 < floor.machine.position(SELLER, MONTH).net_lots <= 0
+
+
 def test_above_maintenance_nobody_is_called() -> None:
     initial = 60 * HOURS_OF_MONTH * 50 * 1_250 // 20
     floor = short(cash=initial)
