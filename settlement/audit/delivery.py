@@ -60,8 +60,10 @@ def _entitlements(since: datetime | None) -> Finding:
                 WHERE entitlement_id = entitlement.id AND holder = entitlement.organization_id
                   AND allocation.starts_at = entitlement.starts_at
                   AND allocation.grade = entitlement.grade
-                  AND allocation.price_ticks = entitlement.price_ticks)
-                AND escrow_micros = price_ticks * 60 * lots AS is_right
+                  AND (allocation.price_ticks = entitlement.price_ticks OR allocation.package <> 0))
+                AND escrow_micros = (
+                SELECT coalesce(sum(price_ticks * 60 * lots), 0) FROM settlement_allocation
+                WHERE entitlement_id = entitlement.id) AS is_right
             FROM settlement_entitlement entitlement
         ), obligation AS (
             SELECT id, grade, starts_at, lots = (
@@ -118,11 +120,22 @@ def _escrow(_since: datetime | None) -> Finding:
                 SELECT count(*) FROM settlement_intervalsettlement
                 WHERE allocation_id = allocation.id))) AS micros
             FROM settlement_allocation allocation GROUP BY holder
+        ), promised AS (
+            SELECT package.id, package.holder, min(escrow_micros)
+                - coalesce(sum(60 * allocation.price_ticks * lots), 0) AS micros
+            FROM settlement_package package LEFT JOIN settlement_allocation allocation
+              ON allocation.package = package.id
+              AND allocation.starts_at - interval '5 minutes' > package.updated_at
+            GROUP BY package.id
+        ), due AS (
+            SELECT holder, sum(micros) AS micros FROM (
+                SELECT holder, micros FROM open
+                UNION ALL SELECT holder, micros FROM promised) AS both_kinds GROUP BY holder
         )
-        SELECT 'organization ' || coalesce(account.owner, open.holder) || ' holds '
+        SELECT 'organization ' || coalesce(account.owner, due.holder) || ' holds '
             || coalesce(credits - debits, 0) || ', not ' || coalesce(micros, 0)
         FROM (SELECT * FROM settlement_account WHERE kind = 2) account
-        FULL JOIN open ON open.holder = account.owner
+        FULL JOIN due ON due.holder = account.owner
         WHERE coalesce(credits - debits, 0) <> coalesce(micros, 0)
         """,
     )
@@ -248,18 +261,43 @@ def _slot_transfers(_since: datetime | None) -> Finding:
 
 
 def _escrow_transfers(_since: datetime | None) -> Finding:
-    """Every entitlement put its price into escrow, once."""
+    """Every entitlement put the price of its market lots into escrow, once."""
     return from_sql(
         "entitlements have exactly their escrow",
         "SELECT count(*) FROM settlement_transfer WHERE code = 5",
         """
         WITH said AS (
-            SELECT 'entitlement:' || id AS cause, organization_id * 64 + 1 AS debit_account,
-                   organization_id * 64 + 2 AS credit_account, escrow_micros AS amount
-            FROM settlement_entitlement
+            SELECT 'entitlement:' || entitlement_id AS cause, holder * 64 + 1 AS debit_account,
+                   holder * 64 + 2 AS credit_account, sum(60 * price_ticks * lots) AS amount
+            FROM settlement_allocation WHERE package = 0 GROUP BY 1, 2, 3
         ), done AS (
             SELECT cause, debit_account, credit_account, amount FROM settlement_transfer
             WHERE code = 5
+        )
+        SELECT cause FROM said FULL JOIN done USING (cause, debit_account, credit_account, amount)
+        GROUP BY cause, debit_account, credit_account, amount
+        HAVING count(said.*) <> 1 OR count(done.*) <> 1
+        """,
+    )
+
+
+def _resale_transfers(_since: datetime | None) -> Finding:
+    """Every slice of a package that was sold on was paid for, and its fee taken, once."""
+    return from_sql(
+        "resales of packages moved their cash",
+        "SELECT count(*) FROM settlement_packageresale",
+        """
+        WITH sold AS (
+            SELECT resale.*, instruction FROM settlement_packageresale resale
+            JOIN settlement_package package ON package.id = resale.package
+        ), said AS (
+            SELECT instruction AS cause, buyer * 64 + 1 AS debit_account,
+                   holder * 64 + 1 AS credit_account, amount_micros AS amount FROM sold
+            UNION ALL SELECT instruction, holder * 64 + 1, 11, fee_micros FROM sold
+            WHERE fee_micros > 0
+        ), done AS (
+            SELECT cause, debit_account, credit_account, amount FROM settlement_transfer
+            WHERE code IN (28, 29)
         )
         SELECT cause FROM said FULL JOIN done USING (cause, debit_account, credit_account, amount)
         GROUP BY cause, debit_account, credit_account, amount
@@ -279,6 +317,7 @@ CHECKS: tuple[Check, ...] = (
 FULL_CHECKS: tuple[Check, ...] = (
     _moved_cash,
     _escrow_transfers,
+    _resale_transfers,
     _interval_transfers,
     _slot_transfers,
 )
