@@ -10,6 +10,7 @@ from marketplace.api import (
     account,
     capacity,
     control_room,
+    defaults,
     demo,
     operator,
     package_slices,
@@ -20,6 +21,7 @@ from marketplace.api import (
     rulings,
     schema,
     statements,
+    takeovers,
 )
 from marketplace.endpoint import Nowhere, resource
 from marketplace.views import document
@@ -123,6 +125,10 @@ API: list[URLPattern | URLResolver] = [
     ),
     path("api/v1/packages/<str:offer_id>/quote", resource(packages.QuotePackage)),
     path("api/v1/packages/<str:offer_id>/buy", resource(packages.BuyPackage)),
+    path("api/v1/transfers", resource(takeovers.ListOffers)),
+    path("api/v1/transfers/bids", resource(takeovers.ListBids)),
+    path("api/v1/transfers/bids/<str:bid_id>", resource(takeovers.WithdrawBid)),
+    path("api/v1/transfers/<str:offer_id>/bids", resource(takeovers.BidForOffer)),
     # Operators
     path("api/v1/instruments/<str:symbol>/halt", resource(operator.HaltInstrument)),
     path("api/v1/instruments/<str:symbol>/resume", resource(operator.ResumeInstrument)),
@@ -133,6 +139,8 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/organizations/<str:organization_id>/kill", resource(operator.KillOrganization)),
     path("api/v1/index/<str:grade>/<str:hour>/override", resource(operator.OverrideIndex)),
     path("api/v1/operations", resource(control_room.ShowOperations)),
+    path("api/v1/operations/defaults", resource(defaults.ShowDefaults)),
+    path("api/v1/operations/layer", resource(defaults.SetLayer)),
     path("api/v1/operations/jobs/run-again", resource(control_room.RunJobAgain)),
     path("api/v1/operations/jobs/give-up", resource(control_room.GiveJobUp)),
     # A demo

@@ -275,6 +275,22 @@ class Commitment(forms.Form):
     idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
 
 
+class Bid(forms.Form):
+    """At which price an organization would be short of lots that are offered."""
+
+    offer = forms.RegexField(regex=r"\A[0-9]{1,18}\Z")
+    lots = LotsField()
+    price = PriceField()
+    idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
+
+
+class Layer(forms.Form):
+    """What the exchange's layer is to bear at most, and why."""
+
+    limit = MoneyField()
+    reason = NameField(max_length=240, min_length=5)
+
+
 class MakeKey(forms.Form):
     """A new API key: what it is called, what it may do, how its requests are served."""
 

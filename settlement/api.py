@@ -220,12 +220,19 @@ class ShowMargin(Endpoint):
         prepaid_hours: int
         initial_margin: str
 
+    class MarginCall(Answer):
+        """A margin call that runs, and how much cash meets it as the positions now are."""
+
+        amount: str
+        due_at: str
+
     class Output(Answer):
         """The account's totals, and what they come from.
 
-        A margin call that runs is enforced at `margin_call_due_at`, unless cash has reached the
-        initial margin by then. `locked` are proceeds that cannot be withdrawn before their day is
-        final, `default_fund` is the account's share of it.
+        A margin call that runs is enforced at its `due_at` (and `margin_call_due_at`), unless cash
+        has reached the initial margin by then: `amount` is what it lacks. `locked` are proceeds
+        that cannot be withdrawn before their day is final, `default_fund` is the account's share of
+        it.
         """
 
         cash: str
@@ -234,6 +241,7 @@ class ShowMargin(Endpoint):
         initial_margin: str
         maintenance_margin: str
         margin_call_due_at: str | None
+        margin_call: "ShowMargin.MarginCall | None"
         locked: str
         default_fund: str
         positions: "list[ShowMargin.Requirement]"
@@ -252,6 +260,7 @@ class ShowMargin(Endpoint):
             initial_margin=wire.micros_text(row.initial_margin_micros),
             maintenance_margin=wire.micros_text(row.maintenance_margin_micros),
             margin_call_due_at=wire.optional_moment_text(row.margin_call_due_at),
+            margin_call=self._call(row),
             locked=wire.micros_text(row.locked_micros),
             default_fund=wire.micros_text(row.fund_micros),
             positions=[self._position(one, marks.get(one.symbol, 0)) for one in positions],
@@ -268,6 +277,15 @@ class ShowMargin(Endpoint):
                 for one in settlement_queries.open_obligations(call.organization)
             ],
             uncovered=[self._uncovered(line) for line in row.uncovered],
+        )
+
+    def _call(self, row: settlement_models.MarginAccount) -> MarginCall | None:
+        """Return the call that runs, if one does."""
+        if row.margin_call_due_at is None:
+            return None
+        return self.MarginCall(
+            amount=wire.micros_text(settlement_queries.lacking(row)),
+            due_at=wire.moment_text(row.margin_call_due_at),
         )
 
     def _position(self, row: settlement_models.Position, mark: int) -> Requirement:

@@ -92,11 +92,14 @@ MAY_GO_NEGATIVE = frozenset({Kind.OUTSIDE, Kind.CLEARING, Kind.LAYER, Kind.ISSUE
 the exchange's own capital, which it adds to by hand."""
 
 USD = "USD"
+KINDS_MAX = 64
+LAYER_LIMIT_MICROS = 10**11
+"""What the exchange's own layer bears in all, unless two operators say otherwise."""
 
 
 def cash_account(owner: int, kind: int) -> int:
     """Return the id of a cash account; capacity accounts get theirs from a sequence."""
-    return owner * 64 + kind
+    return owner * KINDS_MAX + kind
 
 
 def capacity_unit(grade: str, hour: str) -> str:

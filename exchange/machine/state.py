@@ -359,7 +359,7 @@ class State:
         self.transfers: dict[int, Transfer] = {}
         """Covered shorts that are offered to other obligors, by number."""
         self.backings: dict[int, Backing] = {}
-        self.layer_max = LAYER_MAX
+        self.layer_max = ledger.LAYER_LIMIT_MICROS
         """What the exchange's own layer bears at most."""
         self.exchange: dict[int, int] = dict.fromkeys(_EXCHANGE_KINDS, 0)
         self.calendar: list[tuple[int, int, int]] = []
@@ -525,8 +525,6 @@ class State:
 
 
 UNKNOWN = -1
-LAYER_MAX = 10**11
-"""Micro-USD that the exchange's own layer bears in all, unless the operator says otherwise."""
 IDLE_ENTRIES_MAX = 1_000
 COUNTERS = (
     "allocation",

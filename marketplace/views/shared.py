@@ -19,7 +19,12 @@ from marketplace import clock, endpoint, errors, models
 ORGANIZATION = "organization"
 """Key of the session: which of the user's organizations the pages act for."""
 
-PUBLIC_LINKS = (("/markets", "Markets"), ("/index", "Index"), ("/transparency", "Transparency"))
+PUBLIC_LINKS = (
+    ("/markets", "Markets"),
+    ("/packages", "Packages"),
+    ("/index", "Index"),
+    ("/transparency", "Transparency"),
+)
 MEMBER_LINKS = (
     ("/portfolio", "Portfolio"),
     ("/entitlements", "Entitlements"),
@@ -34,6 +39,7 @@ PART_OF = {
     "/deliveries": "/portfolio",
     "/resale": "/portfolio",
     "/purchases": "/portfolio",
+    "/transfers": "/sell",
 }
 """Pages without a link of their own in the navigation, and the link that leads to them."""
 
