@@ -211,7 +211,9 @@ def _plan_days(now: int) -> int:
             )
         )
         rows: list[models.Job] = []
+        changed = []
         for day in days:
+            before = day.planned_runs
             starts_at = clock.to_micros(datetime.combine(day.delivery_date, time(), tzinfo=UTC))
             while day.planned_runs < len(RUNS):
                 run = RUNS[day.planned_runs]
@@ -221,8 +223,9 @@ def _plan_days(now: int) -> int:
                     break
                 rows += _run_rows(day.grade, starts_at, run, now)
                 day.planned_runs += 1
+            changed += [day] if day.planned_runs > before else []
         store(rows)
-        models.DeliveryDay.objects.bulk_update(days, ["planned_runs"])
+        models.DeliveryDay.objects.bulk_update(changed, ["planned_runs"])
     return len(rows)
 
 

@@ -243,6 +243,13 @@ def paid_hour(market: Market, clock) -> Market:
     return market
 
 
+def to_the_last_run(market: Market, clock) -> None:
+    """Let time pass to D+14; the hours until then are nobody's."""
+    kinds._registry.pop("open_insured_hour")
+    clock.set("2027-01-15T02:00:01Z")
+    settle_all(market)
+
+
 def corrected() -> list[tuple[str, str, int, int]]:
     found = models.InsuranceCorrection.objects.order_by("id")
     return list(found.values_list("run", "symbol", "organization_id", "amount_micros"))
@@ -255,8 +262,7 @@ def violations() -> list[str]:
 def test_unchanged_hours_are_paid_nothing_more(paid_hour: Market, clock) -> None:
     clock.set("2027-01-02T02:00:01Z")
     settle_all(paid_hour)
-    clock.set("2027-01-15T02:00:01Z")
-    settle_all(paid_hour)
+    to_the_last_run(paid_hour, clock)
     final, revision = (models.SettlementRun.objects.get(id=name) for name in (FINAL, REVISION))
     assert bytes(final.inputs_digest) == bytes(revision.inputs_digest)
     assert bytes(final.result_digest) == bytes(final.posted_digest)
@@ -275,8 +281,7 @@ def test_tokens_that_are_known_late_are_paid_by_the_final_run(paid_hour: Market,
     assert [(one.amount, one.cause) for one in moved.order_by("sequence")] == [
         (6_000, f"insurance:{CAP}:{STARTS_AT}:final")
     ] * 2
-    clock.set("2027-01-15T02:00:01Z")
-    settle_all(paid_hour)
+    to_the_last_run(paid_hour, clock)
     assert len(corrected()) == 2
     assert violations() == []
 
@@ -314,8 +319,7 @@ def test_an_index_that_is_corrected_and_a_miss_that_was_none_go_back(
         allocation=allocation, interval=2, source="REVIEW", available_mntu=15_000_000,
         short_mntu=4_000_000, delivered_mntu=0, at=market_clock.now(),
     )  # fmt: skip
-    clock.set("2027-01-15T02:00:01Z")
-    settle_all(paid_hour)
+    to_the_last_run(paid_hour, clock)
     assert corrected()[4:] == [(REVISION, COVER, BUYER, 5_000), (REVISION, COVER, OTHER, -5_000)]
     assert rows(BUYER) == [(CAP, 0, 2, 90_000_000, 18_000), (COVER, 2, 2, 2_000_000, 2_500)]
     assert violations() == []

@@ -1,7 +1,7 @@
 """What insured hours owe, against what the machine has paid, and its corrections."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from exchange import insurance_events
@@ -52,7 +52,7 @@ def posted(floor: Floor) -> dict[tuple[str, int], int]:
     return found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, phases=[Phase.generate])
 @given(
     lots=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     used=st.tuples(st.integers(0, 400_000), st.integers(0, 400_000)),
