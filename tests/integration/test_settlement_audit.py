@@ -89,7 +89,7 @@ def sound(clock) -> None:
             cost_ticks=lots * PRICE, updated_at=at,
         )  # fmt: skip
     models.MarginAccount.objects.create(
-        organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700 + 60 - 40 - 300,
+        organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700 + 60 - 40 - 300 + 99,
         escrow_micros=escrow - 2 * PER_INTERVAL, updated_at=at,
     )  # fmt: skip
     for phase, name, hold in ((Phase.HOLD, "a", ""), (Phase.HOLD, "b", ""), (Phase.VOID, "", "b")):
@@ -99,6 +99,7 @@ def sound(clock) -> None:
     )
     operations.consume(usages=[used], at=AT)
     correct(delivery=60, damages=-40)
+    resell(amount=100, fee=1)
     models.SlotSettlement.objects.create(
         organization_id=HOLDER, grade=GRADE, starts_at=starts_at, service_class="P1", lots=1,
         failed_lots=0, backed_lots=1, price_ticks=1, amount_micros=0, damages_micros=0,
@@ -128,6 +129,24 @@ def correct(*, delivery: int, damages: int) -> None:
         run="run", allocation_id=3, delivery_micros=delivery, damages_micros=damages,
         due_micros=damages, at=at,
     )  # fmt: skip
+
+
+def resell(*, amount: int, fee: int) -> None:
+    """The holder sold what was left of a package on; nothing of it is to be delivered any more."""
+    at = market_clock.to_datetime(AT)
+    models.Package.objects.create(
+        id=2, instruction="resell", listing=1, parent=1, seller=SELLER, holder=SELLER, grade=GRADE,
+        starts_at=at, ends_at=at, schedule=[], price_ticks=1, list_price_ticks=1, escrow_micros=0,
+        margin_micros=0, bought_at=at, updated_at=at,
+    )  # fmt: skip
+    models.PackageResale.objects.create(
+        package=2, parent=1, holder=HOLDER, buyer=SELLER, starts_at=at, ends_at=at, lot_hours=1,
+        price_ticks=1, amount_micros=amount, fee_micros=fee, at=at,
+    )  # fmt: skip
+    post(
+        (SELLER_CASH, HOLDER_CASH, amount, Code.PACKAGE_RESALE, "resell"),
+        (HOLDER_CASH, FEES, fee, Code.PACKAGE_FEE, "resell"),
+    )
 
 
 def settle(interval: int, *, released: int, refunded: int, compensated: int) -> None:
@@ -214,6 +233,9 @@ CORRUPTIONS = {
     "settled intervals have exactly their transfers": (
         f"{TRANSFER} code = 7 WHERE code = 8"
     ),
+    "resales of packages moved their cash": (
+        "UPDATE settlement_packageresale SET fee_micros = fee_micros + 1"
+    ),
     "corrections have exactly their transfers": f"{TRANSFER} amount = 41 WHERE code = 31",
     "corrections are what runs asked for": (
         "UPDATE settlement_settlementrunline SET delivery_micros = 61, refunded_micros = 61"
@@ -294,10 +316,10 @@ def test_the_command_prints_a_table_and_fails_on_a_violation() -> None:
     out = StringIO()
     call_command("audit_ledger", stdout=out)
     names = [finding.name for finding in whole_audit.run()]
-    assert len(names) == len(set(names)) == 33
+    assert len(names) == len(set(names)) == 34
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0].strip() for line in lines[:-1]] == names
-    assert lines[-1] == "all 33 invariants hold"
+    assert lines[-1] == "all 34 invariants hold"
     at = market_clock.to_datetime(AT)
     models.Position.objects.create(
         organization_id=1, symbol="X", net_lots=1, cost_ticks=1, updated_at=at
@@ -310,3 +332,13 @@ def test_the_command_prints_a_table_and_fails_on_a_violation() -> None:
     assert report["ok"] is False
     wrong = [check["name"] for check in report["checks"] if check["violations"]]
     assert "positions sum to zero" in wrong
+
+
+def test_an_entitlement_may_have_lots_of_packages_at_other_prices(sound) -> None:
+    models.Allocation.objects.update(price_ticks=PRICE + 1)
+    named = "entitlements equal obligations equal allocations"
+    assert named in violated(), "not in the market"
+    models.Allocation.objects.update(package=1)
+    assert named in violated(), "its escrow is that of another price"
+    models.Entitlement.objects.update(escrow_micros=60 * (PRICE + 1) * LOTS)
+    assert named not in violated()
