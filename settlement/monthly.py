@@ -65,7 +65,8 @@ class Trades(msgspec.Struct, frozen=True, kw_only=True):
 class Day(msgspec.Struct, frozen=True, kw_only=True):
     """What a day of a grade delivered and paid; amounts are signed as the organization sees them.
 
-    `released` is what a seller received, `refunded` what a holder got back, `compensated` damages.
+    `released` is what a seller received and what left a holder's escrow for it, `refunded` what
+    came back from there to the holder, `compensated` damages.
     """
 
     grade: str
@@ -166,21 +167,27 @@ def check(month: Month) -> None:
     for part in month.accounts:
         moved = sum(movement.total_micros for movement in part.movements)
         _require(part.opening_micros + moved == part.closing_micros, part.account)
-    (cash,) = (part for part in month.accounts if part.account == "cash")
-    of_code = {movement.code: movement.total_micros for movement in cash.movements}
+    moved_by = {
+        (part.account, movement.code): movement.total_micros
+        for part in month.accounts
+        for movement in part.movements
+    }
 
-    def total(code: Code) -> int:
-        return of_code.get(code.name.lower(), 0)
+    def total(code: Code, account: str = "cash") -> int:
+        return moved_by.get((account, code.name.lower()), 0)
 
     _require(sum(one.fees_micros for one in month.trades) == -total(Code.TRADING_FEE), "fees")
     for code, amounts in (
-        (Code.RELEASE, [day.released_micros for day in month.days]),
         (Code.REFUND, [day.refunded_micros for day in month.days]),
         (Code.COMPENSATION, [day.compensated_micros for day in month.days]),
         (Code.DELIVERY_CORRECTION, [one.delivery_micros for one in month.corrections]),
         (Code.DAMAGES_CORRECTION, [one.damages_micros for one in month.corrections]),
     ):
         _require(sum(amounts) == total(code), code.name.lower())
+    released = sum(day.released_micros for day in month.days)
+    _require(
+        released == total(Code.RELEASE) + total(Code.RELEASE, "escrow"), Code.RELEASE.name.lower()
+    )
 
 
 def _require(holds: bool, what: str) -> None:
@@ -244,12 +251,14 @@ def _days(organization_id: int, since: datetime, until: datetime) -> Iterable[Da
             """
             WITH paid AS (
                 SELECT split_part(cause, ':', 2) AS about, cause LIKE 'interval:%%' AS is_interval,
-                       code, CASE WHEN credit_account = %(account)s THEN amount ELSE -amount END
-                           AS amount
-                FROM settlement_transfer
+                       code, side.amount
+                FROM settlement_transfer,
+                     LATERAL (VALUES (credit_account, amount), (debit_account, -amount))
+                         AS side (account, amount)
                 WHERE chain = 'cash' AND phase IN (0, 2) AND code = ANY(%(codes)s)
                   AND at >= %(since)s AND at < %(until)s
-                  AND (credit_account = %(account)s OR debit_account = %(account)s)
+                  AND (credit_account = %(account)s OR debit_account IN (%(account)s, %(escrow)s))
+                  AND (side.account = %(account)s OR side.account = %(escrow)s AND code = 6)
             ), money AS (
                 SELECT coalesce(grade, split_part(about, '.', 1)) AS grade,
                        coalesce((starts_at AT TIME ZONE 'UTC')::date,
@@ -338,6 +347,7 @@ def _scope(
     return {
         "organization": organization_id,
         "account": cash_account(organization_id, Kind.CASH),
+        "escrow": cash_account(organization_id, Kind.ESCROW),
         "since": since,
         "until": until,
         "codes": [int(code) for code in codes],

@@ -94,7 +94,7 @@ def test_trades_days_and_corrections_explain_the_movements(market) -> None:
     assert (other.bought_lots, other.sold_lots, other.sold_micros) == (0, LOTS, notional)
     (day,) = bought.days
     assert (day.date, day.role, day.intervals) == ("2026-12-01", "holder", 12)
-    assert (day.released_micros, day.refunded_micros) == (0, PER_INTERVAL)
+    assert (day.released_micros, day.refunded_micros) == (-11 * PER_INTERVAL, PER_INTERVAL)
     (seen,) = sold.days
     assert (seen.role, seen.released_micros, seen.refunded_micros) == (
         "seller",
