@@ -19,13 +19,14 @@ PUBLIC = [
     f"/markets/{HOUR}",
     "/curve/LLAMA70B",
     "/index",
+    "/packages",
     "/transparency",
     "/login",
     "/signup",
 ]
 PRIVATE = [
     "/portfolio", "/portfolio/statements", "/portfolio/months", "/deliveries", "/entitlements",
-    "/keys", "/sell", "/resale", "/purchases",
+    "/keys", "/sell", "/resale", "/purchases", "/transfers", "/sell/packages", "/portfolio/packages",
 ]  # fmt: skip
 POSTS = [
     "/login",
@@ -48,11 +49,23 @@ POSTS = [
     "/resale/stop",
     "/purchases",
     "/purchases/leave",
+    "/transfers",
+    "/transfers/withdraw",
+    "/packages/1/buy",
+    "/packages/slices/buy",
+    "/sell/packages",
+    "/sell/packages/withdraw",
+    "/portfolio/packages/1",
+    "/portfolio/packages/take-back",
     "/organization",
     "/operations/run-again",
     "/operations/give-up",
+    "/operations/layer",
 ]
-FORMS = ("/login", "/signup", "/keys", "/resale", "/purchases")
+FORMS = (
+    "/login", "/signup", "/keys", "/resale", "/purchases", "/transfers", "/sell/packages",
+    "/portfolio/packages/1",
+)  # fmt: skip
 PASSWORD = "correct horse battery"
 
 
