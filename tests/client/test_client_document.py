@@ -53,7 +53,7 @@ GIVEN: dict[str, Any] = {
     "available_ntu": "1.000",
     "short_ntu": "1.000",
     "intervals": [1],
-    "limit": 1,
+    "limit": "1",
     "page_size": 1,
     "enabled": True,
     "uphold": True,

@@ -235,6 +235,33 @@ class CapacityApi:
         path = f"packages/slices/{describe.part(slice_id)}/buy"
         return describe.once(path, None, models.BoughtPackage, idempotency_key)
 
+    # Positions that are taken over from who cannot hold them
+
+    @listing
+    def transfers(self, *, page_size: int = 100) -> Call[models.Page[models.TransferOffer]]:
+        """List covered shorts that are, or were, offered with their capacity."""
+        return describe.get("transfers", models.Page[models.TransferOffer], limit=page_size)
+
+    @listing
+    def transfer_bids(self, *, page_size: int = 100) -> Call[models.Page[models.TransferBid]]:
+        """List own bids for such offers, the newest first."""
+        return describe.get("transfers/bids", models.Page[models.TransferBid], limit=page_size)
+
+    @endpoint
+    def bid_for_transfer(
+        self, offer_id: str, quantity: int, price: Number, *, idempotency_key: str = ""
+    ) -> Call[models.TransferBid]:
+        """Bid for lots of an offer, at a price at most its own."""
+        body = {"quantity": quantity, "price": terms.price_text(price)}
+        path = f"transfers/{describe.part(offer_id)}/bids"
+        return describe.once(path, body, models.TransferBid, idempotency_key)
+
+    @endpoint
+    def withdraw_transfer_bid(self, bid_id: str) -> Call[models.TransferBid]:
+        """Take a bid back before it is due."""
+        path = f"transfers/bids/{describe.part(bid_id)}"
+        return describe.same("DELETE", path, models.TransferBid)
+
     # Buying together, and selling what is left over
 
     @listing

@@ -90,6 +90,17 @@ class OperatorApi:
         return describe.get("operations", dict[str, Any])
 
     @endpoint
+    def defaults(self) -> Call[dict[str, Any]]:
+        """Return margin calls, what defaults cost and who bore it, fund and layer."""
+        return describe.get("operations/defaults", dict[str, Any])
+
+    @endpoint
+    def set_layer(self, limit: Number, reason: str) -> Call[models.Layer]:
+        """Propose how much the exchange's layer holds, or agree to what another has proposed."""
+        body = {"limit": terms.fixed(limit, terms.MONEY_DECIMALS), "reason": reason}
+        return describe.same("POST", "operations/layer", models.Layer, body)
+
+    @endpoint
     def run_job_again(self, kind: str, slot: str, reason: str) -> Call[models.JobsMoved]:
         """Have a job that was set aside run again."""
         body = {"kind": kind, "slot": slot, "reason": reason}

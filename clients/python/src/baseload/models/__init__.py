@@ -45,6 +45,8 @@ from baseload.models.capacity import (
     PurchasePool,
     PurchasePools,
     ResaleInstruction,
+    TransferBid,
+    TransferOffer,
 )
 from baseload.models.delivery import (
     Correction,
@@ -87,6 +89,7 @@ from baseload.models.operator import (
     InstrumentState,
     JobsMoved,
     Killed,
+    Layer,
     MarketState,
     PoolClass,
     PoolInterval,
@@ -139,6 +142,7 @@ __all__ = [
     "InsurancePayment",
     "JobsMoved",
     "Killed",
+    "Layer",
     "LedgerEntry",
     "Margin",
     "MarketState",
@@ -182,6 +186,8 @@ __all__ = [
     "Ticker",
     "Time",
     "Trade",
+    "TransferBid",
+    "TransferOffer",
     "Transparency",
     "UncoveredMargin",
     "Uncrossed",

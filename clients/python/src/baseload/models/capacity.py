@@ -198,3 +198,35 @@ class ResaleInstruction(Model, frozen=True, kw_only=True):
     looked_at: datetime | None = None
     created_at: datetime
     stopped_at: datetime | None = None
+
+
+class TransferOffer(Model, frozen=True, kw_only=True):
+    """Lots that somebody is short of, offered with the capacity behind them."""
+
+    id: str
+    instrument: str
+    quantity: int
+    price_max: Decimal
+    mark_price: Decimal | None = None
+    announced_at: datetime
+    due_at: datetime
+    moved_quantity: int
+    outcome: str | None = None
+    ended_at: datetime | None = None
+
+
+class TransferBid(Model, frozen=True, kw_only=True):
+    """What was bid for an offer; `received` was paid from the mark to its price, signed."""
+
+    id: str
+    offer: str
+    instrument: str
+    quantity: int
+    price: Decimal
+    state: str
+    reason: str | None = None
+    moved_quantity: int
+    mark_price: Decimal | None = None
+    received: Decimal
+    created_at: datetime
+    ended_at: datetime | None = None

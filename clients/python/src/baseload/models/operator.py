@@ -47,6 +47,16 @@ class IndexOverride(Model, frozen=True, kw_only=True):
     confirmed_at: datetime | None = None
 
 
+class Layer(Model, frozen=True, kw_only=True):
+    """The limit of the exchange's layer: `pending` until a second operator agrees."""
+
+    limit: Decimal
+    reason: str
+    state: str
+    proposed_at: datetime
+    confirmed_at: datetime | None = None
+
+
 class JobsMoved(Model, frozen=True, kw_only=True):
     """A job, and those that were moved along because they wait for it."""
 
