@@ -180,6 +180,7 @@ class Pools:
             pool = self.pools.get(cluster.id)
             if pool is None:
                 pool = self.pools[cluster.id] = Pool(cluster, snapshot.at)
+            pool.scheduler.set_idle_slots(snapshot.idle_slots.get(cluster.grade, {}))
             pool.change(cluster, holders.get(cluster.id, {}) | self._synthetic(cluster))
         for gone in self.pools.keys() - snapshot.clusters.keys():
             self.pools[gone].change(self.pools[gone].cluster, {})

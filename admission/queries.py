@@ -64,7 +64,13 @@ def snapshot(at: int) -> Snapshot:
     }
     windows, failed = _windows(hour)
     return Snapshot(
-        at=at, grades=grades, aliases=aliases, clusters=clusters, windows=windows, failed=failed
+        at=at,
+        grades=grades,
+        aliases=aliases,
+        clusters=clusters,
+        windows=windows,
+        failed=failed,
+        idle_slots=_idle_slots(hour),
     )
 
 
@@ -149,6 +155,19 @@ def _windows(
         },
         {key: _in_order(hours) for key, hours in failed.items()},
     )
+
+
+def _idle_slots(hour: int) -> dict[str, dict[int, tuple[Window, ...]]]:
+    """Return the slots without lots of this hour and the next, by grade and holder."""
+    found: dict[str, dict[int, dict[int, int]]] = {}
+    for starts_at in (hour, hour + contract.HOUR):
+        rows = settlement_queries.idle_slots(starts_at=clock.to_datetime(starts_at))
+        for grade, holder, slots in rows:
+            found.setdefault(grade, {}).setdefault(holder, {})[starts_at] = slots
+    return {
+        grade: {holder: _in_order(hours) for holder, hours in of_grade.items()}
+        for grade, of_grade in found.items()
+    }
 
 
 def _by_class(row: settlement_queries.AllocationRow) -> Iterator[tuple[ServiceClass, int]]:

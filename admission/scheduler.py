@@ -9,7 +9,8 @@ time is real or simulated. A request that arrives is judged by the level of its 
   time to come back, `QUEUE` lets it wait, bounded, until its level allows it.
 
 Entitled requests run strictly before P3. Inside each of the two, organizations share by virtual
-counters (`admission.fairness`), entitled ones in proportion to their lots. Work is conserved: a
+counters (`admission.fairness`), entitled ones in proportion to their lots, those at P3 by one more
+than the slots that their holder has no lots for (RULEBOOK 4.4). Work is conserved: a
 request waits only while no replica may take one, and a replica may while its prefill backlog is
 below one chunk and sequences and KV tokens are free (RULEBOOK 7.7). The line forms here, where it
 is ordered and visible, and not in the model server. The first in line is never overtaken by a
@@ -21,7 +22,7 @@ final one from `dispatch`. Who calls: `arrive` and then `dispatch`, `dispatch` a
 and after every `first_token`, `finish` and `abort`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from heapq import heappop, heappush
 
@@ -77,6 +78,7 @@ class Scheduler:
             Place.ENTITLED: FairQueue(),
             Place.SHARED: FairQueue(),
         }
+        self._idle_slots: Mapping[int, Sequence[Window]] = {}
         self._shared_grains = 0
         self._entitled_grains = 0
         self._deadlines: list[tuple[int, int, str]] = []
@@ -100,6 +102,10 @@ class Scheduler:
             self._flows[organization, service_class] = Flow(organization, service_class, level)
         else:
             flow.level.set_windows(windows, at)
+
+    def set_idle_slots(self, slots: Mapping[int, Sequence[Window]]) -> None:
+        """Replace what each organization has of slots without lots, in order of time."""
+        self._idle_slots = slots
 
     def set_replica(self, replica: int, *, available: bool) -> None:
         """Take a replica out of dispatch, or back; what runs on it goes on until told otherwise."""
@@ -425,8 +431,13 @@ class Scheduler:
         return self._decide(ticket, Outcome.SPILL if spilled else Outcome.ADMIT, at)
 
     def _weight(self, ticket: Ticket, at: int) -> int:
-        """Return an organization's weight in its line: its lots when entitled, else 1."""
-        return 1 if ticket.flow is None else max(1, ticket.flow.level.lots(at))
+        """Return an organization's weight in its line: its lots, or at P3 its idle slots and 1."""
+        if ticket.flow is not None:
+            return max(1, ticket.flow.level.lots(at))
+        for window in self._idle_slots.get(ticket.request.organization, ()):
+            if window.starts_at <= at < window.ends_at:
+                return 1 + window.lots
+        return 1
 
     def _shed_late(self, at: int) -> list[Decision]:
         """Refuse what has waited as long as its line allows."""

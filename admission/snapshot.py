@@ -59,6 +59,8 @@ class Snapshot:
     """Hours by (cluster, holder), of each class that the holder has there."""
     failed: Mapping[tuple[str, int], tuple[Window, ...]] = field(default_factory=dict)
     """Hours by (grade, holder) of lots that no cluster is behind."""
+    idle_slots: Mapping[str, Mapping[int, tuple[Window, ...]]] = field(default_factory=dict)
+    """Hours by grade and holder of slots that go with no lot; they order its requests at P3."""
 
     def grade(self, model: str) -> Grade | None:
         """Return the grade a model's name stands for."""

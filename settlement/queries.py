@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 
 from marketplace import clock, contract
 from marketplace.errors import NotFound, OutcomeUnknown
@@ -389,6 +389,17 @@ def entitlements_snapshot(*, starts_at: datetime, grade: str | None = None) -> l
         )
         for row in rows
     ]
+
+
+def idle_slots(*, starts_at: datetime) -> list[tuple[str, int, int]]:
+    """Return (grade, holder, slots) of an hour's slots that go with no lot of their holder."""
+    rows = models.SlotSettlement.objects.filter(starts_at=starts_at, lots__gt=0)
+    return list(
+        rows.values_list("grade", "organization_id")
+        .annotate(idle=Sum(F("lots") - F("failed_lots") - F("backed_lots")))
+        .filter(idle__gt=0)
+        .order_by("grade", "organization_id")
+    )
 
 
 def contiguous_hours(

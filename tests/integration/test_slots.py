@@ -68,7 +68,12 @@ def test_slots_become_the_classes_of_an_entitlement(market: Market, clock) -> No
     assert damages == {SELLER: -8 * 1_250, BUYER: 2 * 1_250, OTHER: 6 * 1_250}
     (entitlement,) = queries.entitlements(BUYER, now=market_clock.now())
     assert (entitlement.p0_lots, entitlement.p1_lots, entitlement.p2_lots) == (6, 0, 14)
-    windows = admission_queries.snapshot(STARTS_AT).windows
+    snapshot = admission_queries.snapshot(STARTS_AT)
+    windows = snapshot.windows
+    assert {
+        holder: [(hours.starts_at, hours.lots) for hours in of]
+        for holder, of in snapshot.idle_slots[GRADE].items()
+    } == {OTHER: [(STARTS_AT, 22 - 6 - 2)]}
     rates = {each: hours[0].lots for each, hours in windows[CLUSTER, BUYER].items()}
     assert rates == {ServiceClass.P0: 6, ServiceClass.P2: 14}
     assert [finding for finding in audit.run() if finding.violations] == []

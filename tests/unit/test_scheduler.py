@@ -219,6 +219,29 @@ def test_who_waits_too_long_is_refused_with_the_time_waited() -> None:
     assert (late.waited_us, late.retry_after_us) == (2 * SECOND, SECOND)
 
 
+def test_slots_without_lots_order_their_holders_requests_at_p3_in_their_hour() -> None:
+    """With two of them a holder is served three times as much as one with none, not instead."""
+    scheduler = Scheduler(terms(chunk_tokens=1_000, shared_wait_us_max=HOUR))
+    scheduler.set_idle_slots({2: (window(2, ends_at=8 * SECOND),)})
+    for number in range(40):
+        scheduler.arrive(request(number, number % 2 + 1, service_class=Class.P3), 0)
+
+    def served(seconds: range) -> list[int]:
+        found = []
+        for second in seconds:
+            (decision,) = scheduler.dispatch(second * SECOND)
+            found.append(decision.organization)
+            scheduler.finish(
+                decision.request_id, actual_mntu=1_400_000, output_tokens=100, at=second * SECOND
+            )
+        return found
+
+    within = served(range(8))
+    assert (within.count(1), within.count(2)) == (2, 6)
+    after = served(range(8, 16))
+    assert (after.count(1), after.count(2)) == (4, 4)
+
+
 def test_inspection_counts_what_happened_and_judges_fairness_by_window() -> None:
     scheduler = Scheduler(terms(chunk_tokens=1_000, shared_wait_us_max=HOUR))
     for number in range(80):
