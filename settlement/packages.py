@@ -145,31 +145,28 @@ def cut(stretches: Sequence[Stretch], slice_of: Stretch) -> list[Stretch] | None
     Of every hour no more may be cut than it has, and every P1 lot that stays needs a lot that does.
     """
     left: list[Stretch] = []
-    covered: list[tuple[int, int]] = []
+    found = 0
     for stretch in stretches:
         starts_at = max(stretch.starts_at, slice_of.starts_at)
         ends_at = min(stretch.ends_at, slice_of.ends_at)
         if starts_at >= ends_at:
             left.append(stretch)
             continue
-        covered.append((starts_at, ends_at))
         lots = _less(stretch.lots, slice_of.lots)
         p1_lots = _less(stretch.p1_lots, slice_of.p1_lots)
-        inside = Stretch(starts_at, ends_at, lots, p1_lots if any(p1_lots) else ())
         for hour in range(starts_at, ends_at, HOUR):
             kept, timed = lots_at(lots, hour), lots_at(p1_lots, hour)
-            if kept < 0 or not 0 <= timed <= kept:
+            if not 0 <= timed <= kept:
                 return None
-        if stretch.starts_at < starts_at:
-            left.append(Stretch(stretch.starts_at, starts_at, stretch.lots, stretch.p1_lots))
-        if any(lots_at(lots, hour) for hour in range(starts_at, ends_at, HOUR)):
-            left.append(inside)
-        if ends_at < stretch.ends_at:
-            left.append(Stretch(ends_at, stretch.ends_at, stretch.lots, stretch.p1_lots))
-    for hour in range(slice_of.starts_at, slice_of.ends_at, HOUR):
-        if lots_at(slice_of.lots, hour) and not any(a <= hour < b for a, b in covered):
-            return None
-    return left
+            found += lots_at(slice_of.lots, hour)
+        left += [
+            Stretch(stretch.starts_at, starts_at, stretch.lots, stretch.p1_lots),
+            Stretch(starts_at, ends_at, lots, p1_lots if any(p1_lots) else ()),
+            Stretch(ends_at, stretch.ends_at, stretch.lots, stretch.p1_lots),
+        ]
+    if found < lot_hours([slice_of]):
+        return None
+    return [stretch for stretch in left if next(hours([stretch]), None)]
 
 
 def _less(pattern: Sequence[int], taken: Sequence[int]) -> Pattern:
