@@ -26,7 +26,8 @@ PUBLIC = [
 ]
 PRIVATE = [
     "/portfolio", "/portfolio/statements", "/portfolio/months", "/deliveries", "/entitlements",
-    "/keys", "/sell", "/resale", "/purchases", "/transfers", "/sell/packages", "/portfolio/packages",
+    "/keys", "/sell", "/resale", "/purchases", "/transfers", "/sell/packages",
+    "/portfolio/packages",
 ]  # fmt: skip
 POSTS = [
     "/login",
