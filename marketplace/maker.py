@@ -6,7 +6,8 @@ reason: a book that has opened or whose band has moved, its own fills, or a step
 (`traders.fair_ticks` holds still for a quarter of an hour). What it wants and what rests are
 compared (`traders.requote`), so an order that is still right keeps its place. It is an
 organization like any other: it owns clusters, sells no more than they are certified for, buys no
-more than one group may hold, and its orders go through the same stream as everybody's.
+more than one group may hold, and its orders go through the same stream as everybody's. Shortage
+cover it can only write, for who has clusters may not hold it; another organization bids for that.
 """
 
 import logging
@@ -31,11 +32,13 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 COMMANDS_PER_BATCH_MAX = 200
 RESTING_MAX = 20_000
-UNCOVERED_LEAD = 7 * contract.DAY
-"""What starts later than this it also offers beyond its certificates, which it expects to renew."""
+UNCOVERED_LEAD = contract.DAY + contract.HOUR
+"""What starts later than this it also offers beyond its certificates, which it expects to renew;
+nearer than that nobody may be uncovered."""
+OPTIONS_MAX = 10
+"""How many lots of an option it writes, or is held for it, at most."""
 SLOTS_HELD_MAX = 50
 """How many slots of a class it buys in an hour, before what it sells."""
-_QUOTED = contract.ENERGY | {contract.Product.SLOT}
 _CALL = models.Instrument.State.CALL
 
 
@@ -49,6 +52,11 @@ class Book:
     volume_lots: int
     last: int
     reference: int
+    mark: int
+
+
+Wanted = dict[tuple[str, int], list[traders.Quote]]
+"""Quotes by book and by the organization that gives them."""
 
 
 class Certified(NamedTuple):
@@ -77,10 +85,14 @@ class Maker:
     """Quotes for one organization; `terms` are the same for all grades."""
 
     organization: int
+    bidder: int = 0
+    """Who bids for shortage cover; 0: nobody."""
     terms: traders.MakerTerms = field(default_factory=traders.MakerTerms)
     stopped: threading.Event = field(default_factory=threading.Event)
     _seen: dict[str, tuple[object, ...]] = field(default_factory=dict)
     """Per book what its quotes were last made from."""
+    _refused: set[str] = field(default_factory=set)
+    """Books of which the last look's orders were refused."""
     _number: int = 0
     _waits_for: str = ""
 
@@ -112,20 +124,24 @@ class Maker:
         net_lots = self._net_lots()
         at = clock.now_micros()
         reference_ticks = dict(models.Grade.objects.values_list("code", "reference_price_ticks"))
-        wanted: dict[str, list[traders.Quote]] = {}
+        wanted: Wanted = {}
         reasons: dict[str, tuple[object, ...]] = {}
         certified = self._certified()
         for book in books:
-            if book.terms.service_class:
-                reason, quotes = self._slots(book, certified, net_lots)
+            if not book.terms.is_energy:
+                reason, quotes = (
+                    self._slots(book, certified, net_lots)
+                    if book.terms.service_class
+                    else self._options(book, net_lots)
+                )
                 reasons[book.symbol] = reason
                 if self._seen.get(book.symbol) != reason:
-                    wanted[book.symbol] = quotes
+                    wanted |= quotes
                 continue
             fair = traders.fair_ticks(
                 terms=book.terms, reference_ticks=reference_ticks[book.terms.grade], at=at
             )
-            net = net_lots.get(book.symbol, 0)
+            net = net_lots.get((book.symbol, self.organization), 0)
             grade = book.terms.grade
             holding = [c for c in certified if c.grade == grade and c.until >= book.terms.ends_at]
             own = sum(c.lots for c in holding if c.organization == self.organization)
@@ -139,7 +155,7 @@ class Maker:
             buyable = traders.offered_lots(book.terms, most, at) - net
             reasons[book.symbol] = (fair, net, sellable, buyable, book.band, book.volume_lots)
             if self._seen.get(book.symbol) != reasons[book.symbol]:
-                wanted[book.symbol] = traders.ladder(
+                wanted[book.symbol, self.organization] = traders.ladder(
                     terms=self.terms,
                     fair=fair,
                     band=book.band,
@@ -148,19 +164,23 @@ class Maker:
                     buyable_lots=buyable,
                     last=book.last,
                 )
-        sent = self._renew(wanted) if wanted else 0
-        self._seen = reasons
+        refused: set[str] = set()
+        sent = self._renew(wanted, refused) if wanted else 0
+        # Quotes elsewhere, which left a moment later, may have been in the way: asked again once.
+        again = refused - self._refused
+        self._seen = {symbol: each for symbol, each in reasons.items() if symbol not in again}
+        self._refused = self._refused - {symbol for symbol, _ in wanted} | refused
         return sent
 
     def _slots(
-        self, book: Book, certified: Sequence[Certified], net_lots: dict[str, int]
-    ) -> tuple[tuple[object, ...], list[traders.Quote]]:
+        self, book: Book, certified: Sequence[Certified], net_lots: dict[tuple[str, int], int]
+    ) -> tuple[tuple[object, ...], Wanted]:
         """Return why the quotes of a book of slots would change, and what they are.
 
         It offers half of what it may sell of both classes, so that one leaves room for the other.
         """
         terms = book.terms
-        net = net_lots.get(book.symbol, 0)
+        net = net_lots.get((book.symbol, self.organization), 0)
         most = sum(
             min(c.lots * delivery.P0_PERCENT_MAX // 100, c.timed_lots // 2)
             for c in certified
@@ -177,26 +197,55 @@ class Maker:
             sellable_lots=most + net,
             buyable_lots=SLOTS_HELD_MAX - net,
         )
-        return (net, most, book.reference, book.band, book.volume_lots), quotes
+        reason = net, most, book.reference, book.band, book.volume_lots
+        return reason, {(book.symbol, self.organization): quotes}
 
-    def _renew(self, wanted: dict[str, list[traders.Quote]]) -> int:
-        """Send what turns the resting orders of these books into the wanted ones."""
-        resting = self._resting(wanted)
+    def _options(
+        self, book: Book, net_lots: dict[tuple[str, int], int]
+    ) -> tuple[tuple[object, ...], Wanted]:
+        """Return why the quotes of a book of options would change, and what they are.
+
+        The middle is the mark, which follows the month while nobody trades.
+        """
+        is_cover = book.terms.product is contract.Product.COVER
+        buyer = self.bidder if is_cover else self.organization
+        net = net_lots.get((book.symbol, self.organization), 0)
+        held = net_lots.get((book.symbol, buyer), 0)
+        low, high = book.band
+        quotes = traders.ladder(
+            terms=traders.OPTION_TERMS,
+            fair=max(low + 1, min(book.mark or book.reference, high - 1)),
+            band=book.band,
+            net_lots=0,
+            sellable_lots=OPTIONS_MAX + net,
+            buyable_lots=OPTIONS_MAX - held if buyer else 0,
+        )
+        wanted: Wanted = {(book.symbol, self.organization): []}
+        for quote in quotes:
+            account = buyer if quote.side is contract.Side.BUY else self.organization
+            wanted.setdefault((book.symbol, account), []).append(quote)
+        return (net, held, book.mark, book.band, book.volume_lots), wanted
+
+    def _renew(self, wanted: Wanted, refused: set[str]) -> int:
+        """Send what turns the resting orders of these books into the wanted ones.
+
+        Note the books of which something was refused.
+        """
+        resting = self._resting({symbol for symbol, _ in wanted})
         batch: list[commands.Command] = []
         sent = 0
-        for symbol, quotes in wanted.items():
-            change = traders.requote(resting=resting.get(symbol, []), wanted=quotes)
+        for (symbol, account), quotes in wanted.items():
+            change = traders.requote(resting=resting.get((symbol, account), []), wanted=quotes)
             batch += [
-                commands.CancelOrder(account=self.organization, order=order)
-                for order in change.cancels
+                commands.CancelOrder(account=account, order=order) for order in change.cancels
             ]
-            batch += [self._order(symbol, quote) for quote in change.orders]
+            batch += [self._order(symbol, account, quote) for quote in change.orders]
             if len(batch) >= COMMANDS_PER_BATCH_MAX:
-                sent += self._submit(batch)
+                sent += self._submit(batch, refused)
                 batch = []
-        return sent + self._submit(batch)
+        return sent + self._submit(batch, refused)
 
-    def _submit(self, batch: Sequence[commands.Command]) -> int:
+    def _submit(self, batch: Sequence[commands.Command], refused: set[str]) -> int:
         """:raises Refusal: when the engine is away or did not answer."""
         if not batch:
             return 0
@@ -204,17 +253,18 @@ class Maker:
         for outcome in exchange_operations.submit(batch):
             if isinstance(outcome, errors.Refusal):
                 raise outcome
-            reasons.update(
-                event.reason for event in outcome.events if isinstance(event, events.OrderRejected)
-            )
+            for event in outcome.events:
+                if isinstance(event, events.OrderRejected):
+                    reasons[event.reason] += 1
+                    refused.add(event.request.instrument)
         if reasons:
             logger.warning("quotes refused: %s", dict(reasons))
         return len(batch)
 
-    def _order(self, symbol: str, quote: traders.Quote) -> commands.PlaceOrder:
+    def _order(self, symbol: str, account: int, quote: traders.Quote) -> commands.PlaceOrder:
         self._number += 1
         return exchange_operations.place_command(
-            organization=self.organization,
+            organization=account,
             instrument=symbol,
             side=int(quote.side),
             price_ticks=quote.price_ticks,
@@ -226,7 +276,7 @@ class Maker:
 
     def _open_books(self) -> list[Book]:
         rows = models.Instrument.objects.filter(
-            state__in=[_CALL, models.Instrument.State.CONTINUOUS], product__in=_QUOTED
+            state__in=[_CALL, models.Instrument.State.CONTINUOUS]
         ).order_by("starts_at", "id")
         in_call = [row.symbol for row in rows if row.state == _CALL]
         frozen = self._frozen(in_call) if in_call else frozenset()
@@ -238,6 +288,7 @@ class Maker:
                 row.volume_lots,
                 row.last_price_ticks or 0,
                 row.reference_price_ticks,
+                row.mark_price_ticks or 0,
             )
             for row in rows
             if row.symbol not in frozen and (terms := contract.parse_symbol(row.symbol)) is not None
@@ -251,12 +302,14 @@ class Maker:
             ).values_list("symbol", flat=True)
         )
 
-    def _net_lots(self) -> dict[str, int]:
-        return dict(
-            settlement_models.Position.objects.filter(
-                organization_id=self.organization
-            ).values_list("symbol", "net_lots")
+    def _net_lots(self) -> dict[tuple[str, int], int]:
+        rows = settlement_models.Position.objects.filter(
+            organization_id__in=[self.organization, self.bidder]
         )
+        return {
+            (symbol, account): lots
+            for symbol, account, lots in rows.values_list("symbol", "organization_id", "net_lots")
+        }
 
     def _certified(self) -> list[Certified]:
         rows = models.Cluster.objects.filter(
@@ -276,15 +329,15 @@ class Maker:
             if until is not None
         ]
 
-    def _resting(self, symbols: Iterable[str]) -> dict[str, list[traders.Resting]]:
-        found: dict[str, list[traders.Resting]] = {}
+    def _resting(self, symbols: Iterable[str]) -> dict[tuple[str, int], list[traders.Resting]]:
+        found: dict[tuple[str, int], list[traders.Resting]] = {}
         rows = exchange_models.Order.objects.filter(
-            organization_id=self.organization,
+            organization_id__in=[self.organization, self.bidder],
             symbol__in=list(symbols),
             status__in=["OPEN", "PARTIALLY_FILLED"],
         ).order_by("id")[:RESTING_MAX]
         for row in rows:
-            found.setdefault(row.symbol, []).append(
+            found.setdefault((row.symbol, row.organization_id), []).append(
                 traders.Resting(
                     order=row.id,
                     side=contract.Side(row.side),

@@ -74,6 +74,14 @@ class MakerTerms:
     """How far from the last trade the next one may be (RULEBOOK 2.4)."""
 
 
+OPTION_TERMS = MakerTerms(
+    half_spread_permille=100,
+    levels=1,
+    lots_per_level=2,
+    lean_permille_per_lot=0,
+    reach_permille=500,
+)
+"""How it quotes caps and cover, whose writers set aside all that they may have to pay."""
 SLOT_TERMS = MakerTerms(
     half_spread_permille=100,
     levels=1,
@@ -142,7 +150,7 @@ def ladder(
     `sellable_lots` is what its cover still allows it to sell, `buyable_lots` what the position
     limit still allows it to buy; the best prices have them first. A trade too far from the `last`
     one would stop the book for an auction, so the best quotes stay where they can still trade, and
-    follow the trades they make.
+    follow the trades they make. What is too little for every level is spread over all of them.
     """
     lean = fair * terms.lean_permille_per_lot * net_lots // 10_000
     middle = max(2, fair - lean)
@@ -159,11 +167,11 @@ def ladder(
         )
         bid = max(low, middle - distance)
         ask = min(high, middle + distance)
-        lots = min(terms.lots_per_level, to_buy)
+        lots = min(terms.lots_per_level, -(-to_buy // (terms.levels - level)))
         if low <= bid < middle and lots > 0:
             quotes.append(Quote(side=contract.Side.BUY, price_ticks=bid, lots=lots))
             to_buy -= lots
-        lots = min(terms.lots_per_level, to_sell)
+        lots = min(terms.lots_per_level, -(-to_sell // (terms.levels - level)))
         if middle < ask <= high and lots > 0:
             quotes.append(Quote(side=contract.Side.SELL, price_ticks=ask, lots=lots))
             to_sell -= lots

@@ -49,6 +49,8 @@ class SeedGrade:
 
 
 MAKER = "Tidewater Markets"
+COVER_BIDDER = "Quay Capital"
+"""Who bids for shortage cover: the maker has clusters, and so may not hold it."""
 FIRST_PROVIDER = "Northwind Compute"
 SECOND_PROVIDER = "Helios Clusters"
 FIRST_BUYER = "Acme AI"
@@ -154,10 +156,10 @@ ORGANIZATIONS = (
         trader=_trading("Orchid Apps", 20, 10, 15),
     ),
     SeedOrganization(
-        name="Quay Capital",
+        name=COVER_BIDDER,
         role=BUYER,
         deposit_micros=50 * THOUSAND_USD,
-        trader=_trading("Quay Capital", 35, 20, 0),
+        trader=_trading(COVER_BIDDER, 35, 20, 0),
     ),
     SeedOrganization(
         name="Meridian Desk",

@@ -39,13 +39,15 @@ def test_the_seeded_market_is_there_at_first_sight(deployment: stack.Stack) -> N
 
     until = time.monotonic() + 20
     while True:  # the market-maker looks once a second
-        found = get(deployment, "instruments?state=continuous&limit=1000")["results"]
-        books = [book for book in found if book["product"] in ("hour", "day", "slot")]
+        books = get(deployment, "instruments?state=continuous&limit=1000")["results"]
         one_sided = [b["symbol"] for b in books if not (b["best_bid"] and b["best_ask"])]
         if books and not one_sided:
             break
         assert time.monotonic() < until, one_sided
         time.sleep(0.2)
+    assert {book["product"] for book in books} == {
+        "hour", "day", "week", "month", "slot", "cap", "cover",
+    }  # fmt: skip
     traded = max(books, key=lambda book: book["volume"])
     assert get(deployment, f"instruments/{traded['symbol']}/candles?interval=1h")["results"]
     auctions = [get(deployment, f"instruments/{book['symbol']}/auction") for book in books]

@@ -56,10 +56,7 @@ def test_every_open_book_becomes_two_sided(market: Market) -> None:
     for symbol in books():
         book = queries.book(symbol=symbol)
         assert book is not None
-        assert len(book.bids) >= 1
-        assert len(book.asks) >= 1
-        if ".H." in symbol:
-            assert (len(book.bids), len(book.asks)) == (3, 3)
+        assert (len(book.bids), len(book.asks)) == (3, 3), symbol
 
 
 def test_nothing_is_sent_while_nothing_moves(market: Market) -> None:
@@ -143,3 +140,26 @@ def test_slots_are_quoted_by_who_may_sell_them_and_only_once(market: Market, clo
     assert {(*book.bids, *book.asks) for symbol, book in quoted.items() if ".P1." in symbol} == {
         (("0.0018", 10), ("0.0022", 10))
     }
+
+
+def test_caps_and_cover_are_quoted_and_cover_by_two_who_may(market: Market, clock) -> None:
+    """Caps begin at 5 % of their month's 1.250; whoever has a cluster only writes cover."""
+    terms = instructions.DefineGrade(
+        grade=GRADE, reference_price_ticks=1_250, premium_percents=(5, 3)
+    )
+    clock.set("2026-12-02T13:00Z")
+    market.instruct("options", terms)
+    clock.set("2026-12-03T13:00Z")
+    market.work()
+    options = [symbol for symbol in books() if symbol.endswith(".S") or ".C" in symbol]
+    assert len(options) == 3 * 6
+    maker = Maker(organization=SELLER, bidder=BUYER)
+    with market.running():
+        maker.look()
+        assert maker.look() == 0
+    for symbol in options:
+        book = queries.book(symbol=symbol)
+        assert (len(book.bids), len(book.asks)) == (1, 1), symbol
+        holder = BUYER if symbol.endswith(".S") else SELLER
+        bid = Order.objects.get(symbol=symbol, side=1, status="OPEN")
+        assert (bid.organization_id, bid.lots) == (holder, 2)

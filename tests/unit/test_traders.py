@@ -27,7 +27,7 @@ def test_a_ladder_sells_no_more_than_its_cover() -> None:
     )
 
     sells = [q.lots for q in quotes if q.side == contract.Side.SELL]
-    assert sells == [10, 5]
+    assert sells == [5, 5, 5]
 
 
 def test_a_ladder_buys_no_more_than_it_may_hold() -> None:
@@ -35,7 +35,7 @@ def test_a_ladder_buys_no_more_than_it_may_hold() -> None:
         terms=TERMS, fair=1000, band=BAND, net_lots=85, sellable_lots=0, buyable_lots=15
     )
 
-    assert [q.lots for q in quotes] == [10, 5]
+    assert [q.lots for q in quotes] == [5, 5, 5]
     assert not traders.ladder(
         terms=TERMS, fair=1000, band=BAND, net_lots=120, sellable_lots=0, buyable_lots=-20
     )

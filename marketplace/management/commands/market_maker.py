@@ -19,7 +19,8 @@ class Command(BaseCommand):
         organization = models.Organization.objects.filter(name=catalog.MAKER).first()
         if organization is None:
             raise CommandError("the market-maker is part of the demo's seed; there is none here")
-        work = maker.Maker(organization=organization.pk)
+        bidder = models.Organization.objects.get(name=catalog.COVER_BIDDER)
+        work = maker.Maker(organization=organization.pk, bidder=bidder.pk)
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: work.stopped.set())
         work.run()
