@@ -2,7 +2,8 @@
 
 `ledger_post` writes them and nobody else, and no row but an account's totals and a chain's head
 ever changes (migrations 0002 and 0004). The admin, which takes no composite key, reads them by
-views with one key each. Part of `settlement.models`, which has them all.
+views with one key each: a table and its view have their columns from one abstract model. Part of
+`settlement.models`, which has them all.
 """
 
 from django.db import models
@@ -46,27 +47,87 @@ class Account(models.Model):
         ]
 
 
-class Transfer(models.Model):
-    """An immutable double entry. Written by `ledger_post` only; partitioned by month of `at`."""
+class Chained(models.Model):
+    """A row of a chain."""
 
-    pk = models.CompositePrimaryKey("chain", "sequence")
     chain = models.CharField(max_length=16)
     """`cash` (written by the engine) or `capacity` (by the metering worker)."""
     sequence = models.BigIntegerField()
+
+    class Meta:
+        abstract = True
+
+
+class HoldColumns(Chained):
+    """What a transfer or hold is about: from where, where to, how much."""
+
     debit_account = models.BigIntegerField()
     credit_account = models.BigIntegerField()
     amount = models.BigIntegerField()
+    expires_at = models.DateTimeField(null=True)
+    """Of a hold: from when on it can only expire."""
+
+    class Meta:
+        abstract = True
+
+
+class TransferColumns(HoldColumns):
+    """What a transfer says, its own id left out."""
+
     code = models.SmallIntegerField()
     cause = models.CharField(max_length=80)
     at = models.DateTimeField()
     phase = models.SmallIntegerField()
     """A `ledger.Phase`: a transfer at once, a hold, or what became of a hold."""
-    id = models.CharField(max_length=80, null=True)
-    """What its writer named it, unique in its chain for ever; every hold has one."""
     hold = models.CharField(max_length=80, null=True)
     """Id of the hold that this row resolves."""
-    expires_at = models.DateTimeField(null=True)
-    """Of a hold: from when on it can only expire."""
+
+    class Meta:
+        abstract = True
+
+
+class HoldResolutionColumns(Chained):
+    """How a hold ended."""
+
+    hold = models.CharField(max_length=80)
+    phase = models.SmallIntegerField()
+    """A `ledger.Phase`: posted, voided or expired."""
+    amount = models.BigIntegerField()
+    """What was posted; nothing when it was voided or expired."""
+
+    class Meta:
+        abstract = True
+
+
+class LinkColumns(Chained):
+    """A batch of a chain; `sequence` is that of its last transfer."""
+
+    first_sequence = models.BigIntegerField()
+    previous_hash = models.BinaryField(max_length=32)
+    hash = models.BinaryField(max_length=32)
+    at = models.DateTimeField()
+
+    class Meta:
+        abstract = True
+
+
+class SealColumns(Chained):
+    """A signed head of a chain."""
+
+    hash = models.BinaryField(max_length=32)
+    signature = models.BinaryField(max_length=64)
+    at = models.DateTimeField()
+
+    class Meta:
+        abstract = True
+
+
+class Transfer(TransferColumns):
+    """An immutable double entry. Written by `ledger_post` only; partitioned by month of `at`."""
+
+    pk = models.CompositePrimaryKey("chain", "sequence")
+    id = models.CharField(max_length=80, null=True)
+    """What its writer named it, unique in its chain for ever; every hold has one."""
 
     class Meta:
         constraints = [
@@ -89,12 +150,10 @@ class Transfer(models.Model):
         ]
 
 
-class TransferId(models.Model):
+class TransferId(Chained):
     """Where the transfer of an id is; ids outlive partitions. Written by `ledger_post` only."""
 
     pk = models.CompositePrimaryKey("chain", "sequence")
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
     id = models.CharField(max_length=80)
     at = models.DateTimeField()
 
@@ -104,17 +163,11 @@ class TransferId(models.Model):
         ]
 
 
-class Hold(models.Model):
+class Hold(HoldColumns):
     """An amount that a transfer reserved on its debit account. Written by `ledger_post` only."""
 
     pk = models.CompositePrimaryKey("chain", "sequence")
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
     id = models.CharField(max_length=80)
-    debit_account = models.BigIntegerField()
-    credit_account = models.BigIntegerField()
-    amount = models.BigIntegerField()
-    expires_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [
@@ -124,17 +177,10 @@ class Hold(models.Model):
         indexes = [models.Index(fields=["debit_account"], name="hold_by_account")]
 
 
-class HoldResolution(models.Model):
+class HoldResolution(HoldResolutionColumns):
     """How a hold ended: one row for ever, so each ends once. Written by `ledger_post` only."""
 
     pk = models.CompositePrimaryKey("chain", "sequence")
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
-    hold = models.CharField(max_length=80)
-    phase = models.SmallIntegerField()
-    """A `ledger.Phase`: posted, voided or expired."""
-    amount = models.BigIntegerField()
-    """What was posted; nothing when it was voided or expired."""
 
     class Meta:
         constraints = [
@@ -155,17 +201,10 @@ class ChainHead(models.Model):
     at = models.DateTimeField()
 
 
-class ChainLink(models.Model):
+class ChainLink(LinkColumns):
     """One batch of a chain: the hash that binds it to all before; partitioned as transfers are."""
 
     pk = models.CompositePrimaryKey("chain", "sequence")
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
-    """Sequence of the last transfer of the batch."""
-    first_sequence = models.BigIntegerField()
-    previous_hash = models.BinaryField(max_length=32)
-    hash = models.BinaryField(max_length=32)
-    at = models.DateTimeField()
 
 
 class SigningKey(models.Model):
@@ -179,35 +218,19 @@ class SigningKey(models.Model):
     valid_until = models.DateTimeField(null=True)
 
 
-class Seal(models.Model):
+class Seal(SealColumns):
     """A signed head: what the chain's hash was at a sequence. Append-only."""
 
     pk = models.CompositePrimaryKey("chain", "sequence")
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
-    hash = models.BinaryField(max_length=32)
     signing_key = models.ForeignKey(SigningKey, models.PROTECT)
-    signature = models.BinaryField(max_length=64)
-    at = models.DateTimeField()
 
 
-class TransferShown(models.Model):
+class TransferShown(TransferColumns):
     """The transfers under one key, for the admin, which takes no composite one; a view."""
 
     id = models.CharField(max_length=80, primary_key=True)
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
-    debit_account = models.BigIntegerField()
-    credit_account = models.BigIntegerField()
-    amount = models.BigIntegerField()
-    code = models.SmallIntegerField()
-    cause = models.CharField(max_length=80)
-    at = models.DateTimeField()
-    phase = models.SmallIntegerField()
     name = models.CharField(max_length=80, null=True)
     """The transfer's own id, where its writer named it."""
-    hold = models.CharField(max_length=80, null=True)
-    expires_at = models.DateTimeField(null=True)
 
     class Meta:
         managed = False
@@ -216,16 +239,10 @@ class TransferShown(models.Model):
         verbose_name_plural = "transfers"
 
 
-class ChainLinkShown(models.Model):
+class ChainLinkShown(LinkColumns):
     """The chain links under one key, for the admin, which takes no composite one; a view."""
 
     id = models.CharField(max_length=80, primary_key=True)
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
-    first_sequence = models.BigIntegerField()
-    previous_hash = models.BinaryField()
-    hash = models.BinaryField()
-    at = models.DateTimeField()
 
     class Meta:
         managed = False
@@ -234,15 +251,10 @@ class ChainLinkShown(models.Model):
         verbose_name_plural = "chain links"
 
 
-class SealShown(models.Model):
+class SealShown(SealColumns):
     """The seals under one key, for the admin, which takes no composite one; a view."""
 
     id = models.CharField(max_length=80, primary_key=True)
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
-    hash = models.BinaryField()
-    signature = models.BinaryField()
-    at = models.DateTimeField()
 
     class Meta:
         managed = False
@@ -251,12 +263,10 @@ class SealShown(models.Model):
         verbose_name_plural = "seals"
 
 
-class TransferIdShown(models.Model):
+class TransferIdShown(Chained):
     """The ids of transfers under one key, for the admin; a view."""
 
     id = models.CharField(max_length=80, primary_key=True)
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
     name = models.CharField(max_length=80)
     at = models.DateTimeField()
 
@@ -267,17 +277,11 @@ class TransferIdShown(models.Model):
         verbose_name_plural = "transfer ids"
 
 
-class HoldShown(models.Model):
+class HoldShown(HoldColumns):
     """The holds under one key, for the admin; a view."""
 
     id = models.CharField(max_length=80, primary_key=True)
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
     name = models.CharField(max_length=80)
-    debit_account = models.BigIntegerField()
-    credit_account = models.BigIntegerField()
-    amount = models.BigIntegerField()
-    expires_at = models.DateTimeField(null=True)
 
     class Meta:
         managed = False
@@ -286,15 +290,10 @@ class HoldShown(models.Model):
         verbose_name_plural = "holds"
 
 
-class HoldResolutionShown(models.Model):
+class HoldResolutionShown(HoldResolutionColumns):
     """The ends of holds under one key, for the admin; a view."""
 
     id = models.CharField(max_length=80, primary_key=True)
-    chain = models.CharField(max_length=16)
-    sequence = models.BigIntegerField()
-    hold = models.CharField(max_length=80)
-    phase = models.SmallIntegerField()
-    amount = models.BigIntegerField()
 
     class Meta:
         managed = False
