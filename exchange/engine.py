@@ -429,12 +429,8 @@ class Engine:
         catalog.write_certifications(writer, facts.get(events.CertificationChanged, ()))
         projection.write_marks(writer, facts.get(events.Marked, ()))
         projection.write_index_values(writer, facts.get(events.IndexPublished, ()))
-        projection.write_delivery(
-            writer,
-            obligations=facts.get(events.ObligationIncurred, ()),
-            entitlements=facts.get(events.EntitlementGranted, ()),
-            allocations=facts.get(events.Allocated, ()),
-        )
+        gate = (events.ObligationIncurred, events.EntitlementGranted, events.Allocated)
+        projection.write_delivery(writer, *(facts.get(each, ()) for each in gate))
         projection.write_slots(writer, facts.get(events.SlotsSettled, ()))
         projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
         projection.write_insurance(writer, *(facts.get(kind, ()) for kind in events.INSURANCE))

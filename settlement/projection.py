@@ -375,7 +375,6 @@ def write_index_values(writer: rowset.Writer, values: Sequence[Any]) -> None:
 
 def write_delivery(
     writer: rowset.Writer,
-    *,
     obligations: Sequence[Any],
     entitlements: Sequence[Any],
     allocations: Sequence[Any],

@@ -321,6 +321,13 @@ def load(data: bytes) -> State:
         pledges.take_up(state, package)
     for account in state.accounts.values():
         coverage.settle_account(state, account)
+    _load_deliveries(state, written)
+    _load_purchases(state, written)
+    return state
+
+
+def _load_deliveries(state: State, written: _State) -> None:
+    """Take up the hours that are delivered, and cash that is held."""
     for hour in written.hours:
         state.hours[hour.grade, hour.starts_at] = hour
         for obligation in hour.obligations.values():
@@ -331,6 +338,10 @@ def load(data: bytes) -> State:
     state.payouts = dict(written.payouts)
     for payout in state.payouts.values():
         state.accounts[payout.account].held += payout.amount
+
+
+def _load_purchases(state: State, written: _State) -> None:
+    """Take up pools and shorts on offer, with what is reserved for them."""
     for purchase in written.purchases:
         state.purchases[purchase.id] = purchase
         for commitment in purchase.commitments.values():
@@ -343,7 +354,6 @@ def load(data: bytes) -> State:
             account = state.accounts[bid.account]
             account.committed += bid.reserve
             account.required += bid.reserve
-    return state
 
 
 def _load_instrument(state: State, row: _Instrument) -> None:
