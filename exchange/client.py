@@ -5,7 +5,8 @@ epoch's engine shows life and its backlog is within `COMMAND_BACKLOG_MAX`: an or
 served now is refused now (503) and is not placed later. What a process has to send at one moment
 goes in one entry, and the replies of a batch come back in one message. While an entry is not
 answered the engine is busy with it, so what arrives meanwhile gathers here, where it costs nothing,
-and goes as the next: a batch of thirty orders costs little more than one of three.
+and goes as the next: a batch of thirty orders costs little more than one of three. Of many callers
+half are with the engine in one entry while the other half are answered and ask again.
 
 A reply can be lost: the engine was killed between its commit and its reply, or Valkey was. After
 `REPLY_TIMEOUT_S`, or at once when a new epoch is announced, the sender reads the epoch and then
@@ -20,7 +21,6 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import valkey
@@ -28,7 +28,7 @@ import valkey.asyncio
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 
-from exchange import commands, envelope, queries
+from exchange import commands, envelope, outstanding, queries
 from marketplace import clock, errors
 from settlement import channels, doorbell
 
@@ -92,60 +92,7 @@ class InternalError(errors.Refusal):
     code, status, title = "internal_error", 500, "Internal error"
 
 
-Outcome = envelope.Reply | errors.Refusal
-
-
-@dataclass(slots=True)
-class _Group:
-    """Commands of one caller, who goes on when all are answered or the time is up."""
-
-    future: "asyncio.Future[None]"
-    left: int
-
-    def end(self) -> None:
-        """Let the caller go on."""
-        if not self.future.done():
-            self.future.set_result(None)
-
-
-@dataclass(slots=True)
-class _Entry:
-    """The commands that were sent last, and what waits until all of them are answered."""
-
-    left: int
-    future: "asyncio.Future[None] | None" = None
-
-    def answer(self) -> None:
-        """Note that one of its commands was answered."""
-        self.left -= 1
-        if not self.left:
-            self.end()
-
-    def end(self) -> None:
-        """Let the next entry go."""
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
-
-
-@dataclass(slots=True)
-class _Outstanding:
-    """A command that was sent; without an outcome in the end, it is looked up."""
-
-    command: commands.Asked
-    group: _Group
-    entry: _Entry | None = None
-    epoch: str = ""
-    outcome: "Outcome | None" = None
-    is_done: bool = False
-
-    def finish(self, outcome: "Outcome | None") -> None:
-        """Note what became of it: a reply, a refusal, or nothing that anybody will tell."""
-        if not self.is_done:
-            self.is_done = True
-            self.outcome = outcome
-            self.group.left -= 1
-            if not self.group.left:
-                self.group.end()
+Outcome = outstanding.Outcome
 
 
 class Client:
@@ -164,12 +111,16 @@ class Client:
         self._reply_to = f"replies:{secrets.token_hex(8)}"
         self._epoch = ""
         self._correlation = 0
-        self._outstanding: dict[int, _Outstanding] = {}
+        self._outstanding: dict[int, outstanding.Sent] = {}
         self._unsent: list[range] = []
         """What each caller waits to have sent."""
         self._callers_last = 0
         """Of how many callers the last entry was."""
-        self._last: _Entry | None = None
+        self._before: outstanding.Entry | None = None
+        self._last: outstanding.Entry | None = None
+        """The entry that was sent last, and the one before it."""
+        self._held: outstanding.Entry | None = None
+        """The one whose answer the next entry is held for."""
         self._sender: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._pool: Any = None
@@ -215,13 +166,15 @@ class Client:
         if not wanted:
             return []
         loop = asyncio.get_running_loop()
-        group = _Group(loop.create_future(), len(wanted))
+        group = outstanding.Group(loop.create_future(), len(wanted))
         first = self._correlation + 1
         self._correlation += len(wanted)
         numbers = range(first, first + len(wanted))
-        sent = [_Outstanding(command, group) for command in wanted]
+        sent = [outstanding.Sent(command, group) for command in wanted]
         self._outstanding.update(zip(numbers, sent, strict=True))
         self._unsent.append(numbers)
+        if self._held is not None and self._may_go_before():
+            self._held.end()
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
         timer = loop.call_later(self.reply_timeout_s, group.end)
@@ -235,7 +188,7 @@ class Client:
             await asyncio.gather(*map(self._look_up, sent))
         return [_accepted(waiting.outcome) for waiting in sent]
 
-    async def _look_up(self, waiting: _Outstanding) -> None:
+    async def _look_up(self, waiting: outstanding.Sent) -> None:
         """Learn from the database what nobody answered."""
         if waiting.outcome is None:
             try:
@@ -282,19 +235,32 @@ class Client:
         return taken
 
     async def _await_last(self) -> None:
-        """Wait until the last entry is answered, or for `ENTRY_WAIT_S`."""
-        last, self._last = self._last, None
-        if last is None or not last.left:
+        """Wait until the last entry is answered, or for `ENTRY_WAIT_S`.
+
+        One that is as large goes before, and is there when the engine has done with the last.
+        """
+        last = self._last
+        if last is None or not last.left or self._may_go_before():
             return
         loop = asyncio.get_running_loop()
         last.future = loop.create_future()
         timer = loop.call_later(ENTRY_WAIT_S, last.end)
+        self._held = last
         try:
             await last.future
         finally:
+            self._held = None
             timer.cancel()
 
-    async def _send_entry(self, batch: list[tuple[int, _Outstanding]]) -> None:
+    def _may_go_before(self) -> bool:
+        """Whether the next entry may go before the last is answered, which then alone is not.
+
+        It has to be as large, and not small: of as many callers.
+        """
+        is_alone = self._before is None or not self._before.left
+        return is_alone and len(self._unsent) >= max(ENTRY_WHOLE_MAX, self._callers_last)
+
+    async def _send_entry(self, batch: list[tuple[int, outstanding.Sent]]) -> None:
         """Add one entry to the present epoch's stream.
 
         :raises Unavailable: when it was not added.
@@ -302,7 +268,7 @@ class Client:
         assert self._pool is not None, "the client was started"
         await self._await_hearing()
         items = [(correlation, waiting.command) for correlation, waiting in batch]
-        self._last = _Entry(len(batch))
+        self._before, self._last = self._last, outstanding.Entry(len(batch))
         for _, waiting in batch:
             waiting.entry = self._last
         data = envelope.encode_request(envelope.Request(self._reply_to, items))
@@ -392,7 +358,7 @@ class Client:
                 waiting.finish(None)
 
 
-def _finish(found: Iterable[tuple[_Outstanding, envelope.Reply]]) -> None:
+def _finish(found: Iterable[tuple[outstanding.Sent, envelope.Reply]]) -> None:
     """Give everybody who waits the reply that came."""
     for waiting, reply in found:
         waiting.finish(reply)

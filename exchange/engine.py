@@ -39,8 +39,8 @@ import psycopg
 import valkey
 
 from exchange import (
+    batch_rows,
     commands,
-    default_rows,
     envelope,
     events,
     feed,
@@ -53,8 +53,7 @@ from exchange import (
     store,
 )
 from exchange.machine import views
-from marketplace import clock, rowset
-from marketplace import projection as catalog
+from marketplace import clock
 from settlement import channels, doorbell, posting, projection
 
 logger = logging.getLogger(__name__)
@@ -356,7 +355,6 @@ class Engine:
         items = [work.item for work in works if work.item is not None]
         happened = [event for work in works for event in work.happened]
         facts = events.by_type(happened)
-        touched = self.machine.drain_touched(facts)
         body, written = commands.encode_batch(items), events.encode_batch(happened)
         batch = store.Batch(
             first_sequence=items[0].sequence,
@@ -371,9 +369,14 @@ class Engine:
         )
         self._fail_at("before_commit", (work.incoming for work in works))
         with store.transaction(self.connection) as writer:
+            # The database goes to work on each part while the next is made.
             store.advance_head(writer, self.head, batch, stream_entry=self.stream_entry)
-            cash_sequence = self._project(writer, works, happened, facts, touched, batch)
-            # The database goes to work: what is told of the batch is made meanwhile.
+            cash_sequence = batch_rows.post(
+                writer, happened, facts, at=batch.at, expected_sequence=self._cash_sequence
+            )
+            writer.flush()
+            touched = self.machine.drain_touched(facts)
+            batch_rows.write(writer, works, happened, facts, touched, batch)
             writer.flush()
             news = self._compose(facts, touched, self.machine)
             rows.write_deltas(writer, news.deltas, batch.at)
@@ -390,55 +393,6 @@ class Engine:
             self.head, sequence=batch.sequence, hash=batch.hash, at=batch.at
         )
         return Unreleased(batch.sequence, news, passing.ends(facts))
-
-    def _project(
-        self,
-        writer: rowset.Writer,
-        works: Sequence[passing.Work],
-        happened: list[events.Event],
-        facts: events.Facts,
-        touched: views.Touched,
-        batch: store.Batch,
-    ) -> int:
-        """Write every table that follows from a batch; return the cash chain's new sequence."""
-        rows.write_orders(writer, touched.orders, facts, happened)
-        rows.write_trades(writer, facts.get(events.Traded, ()))
-        rows.write_auctions(
-            writer, facts.get(events.CallOpened, ()), facts.get(events.Uncrossed, ())
-        )
-        transfers: Sequence[posting.CashTransfer] = facts.get(events.Transferred, ())
-        has_holds = events.Held in facts
-        if has_holds:  # in the order they happened: one may free what the next one takes
-            transfers = [each for each in happened if isinstance(each, events.CASH)]
-        cash_sequence = posting.post_cash(
-            writer,
-            transfers,
-            at=batch.at,
-            expected_sequence=self._cash_sequence,
-            is_plain=not has_holds,
-        )
-        projection.write_accounts(writer, touched.accounts, sequence=batch.sequence, at=batch.at)
-        projection.write_positions(writer, touched.positions, at=batch.at)
-        catalog.write_instruments(
-            writer,
-            touched.instruments,
-            listed_at={event.symbol: event.at for event in facts.get(events.InstrumentListed, ())},
-            at=batch.at,
-        )
-        catalog.write_commitments(writer, facts.get(events.CommitmentChanged, ()))
-        catalog.write_certifications(writer, facts.get(events.CertificationChanged, ()))
-        projection.write_marks(writer, facts.get(events.Marked, ()))
-        projection.write_index_values(writer, facts.get(events.IndexPublished, ()))
-        gate = (events.ObligationIncurred, events.EntitlementGranted, events.Allocated)
-        projection.write_delivery(writer, *(facts.get(each, ()) for each in gate))
-        projection.write_slots(writer, facts.get(events.SlotsSettled, ()))
-        projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
-        projection.write_insurance(writer, *(facts.get(kind, ()) for kind in events.INSURANCE))
-        projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))
-        projection.write_packages(writer, *(facts.get(each, ()) for each in events.PACKAGES))
-        default_rows.write(writer, happened, facts)
-        projection.write_outcomes(writer, passing.outcomes(works, facts))
-        return cash_sequence
 
     # After the commit
 

@@ -46,8 +46,9 @@ def sizes(market: Market) -> list[int]:
 
 
 async def until(market: Market, wanted: list[int]) -> None:
-    while await asyncio.to_thread(sizes, market) != wanted:
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(20.0):
+        while await asyncio.to_thread(sizes, market) != wanted:
+            await asyncio.sleep(0.001)
 
 
 def test_orders_gather_until_the_entry_before_them_is_answered(
@@ -70,20 +71,18 @@ def test_orders_gather_until_the_entry_before_them_is_answered(
     assert [batch.sequence - batch.first_sequence + 1 for batch in batches] == [3, 1]
 
 
-def test_of_many_callers_half_go_first_and_half_while_those_are_answered(
+def test_many_callers_are_parted_into_two_entries(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "ENTRY_WAIT_S", 60.0)
 
     async def conversation(sender: client.Client) -> None:
         asked = [asyncio.create_task(sender.submit(order(number))) for number in range(20)]
-        await until(market, [10])
+        await until(market, [10, 10])
         with market.running():
             await asyncio.gather(*asked)
 
     talk(market, conversation)
-    batches = models.JournalBatch.objects.order_by("-sequence")[:2]
-    assert [batch.sequence - batch.first_sequence + 1 for batch in batches] == [10, 10]
 
 
 def test_what_one_caller_sends_goes_in_one_entry(market: Market) -> None:
@@ -121,3 +120,23 @@ def test_ids_are_looked_up_by_their_index_however_empty_the_table_was(market: Ma
     assert "client_order_id_is_single" in text
     assert "order_by_organization" not in text
     assert "Seq Scan" not in text
+
+
+def test_an_entry_as_large_as_the_last_goes_before_that_is_answered_and_a_third_does_not(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "ENTRY_WAIT_S", 60.0)
+
+    async def conversation(sender: client.Client) -> None:
+        asked = [asyncio.create_task(sender.submit(order(number))) for number in range(8)]
+        await until(market, [8])
+        asked += [asyncio.create_task(sender.submit(order(number))) for number in range(8, 16)]
+        await until(market, [8, 8])
+        asked += [asyncio.create_task(sender.submit(order(number))) for number in range(16, 24)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await asyncio.to_thread(sizes, market) == [8, 8]
+        with market.running():
+            await asyncio.gather(*asked)
+
+    talk(market, conversation)
