@@ -244,8 +244,9 @@ def paid_hour(market: Market, clock) -> Market:
 
 
 def to_the_last_run(market: Market, clock) -> None:
-    """Let time pass to D+14; the hours until then are nobody's."""
+    """Let time pass to D+14; the hours from the second day on are left out."""
     kinds._registry.pop("open_insured_hour")
+    models.DeliveryDay.objects.exclude(delivery_date="2027-01-01").delete()
     clock.set("2027-01-15T02:00:01Z")
     settle_all(market)
 
@@ -265,8 +266,10 @@ def test_unchanged_hours_are_paid_nothing_more(paid_hour: Market, clock) -> None
     to_the_last_run(paid_hour, clock)
     final, revision = (models.SettlementRun.objects.get(id=name) for name in (FINAL, REVISION))
     assert bytes(final.inputs_digest) == bytes(revision.inputs_digest)
-    assert bytes(final.result_digest) == bytes(final.posted_digest)
-    assert not models.Instruction.objects.filter(id__startswith="correct:").exists()
+    assert bytes(revision.result_digest) == bytes(revision.posted_digest)
+    # The delivery alone is settled again, at the index that two operators have set.
+    corrections = models.Instruction.objects.filter(id__startswith="correct:")
+    assert [one.id for one in corrections] == [f"correct:{FINAL}:20270101T14Z:0"]
     assert not models.InsuranceRunLine.objects.exists()
     assert corrected() == []
 
