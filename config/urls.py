@@ -68,7 +68,9 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/entitlements", resource(settlement.ListEntitlements)),
     path("api/v1/usage", resource(admission.ShowUsage)),
     path("api/v1/settlements", resource(settlement.ListSettlements)),
+    path("api/v1/settlements/slots", resource(delivery_api.ListSlotSettlements)),
     path("api/v1/insurance", resource(settlement.ListInsurance)),
+    path("api/v1/insurance/corrections", resource(delivery_api.ListInsuranceCorrections)),
     path("api/v1/deliveries", resource(delivery_api.ListDeliveries)),
     path("api/v1/deliveries/<str:delivery_id>", resource(delivery_api.ShowDelivery)),
     path("api/v1/deliveries/<str:delivery_id>/figures", resource(delivery_api.ReportFigure)),
@@ -128,7 +130,7 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/transfers", resource(takeovers.ListOffers)),
     path("api/v1/transfers/bids", resource(takeovers.ListBids)),
     path("api/v1/transfers/bids/<str:bid_id>", resource(takeovers.WithdrawBid)),
-    path("api/v1/transfers/<str:offer_id>/bids", resource(takeovers.BidForOffer)),
+    path("api/v1/transfers/<str:transfer_id>/bids", resource(takeovers.BidForOffer)),
     # Operators
     path("api/v1/instruments/<str:symbol>/halt", resource(operator.HaltInstrument)),
     path("api/v1/instruments/<str:symbol>/resume", resource(operator.ResumeInstrument)),

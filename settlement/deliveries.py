@@ -137,6 +137,20 @@ def corrections(allocation: int) -> QuerySet[models.DeliveryCorrection]:
     return models.DeliveryCorrection.objects.filter(allocation=allocation).order_by("at", "id")
 
 
+def slots(organization_id: int) -> QuerySet[models.SlotSettlement]:
+    """Return what became of an organization's slots, the latest hour first."""
+    return models.SlotSettlement.objects.filter(organization_id=organization_id).order_by(
+        "-starts_at", "-id"
+    )
+
+
+def insurance_corrections(organization_id: int) -> QuerySet[models.InsuranceCorrection]:
+    """Return what runs added to an organization's insured hours, the latest first."""
+    return models.InsuranceCorrection.objects.filter(organization_id=organization_id).order_by(
+        "-id"
+    )
+
+
 def disputes(organization_id: int | None = None) -> QuerySet[models.Dispute]:
     """Return disputes about deliveries of an organization, or all of them, the newest first."""
     found = models.Dispute.objects.select_related("allocation").order_by("-id")

@@ -1,4 +1,4 @@
-"""Deliveries over REST: what they paid, whose figures differ, and disputes about them.
+"""Deliveries over REST: what they paid, whose figures differ, and disputes about them; slots too.
 
 A delivery is an allocation in its hour: lots of a holder that one of the seller's clusters served.
 Both parties see the same of it. Its `id` is the first part of the ids of its settlements.
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
+from django.db.models import Q
 
 from marketplace import clock, contract, errors, idempotency, text, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Replayable, Strict
@@ -280,6 +281,108 @@ class WithdrawDispute(Endpoint):
             at=clock.now_micros(),
         )
         return dispute_out(row, call.organization)
+
+
+class ListSlotSettlements(Endpoint):
+    """What became of the organization's priority slots at gate closure, the latest hour first.
+
+    Sold slots are a `quantity` below zero. `backed` of them went with a lot (of a seller: were
+    delivered), `failed` were not delivered; the rest only orders its holder's pay-as-you-go
+    requests. `amount` was paid for what was delivered, `damages` of `damages_due` for what was not;
+    all three are above zero where the organization received them.
+    """
+
+    scope = "read"
+    tag = "delivery"
+
+    class Item(Answer):
+        """The slots of a class in an hour."""
+
+        id: str
+        grade: str
+        hour: str
+        service_class: str
+        quantity: int
+        backed: int
+        failed: int
+        price: str
+        amount: str
+        damages: str
+        damages_due: str
+        settled_at: str
+
+    Output = Listed[Item]
+
+    def handle(self, call: Call) -> Listed[Item]:
+        """Answer."""
+        rows = deliveries.slots(call.organization)
+        if call.page.after is not None:
+            at, number = (int(part) for part in call.page.after)
+            hour = clock.to_datetime(at)
+            rows = rows.filter(Q(starts_at__lt=hour) | Q(starts_at=hour, pk__lt=number))
+
+        def show(row: models.SlotSettlement) -> ListSlotSettlements.Item:
+            return self.Item(
+                id=str(row.pk),
+                grade=row.grade,
+                hour=wire.hour_text(clock.to_micros(row.starts_at)),
+                service_class=row.service_class,
+                quantity=row.lots,
+                backed=row.backed_lots,
+                failed=row.failed_lots,
+                price=wire.price_text(row.price_ticks, contract.SLOT_PRICE_DECIMALS),
+                amount=wire.micros_text(row.amount_micros),
+                damages=wire.micros_text(row.damages_micros),
+                damages_due=wire.micros_text(row.damages_due_micros),
+                settled_at=wire.moment_text(row.at),
+            )
+
+        return call.page.page(
+            list(rows[: call.page.fetch]),
+            show,
+            position=lambda row: [clock.to_micros(row.starts_at), row.pk],
+        )
+
+
+class ListInsuranceCorrections(Endpoint):
+    """What later runs added to what insured hours had paid, the latest first.
+
+    `amount` is above zero where it went to the organization.
+    """
+
+    scope = "read"
+    tag = "account"
+
+    class Item(Answer):
+        """What one run added to an hour of an instrument."""
+
+        id: str
+        run: str
+        instrument: str
+        hour: str
+        amount: str
+        at: str
+
+    Output = Listed[Item]
+
+    def handle(self, call: Call) -> Listed[Item]:
+        """Answer."""
+        rows = deliveries.insurance_corrections(call.organization)
+        after = call.page.number()
+        if after is not None:
+            rows = rows.filter(pk__lt=after)
+
+        def show(row: models.InsuranceCorrection) -> ListInsuranceCorrections.Item:
+            return self.Item(
+                id=str(row.pk),
+                run=row.run,
+                instrument=row.symbol,
+                hour=wire.hour_text(clock.to_micros(row.hour_starts_at)),
+                amount=wire.micros_text(row.amount_micros),
+                at=wire.moment_text(row.at),
+            )
+
+        return call.page.page(list(rows[: call.page.fetch]), show, position=lambda row: [row.pk])
 
 
 def delivery_out(row: deliveries.Delivery, organization_id: int) -> DeliveryOut:

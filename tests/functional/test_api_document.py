@@ -24,6 +24,7 @@ PROMISED = """
     POST orders/cancel-all-after; GET orders/{order_id}; PATCH orders/{order_id};
     DELETE orders/{order_id}; POST strips; GET account; GET positions; GET fills; GET ledger;
     GET margin; GET entitlements; GET usage; GET settlements; GET insurance; GET statements;
+    GET settlements/slots; GET insurance/corrections;
     GET statements/months;
     GET statements/{month};
     GET deliveries; GET deliveries/{delivery_id}; POST deliveries/{delivery_id}/figures;
@@ -44,6 +45,8 @@ PROMISED = """
     DELETE resale-instructions/{instruction_id}; POST instruments/{symbol}/halt;
     POST instruments/{symbol}/resume; POST grades/{grade}/halt; POST grades/{grade}/resume;
     POST market/halt; POST market/resume; POST organizations/{organization_id}/kill;
+    GET transfers; GET transfers/bids; DELETE transfers/bids/{bid_id};
+    POST transfers/{transfer_id}/bids; GET operations/defaults; POST operations/layer;
     GET operations; POST operations/jobs/run-again; POST operations/jobs/give-up;
     POST index/{grade}/{hour}/override;
     POST demo/organizations; POST demo/clock; POST demo/faults; GET schema

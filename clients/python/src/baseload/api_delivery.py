@@ -67,6 +67,22 @@ class DeliveryApi:
         return describe.get("insurance", models.Page[models.InsurancePayment], limit=page_size)
 
     @listing
+    def insurance_corrections(
+        self, *, page_size: int = 100
+    ) -> Call[models.Page[models.InsuranceCorrection]]:
+        """List what later runs added to what insurance had paid, the latest first."""
+        return describe.get(
+            "insurance/corrections", models.Page[models.InsuranceCorrection], limit=page_size
+        )
+
+    @listing
+    def slot_settlements(self, *, page_size: int = 100) -> Call[models.Page[models.SlotSettlement]]:
+        """List what became of priority slots at gate closure, the latest hour first."""
+        return describe.get(
+            "settlements/slots", models.Page[models.SlotSettlement], limit=page_size
+        )
+
+    @listing
     def months(self) -> Call[models.Page[models.Month]]:
         """List the months that have a statement, the current one first."""
         return describe.get("statements/months", models.Page[models.Month])

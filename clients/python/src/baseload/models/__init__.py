@@ -53,6 +53,7 @@ from baseload.models.delivery import (
     Delivery,
     Dispute,
     Figure,
+    InsuranceCorrection,
     InsurancePayment,
     Month,
     MonthAccount,
@@ -61,6 +62,7 @@ from baseload.models.delivery import (
     MonthMovement,
     MonthStatement,
     MonthTrades,
+    SlotSettlement,
 )
 from baseload.models.market import (
     Auction,
@@ -139,6 +141,7 @@ __all__ = [
     "IndexValue",
     "Instrument",
     "InstrumentState",
+    "InsuranceCorrection",
     "InsurancePayment",
     "JobsMoved",
     "Killed",
@@ -177,6 +180,7 @@ __all__ = [
     "Revoked",
     "Settlement",
     "SigningKey",
+    "SlotSettlement",
     "Statement",
     "StatementGroup",
     "StatementLine",

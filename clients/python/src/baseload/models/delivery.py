@@ -145,6 +145,34 @@ class MonthDay(Model, frozen=True, kw_only=True):
     compensated: Decimal
 
 
+class InsuranceCorrection(Model, frozen=True, kw_only=True):
+    """What a later run added to what an hour of a cap or of cover had paid; signed."""
+
+    id: str
+    run: str
+    instrument: str
+    hour: str
+    amount: Decimal
+    at: datetime
+
+
+class SlotSettlement(Model, frozen=True, kw_only=True):
+    """What became of the slots of a class in an hour; sold ones have a quantity below zero."""
+
+    id: str
+    grade: str
+    hour: str
+    service_class: str
+    quantity: int
+    backed: int
+    failed: int
+    price: Decimal
+    amount: Decimal
+    damages: Decimal
+    damages_due: Decimal
+    settled_at: datetime
+
+
 class MonthCorrection(Model, frozen=True, kw_only=True):
     """What a later run moved, signed as the organization sees it."""
 
