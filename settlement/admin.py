@@ -473,6 +473,45 @@ class InsurancePaymentAdmin(backoffice.ReadOnly):
     ordering = ("-id",)
 
 
+@admin.register(models.InsurancePosition)
+class InsurancePositionAdmin(backoffice.ReadOnly):
+    """Who held caps and cover, or had written them, when their trading ended."""
+
+    list_display = ("organization_id", "symbol", "lots", "pay_ticks")
+    ordering = ("-id",)
+
+
+@admin.register(models.InsuredUsage)
+class InsuredUsageAdmin(backoffice.ReadOnly):
+    """What caps were reckoned on, hour by hour."""
+
+    list_display = ("organization_id", "grade", "starts_at", "mntu", "at")
+    list_filter = ("grade",)
+    ordering = ("-id",)
+
+
+@admin.register(models.InsuranceRunLine)
+class InsuranceRunLineAdmin(backoffice.ReadOnly):
+    """Where a later run found that caps and cover had been paid differently."""
+
+    list_display = (
+        "run_id",
+        "symbol",
+        "hour_starts_at",
+        "organization_id",
+        "owed_micros",
+        "posted_micros",
+    )
+    ordering = ("-id",)
+
+
+@admin.register(models.InsuranceCorrection)
+class InsuranceCorrectionAdmin(backoffice.ReadOnly):
+    """What such differences moved."""
+
+    ordering = ("-id",)
+
+
 @admin.register(models.Package)
 class PackageAdmin(backoffice.ReadOnly):
     """Packages as they now are."""

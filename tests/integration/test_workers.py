@@ -156,7 +156,8 @@ def test_a_worker_killed_at_work_is_replaced_and_what_it_did_is_done_once(
     until(lambda: job("c").state == "DONE")
     assert time.monotonic() - began < 20
     assert effects() == ["a", "b-0", "b-1", "b-2", "c"]
-    assert (job("c").lease_epoch, job("c").attempts) == (1, 0), "longer than its lease and than the broker waits: begun once"
+    # It took longer than its lease and than the broker waits.
+    assert (job("c").lease_epoch, job("c").attempts) == (1, 0), "begun once"
 
 
 def test_a_killed_child_of_a_pool_costs_a_lease_and_nothing_else(
