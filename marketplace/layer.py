@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from django.db import connection, transaction
 
-from marketplace import clock, corrections, errors, operations
+from marketplace import clock, errors, operations
 from settlement import instructions, models
 from settlement import operations as settlement_operations
 
@@ -25,6 +25,12 @@ class InvalidLimit(errors.Refusal):
     """No layer has such a limit."""
 
     code, status, title = "invalid_amount", 422, "Invalid amount"
+
+
+class SecondOperatorRequired(errors.Refusal):
+    """Whoever proposes cannot confirm."""
+
+    code, status, title = "second_operator_required", 422, "Second operator required"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +59,7 @@ def set_layer(*, limit_micros: int, reason: str, organization_id: int, actor: st
             _audit(actor, "propose_layer", row, reason)
             return Decided(row=row, is_applied=False)
         if pending.proposed_by == organization_id:
-            raise corrections.SecondOperatorRequired("another operator has to ask for the same")
+            raise SecondOperatorRequired("another operator has to ask for the same")
         pending.state = State.CONFIRMED
         pending.confirmed_by = organization_id
         pending.confirmed_at = clock.now()

@@ -8,7 +8,7 @@ each position is due the way from there to the price; a month that ends becomes 
 
 from collections import defaultdict
 
-from exchange import events
+from exchange import default_events, events
 from marketplace import contract
 from marketplace.contract import DAY, HOUR, Contract, Product
 
@@ -32,12 +32,14 @@ class SlowClearing:
         self.delivered: dict[tuple[str, int], int] = {}
         """Net lots by symbol and account at the gate of an hour."""
         self.marked_until = 0
+        self.offers: dict[int, tuple[str, int]] = {}
+        """Symbol and seller of shorts that are or were offered, by number."""
 
     def take(self, happened: list[events.Event], at: int) -> None:
         """Follow what a command did; `at` is its instant."""
         moments = [getattr(event, "at", 0) for event in happened]
         for event, moment in zip(happened, moments, strict=True):
-            if isinstance(event, events.Marked | events.Traded):
+            if isinstance(event, events.Marked | events.Traded | default_events.TransferBidChanged):
                 self._mark_full_hours(moment - isinstance(event, events.Marked))
             self._take(event)
         self._mark_full_hours(at)
@@ -59,6 +61,14 @@ class SlowClearing:
                 for account, lots in ((event.taker, signed), (event.maker, -signed)):
                     self.lots[event.instrument][account] += lots
                     self.stands[event.instrument][account] += lots * event.price
+            case default_events.TransferAnnounced():
+                self.offers[event.transfer] = event.instrument, event.account
+            case default_events.TransferBidChanged(state="TAKEN"):
+                symbol, seller = self.offers[event.transfer]
+                assert event.mark == self.marks[symbol], "lots move at the mark"
+                for account, lots in ((seller, event.moved), (event.account, -event.moved)):
+                    self.lots[symbol][account] += lots
+                    self.stands[symbol][account] += lots * event.mark
             case events.Cascaded():
                 self._cascade(event.instrument, event.price)
             case events.GateClosed():

@@ -45,7 +45,7 @@ def enforce(state: State, account: Account) -> None:
     margin_calls.look(state, account)
     if not account.call_due:
         return
-    before = account.size_called
+    before = account.reduced_to
     lacking = margin_calls.lacking(account)
     state.events.append(default_events.LiquidationStarted(account.id, lacking, state.at))
     withdrawals.withdraw_free(state, account, Close.UNFUNDED)
@@ -58,8 +58,12 @@ def enforce(state: State, account: Account) -> None:
         margin_calls.look(state, account)
         return
     transfers.announce(state, account)
-    account.size_called = _size(account)
-    if not before or account.size_called < before:
+    account.reduced_to = {
+        symbol: abs(position.net) for symbol, position in sorted(account.positions.items())
+    }
+    if not before or any(
+        account.reduced_to.get(name, lots) < lots for name, lots in before.items()
+    ):
         account.idle_rounds = 0
     else:
         account.idle_rounds += 1
@@ -77,12 +81,6 @@ def enforce(state: State, account: Account) -> None:
         )
     state.touched_accounts.add(account)
     state.schedule(account.call_due, Entry.MARGIN_CALL, account.id)
-
-
-def _size(account: Account) -> int:
-    """Return how much an account holds, long or short, in lot-hours; never 0."""
-    positions = account.positions.values()
-    return 1 + sum(abs(each.net) * each.instrument.contract.hours for each in positions)
 
 
 def _why_not(account: Account) -> str:

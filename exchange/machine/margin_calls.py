@@ -33,7 +33,8 @@ def look(state: State, account: Account) -> None:
     initial = initial_margin(account)
     if account.call_due:
         if account.cash >= initial:
-            account.call_due = account.size_called = account.idle_rounds = 0
+            account.call_due = account.idle_rounds = 0
+            account.reduced_to = {}
             withdraw_reductions(state, account)
             state.touched_accounts.add(account)
             state.events.append(default_events.MarginCallMet(account.id, state.at))

@@ -35,7 +35,7 @@ from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 
-FORMAT = 8
+FORMAT = 9
 
 
 class _Account(msgspec.Struct, array_like=True):
@@ -56,7 +56,7 @@ class _Account(msgspec.Struct, array_like=True):
     owed: list[tuple[int, int]]
     peaks: list[tuple[int, int]]
     locked: list[tuple[int, int]]
-    size_called: int
+    reduced_to: list[tuple[str, int]]
     idle_rounds: int
     months: list[tuple[str, int, Month]]
 
@@ -192,7 +192,7 @@ def _dump_account(account: Account) -> _Account:
         sorted(account.owed.items()),
         sorted(account.peaks.items()),
         sorted(account.locked.items()),
-        account.size_called,
+        sorted(account.reduced_to.items()),
         account.idle_rounds,
         [(*key, account.months[key]) for key in sorted(account.months)],
     )
@@ -299,7 +299,7 @@ def load(data: bytes) -> State:
         account.owed.update(row.owed)
         account.peaks.update(row.peaks)
         account.locked.update(row.locked)
-        account.size_called = row.size_called
+        account.reduced_to.update(row.reduced_to)
         account.idle_rounds = row.idle_rounds
         account.months = {(grade, since): month for grade, since, month in row.months}
     for due_at, kind, number in state.calendar:

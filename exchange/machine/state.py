@@ -43,8 +43,8 @@ class Account(Capacity):
     __slots__ = (
         "call_due", "cash", "committed", "crossing", "debt", "delivery_margin", "entered", "escrow",
         "fund", "group", "held", "holdings", "id", "idle_rounds", "in_default", "killed", "locked",
-        "months", "news", "orders", "owed", "peaks", "peers", "positions", "required",
-        "size_called", "stale", "switch_due", "switches", "traded", "uncovered", "usage_hold",
+        "months", "news", "orders", "owed", "peaks", "peers", "positions", "reduced_to", "required",
+        "stale", "switch_due", "switches", "traded", "uncovered", "usage_hold",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +75,8 @@ class Account(Capacity):
         """Proceeds that count as margin but cannot be withdrawn before an instant, by that."""
         self.call_due = 0
         """When the margin call that runs is enforced; 0 while none does."""
-        self.size_called = 0
-        """What it held after the last round of its liquidation; 0 before the first."""
+        self.reduced_to: dict[str, int] = {}
+        """Lots by symbol that the last round of its liquidation left; none before the first."""
         self.idle_rounds = 0
         """Rounds, the last among them, that have reduced nothing."""
         self.killed = False

@@ -49,7 +49,6 @@ class ListOffers(Endpoint):
     behind it, and owes them like any seller.
     """
 
-    scope = "read"
     tag = "market"
     Item = OfferOut
     Output = Listed[OfferOut]
@@ -110,11 +109,11 @@ class BidForOffer(Endpoint):
         quantity: wire.LotsNumber
         price: wire.PriceText
 
-    def handle(self, call: Call, given: Input, offer_id: str) -> Replayable:
+    def handle(self, call: Call, given: Input, transfer_id: str) -> Replayable:
         """Answer."""
         lots = wire.parse_lots(given.quantity, lots_max=contract.LOTS_MAX)
         price_ticks = wire.parse_price(given.price)
-        offer = wire.parse_id(offer_id)
+        offer = wire.parse_id(transfer_id)
 
         def effect() -> str:
             return str(

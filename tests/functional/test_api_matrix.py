@@ -21,12 +21,13 @@ PUBLIC = {
     "hour": "20261201T14Z",
     "month": "2026-12",
     "pool_id": "none",
+    "transfer_id": "1",
     "offer_id": "1",
     "offered_slice_id": "1",
 }
 OWNED = {
     "order_id", "key_id", "cluster_id", "certification_id", "listing_id", "delivery_id",
-    "dispute_id", "instruction_id", "commitment_id", "bought_id", "slice_id",
+    "dispute_id", "instruction_id", "commitment_id", "bid_id", "bought_id", "slice_id",
 }  # fmt: skip
 OPERATORS = {"organization_id", "decided_id"}
 _PARAMETER = re.compile(r"{(\w+)}")
@@ -82,6 +83,8 @@ def valid_body(endpoint: type[Endpoint], owner: dict[str, str]) -> dict[str, Any
         "CreateDemoOrganization": {"name": "Fabrikam", "role": "buyer"},
         "AdvanceClock": {"advance_to": "2026-12-01T10:00:00Z"},
         "SetFault": {"cluster": owner["cluster_id"], "available": 1.0},
+        "BidForOffer": {"quantity": 1, "price": "1.250"},
+        "SetLayer": {"limit": "1", "reason": "less is at stake"},
         "OverrideIndex": {"price": "1.300", "reason": "a stray quote"},
     }
     return bodies.get(endpoint.__name__, {})
@@ -134,6 +137,7 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         created_at=market_clock.now(),
     )
     dispute = _disputed_delivery(owner)
+    bid = _bid(owner)
     return {
         "delivery_id": str(dispute.allocation_id),
         "dispute_id": str(dispute.pk),
@@ -144,6 +148,7 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         "listing_id": str(listing.pk),
         "instruction_id": str(instruction.pk),
         "commitment_id": str(commitment.pk),
+        "bid_id": str(bid.pk),
         "bought_id": str(_package(owner).pk),
         "slice_id": str(_slice(owner).pk),
     }
@@ -191,6 +196,19 @@ def _disputed_delivery(owner: Party) -> settled.Dispute:
     )  # fmt: skip
 
 
+def _bid(owner: Party) -> settled.TransferBid:
+    """A bid of the owner's for what somebody else is short of."""
+    now = market_clock.now()
+    offer = settled.TransferOffer.objects.create(
+        id=9_004, organization_id=9_999, symbol=HOUR, lots=1, price_max_ticks=1_250,
+        announced_at=now, due_at=now, outcome="no_bids", ended_at=now,
+    )  # fmt: skip
+    return settled.TransferBid.objects.create(
+        organization_id=owner.id, offer=offer, lots=1, price_ticks=1_000, state="LOST",
+        created_at=now, ended_at=now,
+    )  # fmt: skip
+
+
 def test_every_parameter_of_every_path_is_of_a_known_kind() -> None:
     known = OWNED | OPERATORS | set(PUBLIC)
     for path, _ in routes(served=False):
@@ -222,7 +240,7 @@ def test_what_is_anothers_looks_like_what_does_not_exist(
         unknown.json.pop("request_id")
         assert foreign.json == unknown.json, path
         tried += 1
-    assert tried == 15
+    assert tried == 16
     # Nothing of it had an effect.
     assert models.Listing.objects.get().state == "OPEN"
     assert models.ApiKey.objects.get(pk=objects["key_id"]).revoked_at is None

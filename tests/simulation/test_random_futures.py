@@ -17,6 +17,7 @@ from exchange import commands, default_events, events
 from exchange.machine import Machine
 from marketplace import contract
 from marketplace.contract import DAY, HOUR, MICROS_PER_SECOND
+from settlement import instructions
 from tests import floor
 from tests.slow_clearing import SlowClearing
 
@@ -102,6 +103,20 @@ class Play:
             self.follow()
             assert self.floor.withdraw(account, 1) is not None, "nothing more than that"
 
+    def take_over(self) -> None:
+        """Bid for a short that is offered."""
+        running = self.machine.state.transfers
+        transfer = running[self.chance.choice(sorted(running))]
+        self.floor.instruct(
+            instructions.BidTransfer(
+                bid=1 + len(self.floor.log),
+                account=self.chance.choice(ACCOUNTS),
+                transfer=transfer.id,
+                lots=self.chance.randint(1, transfer.lots),
+                price_ticks=self.chance.randint(1, transfer.price_max),
+            )
+        )
+
     def restart(self) -> None:
         """Go on with a machine that was restored."""
         self.floor.machine = Machine.restore(self.machine.snapshot())
@@ -110,6 +125,8 @@ class Play:
         acts = (self.trade, self.wait, self.certify, self.money, self.restart)
         self.floor.last = []
         (act,) = self.chance.choices(acts, (60, 14, 2, 2, 1))
+        if self.machine.state.transfers and self.chance.random() < 0.4:
+            act = self.take_over
         act()
         self.follow()
 
