@@ -13,7 +13,7 @@ from collections import defaultdict
 
 import pytest
 
-from exchange import events, package_events
+from exchange import commands, events, package_events
 from exchange.machine import Machine
 from marketplace import contract
 from marketplace.contract import DAY, HOUR, INTERVAL
@@ -231,6 +231,12 @@ def play(seed: int) -> Play:
                 game.compare()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, step {number}: {error}") from error
+    for _ in range(4):  # The last that was bought begins in three days.
+        game.floor.at += DAY
+        game.floor.apply(commands.Tick())
+        game.follow()
+        game.settle()
+        game.compare()
     return game
 
 
@@ -240,7 +246,7 @@ def test_escrow_of_random_packages_is_what_was_paid_and_is_not_delivered(seed: i
     followed = game.follower
     assert followed.bought
     assert followed.resold
-    assert followed.delivered
+    assert followed.delivered + followed.failed
     again = Machine()
     for entry in game.floor.log:
         again.apply(entry.command, entry.sequence, entry.at)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from exchange import events, package_events
-from exchange.machine import Machine
+from exchange import default_events, events, package_events
+from exchange.machine import Machine, waterfall
 from marketplace.contract import DAY, HOUR
 from settlement import instructions, packages
 from settlement.ledger import Code, Kind
@@ -330,6 +330,39 @@ def test_lots_without_a_cluster_fail_and_their_price_returns() -> None:
     buyer = floor.view(2).cash
     settle(floor, TOMORROW)
     assert floor.view(2).cash == buyer + LOT_HOUR * 1_000 * 6
+
+
+def test_a_cluster_that_is_down_fails_its_hours_and_delivers_again_when_it_is_back() -> None:
+    floor = market()
+    assert buy(floor) is None
+    floor.certify(1, 0)
+    floor.to("23:55")
+    floor.certify(1, 100)
+    floor.to("+1 00:55")
+    given = [(e.cluster, e.lots) for e in floor.events if isinstance(e, events.Allocated)]
+    assert given == [(0, 10), (1, 10)]
+    settle(floor, TOMORROW)
+    settle(floor, TOMORROW + HOUR)
+    assert floor.view(1).cash == RICH + LOT_HOUR * 1_000 * 10
+    assert floor.view(2).cash == RICH - LOT_HOUR * 1_000 * 10 * 23
+
+
+def test_what_a_seller_owes_for_packages_counts_in_its_margin_call_and_receivables() -> None:
+    floor = market("10:30")
+    margin = LOT_HOUR * 1_000 * 10 * 24 // 20
+    floor.account(5, cash=margin, certified=50)
+    assert buy(floor, seller=5) is None
+    floor.to("23:55")
+    state = floor.machine.state
+    assert waterfall.receivables(state, state.accounts[5]) == LOT_HOUR * 1_000 * 10
+    assert floor.view(5).maintenance_margin == margin * 3 // 4
+    # It misses what it has to deliver, and pays for it of all it has.
+    settle(floor, TOMORROW, short=50_000_000)
+    damages = 12 * 10 * (5 * 250 + 5 * 1_000 // 4)
+    assert floor.view(5).cash == margin - damages
+    floor.to("+1 02:00")
+    (called,) = [e for e in floor.events if isinstance(e, default_events.MarginCalled)]
+    assert called.account == 5
 
 
 def test_pledges_leave_hour_by_hour_and_the_package_ends_with_its_last() -> None:
