@@ -35,6 +35,10 @@ class NoCapacity(dialect.Refused):
         )
 
 
+class NotServed(Exception):
+    """A cluster could not serve a request in profile, and another may; the refusal is recorded."""
+
+
 class PromptLengths:
     """How many bytes of its prompts an organization's tokens have, learned as it goes."""
 
@@ -92,14 +96,20 @@ class Desk:
                 if pool is None:
                     raise NoCapacity("No cluster can serve this model at the moment.")
             try:
-                await self._attempt(ask, pool, out)
+                await self._attempt(ask, pool, out, tried)
                 return
-            except upstream.UpstreamFailed as failure:
+            except NotServed:
                 tried.add(pool.cluster.id)
+            except InsufficientQuota:
+                if not tried:
+                    raise
+                raise NoCapacity("The cluster did not answer.") from None
+            except upstream.UpstreamFailed as failure:
                 if failure.reason == "metering_unavailable":
                     raise metering.MeteringUnavailable(retry_after_s=RETRY_AFTER_S) from None
-                if ask.only_pool or len(tried) >= ATTEMPTS_MAX or not self._choose(ask, tried):
+                if not self._elsewhere(ask, tried, pool):
                     raise NoCapacity("The cluster did not answer.") from None
+                tried.add(pool.cluster.id)
 
     def _choose(self, ask: Ask, tried: set[int]) -> Pool | None:
         """Return the pool that a request belongs to, or None."""
@@ -112,14 +122,21 @@ class Desk:
                 service_class=ask.service_class,
                 without=tried,
             )
-            if pool is not None or tried:
+            if pool is not None:
                 return pool
+            if tried:
+                return self._fallback(ask, tried)
             if self.pools.has_failed_lots(ask.organization, ask.grade.code, clock.now_micros()):
                 return None
         return self.pools.shared(ask.grade.code, without=tried)
 
+    def _elsewhere(self, ask: Ask, tried: set[int], pool: Pool) -> bool:
+        """Whether a request that a pool did not serve is tried on another one."""
+        after = tried | {pool.cluster.id}
+        return len(after) < ATTEMPTS_MAX and self._choose(ask, after) is not None
+
     def _fallback(self, ask: Ask, tried: set[int]) -> Pool | None:
-        """Return where lots that no cluster is behind are served, if their holder wants that."""
+        """Return where what its cluster cannot serve runs as P3, if its holder spills."""
         if ask.only_pool or ask.overflow is not Overflow.SPILL:
             return None
         return self.pools.shared(ask.grade.code, without=tried)
@@ -132,13 +149,21 @@ class Desk:
                 + min(256, ask.output_tokens_max) * ask.grade.weights.output
             )
             row = self._row(
-                ask, _new_id(), 0, outcome="SHED", reason="NO_CAPACITY", charge_mntu=charge
+                ask,
+                _new_id(),
+                0,
+                outcome="SHED",
+                reason="NO_CAPACITY",
+                charge_mntu=charge,
+                is_in_profile=True,
+                retry_after_s=RETRY_AFTER_S if self._fallback(ask, set()) is None else 0,
             )
             await self.writer.admit(row)
 
-    async def _attempt(self, ask: Ask, pool: Pool, out: Out) -> None:
+    async def _attempt(self, ask: Ask, pool: Pool, out: Out, tried: set[int]) -> None:
         """Have a request decided by one pool, and fly it.
 
+        :raises NotServed: when the pool cannot serve it, and another one is to.
         :raises UpstreamFailed: before the upstream's first byte; the failure is recorded.
         :raises Refusal: in OpenAI's terms.
         """
@@ -151,17 +176,46 @@ class Desk:
             output_tokens_max=ask.output_tokens_max * ask.call.choices,
             overflow=ask.overflow,
         )
+        flows = pool.flows(ask.organization, highest=ask.service_class)
+        is_in_profile = any(flow.level_mntu > 0 for flow in flows)
         try:
             decision = await pool.decide(request)
         except BaseException:
+            waited_ms = (clock.monotonic_ns() - ask.arrived_ns) // 1_000_000
             self.writer.record(
-                self._row(ask, request_id, pool.cluster.id, outcome="ABORTED", reason="HUNG_UP")
+                self._row(
+                    ask,
+                    request_id,
+                    pool.cluster.id,
+                    outcome="ABORTED",
+                    reason="HUNG_UP",
+                    charge_mntu=pool.scheduler.estimate_mntu(request),
+                    queue_ms=min(waited_ms, 1 << 30),
+                    is_in_profile=is_in_profile,
+                )
             )
             raise
         if decision.outcome is Outcome.SHED:
-            await self.writer.admit(self._shed_row(ask, request_id, pool, decision))
-            raise _shed(decision)
-        hold = await self._admit(ask, pool, request_id, decision)
+            refusal = _shed(decision)
+            reason = self._shed_reason(ask, pool, decision)
+            goes_on = reason is Reason.NO_CAPACITY and self._elsewhere(ask, tried, pool)
+            await self.writer.admit(
+                self._row(
+                    ask,
+                    request_id,
+                    pool.cluster.id,
+                    outcome="SHED",
+                    reason=reason.value,
+                    charge_mntu=decision.charge_mntu,
+                    queue_ms=_queue_ms(decision),
+                    is_in_profile=is_in_profile,
+                    retry_after_s=0 if goes_on else refusal.retry_after_s or 0,
+                )
+            )
+            if goes_on:
+                raise NotServed
+            raise refusal
+        hold = await self._admit(ask, pool, request_id, decision, is_in_profile=is_in_profile)
         flight = Flight(
             request_id=request_id,
             ask=ask,
@@ -186,7 +240,13 @@ class Desk:
             )
 
     async def _admit(
-        self, ask: Ask, pool: Pool, request_id: str, decision: Decision
+        self,
+        ask: Ask,
+        pool: Pool,
+        request_id: str,
+        decision: Decision,
+        *,
+        is_in_profile: bool,
     ) -> Hold | None:
         """Record an admission before it is dispatched; return the cash held for it, if it pays.
 
@@ -198,7 +258,19 @@ class Desk:
             if decision.class_served is ServiceClass.P3 and not ask.is_probe:
                 hold = await self._hold(ask, pool)
             is_written = True
-            await self.writer.admit(self._admitted_row(ask, request_id, pool, decision))
+            await self.writer.admit(
+                self._row(
+                    ask,
+                    request_id,
+                    pool.cluster.id,
+                    outcome="ADMITTED",
+                    reason=decision.reason.value,
+                    charge_mntu=decision.charge_mntu,
+                    class_served=decision.class_served.name,
+                    queue_ms=_queue_ms(decision),
+                    is_in_profile=is_in_profile and decision.class_served is not ServiceClass.P3,
+                )
+            )
         except BaseException as failure:
             pool.abort(request_id)
             if hold is not None:
@@ -246,6 +318,8 @@ class Desk:
         charge_mntu: int = 0,
         class_served: str = "",
         queue_ms: int = 0,
+        is_in_profile: bool = False,
+        retry_after_s: int = 0,
     ) -> metering.RequestRow:
         return metering.RequestRow(
             id=request_id,
@@ -263,26 +337,13 @@ class Desk:
             arrived_at=ask.arrived_at,
             queue_ms=queue_ms,
             gateway=self.gateway,
+            is_in_profile=is_in_profile,
+            is_retry=ask.is_retry,
+            retry_after_ms=1_000 * retry_after_s,
         )
 
-    def _admitted_row(
-        self, ask: Ask, request_id: str, pool: Pool, decision: Decision
-    ) -> metering.RequestRow:
-        return self._row(
-            ask,
-            request_id,
-            pool.cluster.id,
-            outcome="ADMITTED",
-            reason=decision.reason.value,
-            charge_mntu=decision.charge_mntu,
-            class_served=decision.class_served.name,
-            queue_ms=_queue_ms(decision),
-        )
-
-    def _shed_row(
-        self, ask: Ask, request_id: str, pool: Pool, decision: Decision
-    ) -> metering.RequestRow:
-        """Return the record of a refusal; one that the cluster is to blame for says so."""
+    def _shed_reason(self, ask: Ask, pool: Pool, decision: Decision) -> Reason:
+        """Return why a request was refused; where the cluster is to blame it says so."""
         reason = decision.reason
         flows = pool.flows(ask.organization, highest=ask.service_class)
         is_holder = bool(flows)
@@ -293,18 +354,8 @@ class Desk:
         )
         is_full = reason in _CAPACITY and any(flow.level_mntu > 0 for flow in flows)
         if is_holder and (is_late or is_full):
-            reason = Reason.NO_CAPACITY
-        elif reason is Reason.NO_CAPACITY:
-            reason = Reason.OVERLOADED
-        return self._row(
-            ask,
-            request_id,
-            pool.cluster.id,
-            outcome="SHED",
-            reason=reason.value,
-            charge_mntu=decision.charge_mntu,
-            queue_ms=_queue_ms(decision),
-        )
+            return Reason.NO_CAPACITY
+        return Reason.OVERLOADED if reason is Reason.NO_CAPACITY else reason
 
     def _headers(
         self, ask: Ask, pool: Pool, decision: Decision, request_id: str

@@ -21,7 +21,7 @@ from admission.meter import Meter
 from admission.pools import Pool
 from admission.reserves import Hold
 from admission.snapshot import Grade
-from marketplace import errors
+from marketplace import clock, errors
 
 HANG_UP_WAIT_S = 10.0
 """How long an upstream may take to stop after a hang-up and to say what it generated; the caller
@@ -63,6 +63,8 @@ class Ask:
     arrived_ns: int
     is_probe: bool = False
     only_pool: int = 0
+    is_retry: bool = False
+    """Whether the client has declared it one."""
 
 
 class Interrupted(errors.Unavailable):
@@ -171,7 +173,9 @@ class Flight:
             if pieces:
                 if not self._out.is_started:
                     await self._out.start(self._headers)
+                since_ns = clock.monotonic_ns()
                 await self._out.write(b"".join(pieces))
+                self.meter.blocked(clock.monotonic_ns() - since_ns)
             if is_done:
                 break
         else:

@@ -349,6 +349,7 @@ class Gateway:
             overflow=_overflow_of(http.header(scope, b"x-baseload-overflow"), key),
             body=body,
             arrived_ns=arrived_ns,
+            is_retry=_is_retry(http.header(scope, b"x-stainless-retry-count")),
         )
         caller = Caller(send, is_stream=call.is_stream, headers=limits)
         task = asyncio.current_task()
@@ -371,6 +372,7 @@ class Gateway:
         body: bytes,
         arrived_ns: int,
         only_pool: int = 0,
+        is_retry: bool = False,
     ) -> Ask:
         """Return a request as the desk takes it in.
 
@@ -403,6 +405,7 @@ class Gateway:
             arrived_ns=arrived_ns,
             is_probe=bool(only_pool),
             only_pool=only_pool,
+            is_retry=is_retry,
         )
 
     async def _authenticate(self, scope: http.Scope, body: bytes) -> keys.Key:
@@ -537,6 +540,11 @@ def _class_of(header: str, call: dialect.Call, key: keys.Key) -> ServiceClass:
             param="x-baseload-class",
         )
     return ServiceClass[name]
+
+
+def _is_retry(header: str) -> bool:
+    """Whether a client says that it has sent the request before, as OpenAI's own does."""
+    return header.isdecimal() and header.isascii() and header.strip("0") != ""
 
 
 def _overflow_of(header: str, key: keys.Key) -> Overflow:

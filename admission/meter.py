@@ -21,6 +21,7 @@ class Meter:
 
     __slots__ = (
         "_arrived_ns",
+        "_blocked_ns",
         "_bound",
         "_checkpoint_at",
         "_checkpoint_output",
@@ -31,6 +32,7 @@ class Meter:
         "_prompt_estimate",
         "_request_id",
         "_sequence",
+        "_stalled_ns",
         "_weights",
         "has_claim",
         "is_bounded",
@@ -57,6 +59,9 @@ class Meter:
         self._arrived_ns = arrived_ns
         self._first_ns: int | None = None
         self._last_ns = arrived_ns
+        self._stalled_ns = 0
+        self._blocked_ns = 0
+        """What the caller has let us wait between two chunks: all of it, and since the last."""
         self._sequence = 0
         self._checkpoint_at = at
         self._checkpoint_output = 0
@@ -88,10 +93,17 @@ class Meter:
         """Note a chunk that carried output; return whether it was the first."""
         self._last_ns = clock.monotonic_ns()
         self.pieces += 1
-        if self._first_ns is None:
+        is_first = self._first_ns is None
+        if is_first:
             self._first_ns = self._last_ns
-            return True
-        return False
+        else:
+            self._stalled_ns += self._blocked_ns
+        self._blocked_ns = 0
+        return is_first
+
+    def blocked(self, ns: int) -> None:
+        """Note that the caller did not take a piece for so long: no fault of the upstream's."""
+        self._blocked_ns += ns
 
     def estimate(self) -> None:
         """Fill in what no claim said, when the request ends without one."""
@@ -127,7 +139,8 @@ class Meter:
         if self._first_ns is not None:
             first_ms = (self._first_ns - self._arrived_ns) // 1_000_000
             if usage.output > 1:
-                per_token_us = (self._last_ns - self._first_ns) // 1_000 // (usage.output - 1)
+                streaming_ns = max(0, self._last_ns - self._first_ns - self._stalled_ns)
+                per_token_us = streaming_ns // 1_000 // (usage.output - 1)
         return metering.UsageRow(
             request_id=self._request_id,
             sequence=self._sequence,

@@ -25,6 +25,12 @@ class Request(models.Model):
     arrived_at = models.DateTimeField()
     queue_ms = models.IntegerField(default=0)
     gateway = models.CharField(max_length=40)
+    is_in_profile = models.BooleanField(default=False)
+    """Its holder's level was above zero when it arrived: its targets were promised."""
+    is_retry = models.BooleanField(default=False)
+    """Its client declared it one."""
+    retry_after_ms = models.IntegerField(default=0)
+    """For how long a refused one was told to wait; 0 when it was not, or was served elsewhere."""
 
     class Meta:
         indexes = [

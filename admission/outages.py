@@ -74,6 +74,7 @@ def _available(grade: str, until: int) -> dict[int, list[int]]:
             FROM settlement_allocation allocation
             JOIN settlement_deliveryreport report ON report.allocation_id = allocation.id
             WHERE allocation.grade = %(grade)s AND NOT report.is_suspended
+              AND allocation.cluster <> 0
               AND allocation.starts_at >= %(since)s AND allocation.starts_at < %(until)s
               AND allocation.starts_at + report.interval * interval '5 minutes' <= %(until)s
             GROUP BY allocation.cluster, allocation.starts_at, report.interval

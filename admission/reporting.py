@@ -8,11 +8,13 @@ for the interval, as instructions to the machine, and what is published of each 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from django.db import connection
 
-from admission import models, queries, shortfall
+from admission import idle, models, queries, shortfall, simulator
+from admission.decisions import ServiceClass
 from admission.observation import reserve_prefix
 from admission.shortfall import Fate, Jump, Miss
 from marketplace import clock, contract
@@ -20,11 +22,15 @@ from marketplace import models as catalog
 from settlement import instructions, operations, slots
 from settlement import models as clearing
 from settlement import queries as settlement_queries
+from settlement.delivery import NO_CLUSTER
 from settlement.queries import AllocationRow
 
 SHARED = "P3"
 PAST_INTERVALS_READ = 24
 """Of the reports before an interval, what its debt and its believable demand are taken from."""
+PRESUMED_BY_INTERVALS = shortfall.PRESUMED_BY // contract.INTERVAL
+REFUSALS = frozenset({Fate.REFUSED, Fate.FAILED, Fate.SPILLED})
+"""What says that a cluster had no capacity, as a probe that fails does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +65,7 @@ def report(interval: Interval, at: int) -> None:
     misses = _misses(interval)
     deliveries = _deliveries(interval, allocations, delivered, misses)
     operations.report_delivery(deliveries=deliveries, at=at)
-    _charge_usage(interval, delivered)
+    _charge_usage(interval, delivered, allocations)
     _publish(interval, allocations, delivered)
 
 
@@ -113,7 +119,7 @@ def _delivered(interval: Interval) -> Delivered:
 
 
 def _misses(interval: Interval) -> list[Miss]:
-    """Return the requests in profile that a cluster refused or failed, each once.
+    """Return the requests in profile that a cluster did not serve as it should, each once.
 
     Those of the minute before the interval are among them.
     """
@@ -121,35 +127,116 @@ def _misses(interval: Interval) -> list[Miss]:
         cursor.execute(
             """
             SELECT request.organization_id, request.cluster, request.body_digest,
-                   greatest(0, request.charge_mntu - coalesce(last.mntu, 0)), request.arrived_at,
-                   request.outcome
+                   request.charge_mntu, request.arrived_at, request.outcome, request.is_retry,
+                   request.retry_after_ms, request.queue_ms,
+                   coalesce(nullif(request.class_served, ''), request.class_requested),
+                   last.state, last.mntu, last.prompt_tokens - last.cached_tokens,
+                   last.first_token_ms, last.per_token_us, last.at
             FROM admission_request request
             LEFT JOIN LATERAL (
-                SELECT state, mntu FROM admission_usageevent event
+                SELECT * FROM admission_usageevent event
                 WHERE event.request_id = request.id ORDER BY sequence DESC LIMIT 1) last ON true
             WHERE request.arrived_at >= %(starts_at)s - interval '1 minute'
               AND request.arrived_at < %(ends_at)s AND request.grade = %(grade)s
               AND NOT request.is_probe AND request.class_requested <> 'P3'
               AND (request.outcome = 'SHED' AND request.reason = 'NO_CAPACITY'
+                   OR request.outcome = 'ABORTED' AND request.is_in_profile
                    OR request.outcome = 'ADMITTED' AND request.class_served <> 'P3'
-                      AND last.state = 'FAILED')
+                      AND (last.state = 'FAILED'
+                           OR request.is_in_profile AND last.state IN ('COMPLETED', 'ABORTED')))
             ORDER BY request.arrived_at, request.id
             """,
             _span(interval),
         )
-        found = [
-            Miss(
-                holder=row[0],
-                cluster=row[1],
-                body_digest=bytes(row[2]),
-                charge_mntu=row[3],
-                arrived_at=clock.to_micros(row[4]),
-                fate=Fate.REFUSED if row[5] == "SHED" else Fate.FAILED,
-            )
-            for row in cursor.fetchall()
-        ]
+        found = [_miss(Decided(*row)) for row in cursor.fetchall()]
     # Once over all clusters: a request that two of them refused is one request.
-    return shortfall.once_each(found)
+    return shortfall.once_each([miss for miss in found if miss is not None])
+
+
+class Decided(NamedTuple):
+    """A request that may have been missed, and how it ended if it ran."""
+
+    holder: int
+    cluster: int
+    body_digest: memoryview
+    charge_mntu: int
+    arrived_at: datetime
+    outcome: str
+    is_retry: bool
+    retry_after_ms: int
+    queue_ms: int
+    service_class: str
+    state: str | None
+    mntu: int | None
+    uncached_tokens: int | None
+    first_token_ms: int | None
+    per_token_us: int | None
+    ended_at: datetime | None
+
+
+def _miss(row: Decided) -> Miss | None:
+    """Return how a request was missed, or None where it was served within its targets.
+
+    Of one that failed, what it had generated was delivered. One that came too late was missed
+    whole, and so was one whose caller gave up on a first token that was late.
+    """
+    charge, waited_us, target_us = row.charge_mntu, 0, 0
+    targets = simulator.TARGETS[ServiceClass[row.service_class]]
+    if row.outcome == "SHED":
+        fate = Fate.REFUSED if row.retry_after_ms else Fate.SPILLED
+    elif row.outcome == "ABORTED":
+        fate, waited_us = Fate.HUNG_UP, 1_000 * row.queue_ms
+        # Its prompt is not known better than by its charge.
+        target_us = targets.first_token_us_for(charge // 1_000)
+    elif row.state == "FAILED":
+        fate, charge = Fate.FAILED, max(0, charge - (row.mntu or 0))
+    else:
+        target_us = targets.first_token_us_for(max(0, row.uncached_tokens or 0))
+        is_late = row.first_token_ms is None or 1_000 * row.first_token_ms > target_us
+        if row.state == "ABORTED":
+            if not is_late:
+                return None
+            assert row.ended_at is not None, "what has ended has done so at an instant"
+            fate = Fate.HUNG_UP
+            waited_us = clock.to_micros(row.ended_at) - clock.to_micros(row.arrived_at)
+        elif is_late or (row.per_token_us or 0) > targets.per_token_us:
+            fate, charge = Fate.LATE, row.mntu or 0
+        else:
+            return None
+    return Miss(
+        holder=row.holder,
+        cluster=row.cluster,
+        body_digest=bytes(row.body_digest),
+        charge_mntu=charge,
+        arrived_at=clock.to_micros(row.arrived_at),
+        fate=fate,
+        is_retry=row.is_retry,
+        waited_us=waited_us,
+        target_us=target_us,
+        retry_after_us=1_000 * row.retry_after_ms,
+    )
+
+
+def _served(interval: Interval) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Return (instant of arrival, mNTU) of what each holder was served of its lots, by cluster."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT request.organization_id, request.cluster, request.arrived_at,
+                   coalesce(max(event.mntu), 0)::bigint
+            FROM admission_request request
+            JOIN admission_usageevent event ON event.request_id = request.id
+            WHERE request.arrived_at >= %(starts_at)s AND request.arrived_at < %(ends_at)s
+              AND request.grade = %(grade)s AND NOT request.is_probe
+              AND request.outcome = 'ADMITTED' AND request.class_served <> 'P3'
+            GROUP BY request.id ORDER BY request.arrived_at, request.id
+            """,
+            _span(interval),
+        )
+        found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for holder, cluster, arrived_at, mntu in cursor.fetchall():
+            found[holder, cluster].append((clock.to_micros(arrived_at), mntu))
+    return found
 
 
 def _probes(interval: Interval) -> dict[int, dict[int, bool]]:
@@ -224,7 +311,7 @@ def _deliveries(
     delivered: Delivered,
     misses: Sequence[Miss],
 ) -> list[operations.Delivery]:
-    """Return the report of every allocation that a cluster is behind."""
+    """Return the report of every allocation; what no cluster is behind is nothing available."""
     jumps = _jumps(interval)
     probes = _probes(interval)
     has_gateway = models.Heartbeat.objects.filter(
@@ -235,13 +322,14 @@ def _deliveries(
     refusals: dict[int, int] = defaultdict(int)
     missed: dict[tuple[int, int], list[Miss]] = defaultdict(list)
     for miss in misses:
-        refusals[miss.cluster] += miss.arrived_at >= interval.starts_at
+        if miss.fate in REFUSALS:
+            refusals[miss.cluster] += miss.arrived_at >= interval.starts_at
         missed[miss.holder, miss.cluster].append(miss)
     flows: dict[tuple[int, int], list[AllocationRow]] = defaultdict(list)
     for row in allocations:
-        if row.cluster:
-            flows[row.holder, row.cluster].append(row)
+        flows[row.holder, row.cluster].append(row)
     pasts = _pasts(interval)
+    served = _served(interval) if any(miss.retry_after_us for miss in misses) else {}
     deliveries = []
     for (holder, cluster), rows in sorted(flows.items()):
         made, passed = shortfall.probe_slots(
@@ -254,12 +342,16 @@ def _deliveries(
         )
         used = sum(
             mntu
-            for (who, where, served), mntu in delivered.items()
-            if who == holder and where == cluster and served != SHARED
+            for (who, where, as_class), mntu in delivered.items()
+            if who == holder and where == cluster and as_class != SHARED
         )
         short = shortfall.short_mntu(
             missed=shortfall.missed_mntu(
-                missed[holder, cluster], starts_at=interval.starts_at, delivered_mntu=used
+                missed[holder, cluster],
+                starts_at=interval.starts_at,
+                delivered_mntu=used,
+                recent_mntu=sum(each[1] + each[2] for each in past[-PRESUMED_BY_INTERVALS:]),
+                served=served.get((holder, cluster), ()),
             ),
             owed=owed,
             past_demand=[each[1] + each[2] for each in past],
@@ -278,7 +370,9 @@ def _deliveries(
                     owed_mntu=owed_part,
                     available_mntu=shortfall.available_mntu(
                         lots=row.lots, probes=made, passed=passed, refusals=refusals[cluster]
-                    ),
+                    )
+                    if cluster != NO_CLUSTER
+                    else 0,
                     short_mntu=short_part,
                     delivered_mntu=used_part,
                     probes=made,
@@ -289,7 +383,38 @@ def _deliveries(
     return deliveries
 
 
-def _charge_usage(interval: Interval, delivered: Delivered) -> None:
+def _idle(
+    interval: Interval, delivered: Delivered, allocations: Sequence[AllocationRow]
+) -> dict[tuple[int, int], dict[int, int]]:
+    """Return by (payer, seller) on whose idle rate how much of its P3 was served, in mNTU."""
+    found: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
+    clusters = catalog.Cluster.objects.filter(
+        id__in={cluster for _, cluster, served in delivered if served == SHARED}
+    )
+    for cluster, seller, certified in clusters.values_list(
+        "id", "organization_id", "certified_lots"
+    ):
+        own = {key: mntu for key, mntu in delivered.items() if key[1] == cluster}
+        lots: dict[int, int] = defaultdict(int)
+        for row in allocations:
+            if row.cluster == cluster:
+                lots[row.holder] += row.lots
+        used: dict[int, int] = defaultdict(int)
+        for (holder, _, served), mntu in own.items():
+            if served != SHARED:
+                used[holder] += mntu
+        shared = {holder: mntu for (holder, _, served), mntu in own.items() if served == SHARED}
+        parts = idle.served_on(shared, certified_lots=certified, lots=lots, used=used)
+        for payer, of in parts.items():
+            for holder, mntu in of.items():
+                known = found[payer, seller]
+                known[holder] = known.get(holder, 0) + mntu
+    return found
+
+
+def _charge_usage(
+    interval: Interval, delivered: Delivered, allocations: Sequence[AllocationRow]
+) -> None:
     """Instruct the machine to charge pay-as-you-go, and to give back the holds of an hour's end."""
     sellers = dict(
         catalog.Cluster.objects.filter(
@@ -306,6 +431,7 @@ def _charge_usage(interval: Interval, delivered: Delivered) -> None:
         for organization in to_release - {organization for organization, _ in due}:
             due[organization, organization] = 0
     last = dict(sorted(due))
+    of_idle = _idle(interval, delivered, allocations)
     hour = slots.hour_text(interval.hour_starts_at)
     for (organization, seller), mntu in sorted(due.items()):
         operations.instruct(
@@ -318,6 +444,7 @@ def _charge_usage(interval: Interval, delivered: Delivered) -> None:
                 interval=interval.number,
                 mntu=mntu,
                 release=organization in to_release and last[organization] == seller,
+                idle=tuple(sorted(of_idle.get((organization, seller), {}).items())),
             ),
         )
 

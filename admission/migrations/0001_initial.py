@@ -127,6 +127,9 @@ class Migration(migrations.Migration):
                 ('arrived_at', models.DateTimeField()),
                 ('queue_ms', models.IntegerField(default=0)),
                 ('gateway', models.CharField(max_length=40)),
+                ('is_in_profile', models.BooleanField(default=False)),
+                ('is_retry', models.BooleanField(default=False)),
+                ('retry_after_ms', models.IntegerField(default=0)),
             ],
             options={
                 'indexes': [models.Index(fields=['arrived_at'], name='request_by_arrival'), models.Index(fields=['organization_id', 'arrived_at'], name='request_by_organization'), models.Index(fields=['cluster', 'arrived_at'], name='request_by_cluster')],
