@@ -27,6 +27,8 @@ DAMAGE_PRICE_MULTIPLE_MAX = 5
 DAMAGE_SHARE = 4
 """The seller pays one part in this many of the delivery price on what was missed."""
 USAGE_PRICE_PERCENT = 110
+IDLE_HOLDERS_PERCENT = 80
+"""Of what is earned on rate that is sold but idle, what goes to those who bought it."""
 P0_PERCENT_MAX = 30
 TIMED_PERCENT_MAX = 60
 """Of a cluster's certified lots, how many may be sold as P0, and as P0 and P1 together."""
@@ -289,6 +291,19 @@ def usage_price(index: int) -> int:
 def usage_charge(*, price: int, mntu: int) -> int:
     """Return the micro-USD of pay-as-you-go tokens, rounded up to the seller's favor."""
     return -(-price * contract.TICK_MICROS_PER_MILLION * mntu // 1_000_000_000)
+
+
+def idle_shares(*, earned: int, mntu: int, idle: Sequence[int]) -> list[int]:
+    """Return what holders get of what was earned on `mntu`, for the `idle` mNTU of each of it.
+
+    80 % of the part that was served on them, rounded down; the rest is the seller's (RULEBOOK
+    6.10).
+    """
+    total = sum(idle)
+    if not total:
+        return [0] * len(idle)
+    part = earned * total // mntu * IDLE_HOLDERS_PERCENT // 100
+    return largest_remainder(part, idle)
 
 
 def delivery_margin(*, price: int, lots: int) -> int:

@@ -107,6 +107,8 @@ class ChargeUsage(Instruction, frozen=True, tag="charge_usage"):
     interval: int
     mntu: int
     release: bool = False
+    idle: tuple[tuple[int, int], ...] = ()
+    """(account, mNTU): holders on whose unused rate so much of it was served, in order."""
 
 
 class Halt(Instruction, frozen=True, tag="halt"):

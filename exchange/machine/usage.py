@@ -2,7 +2,8 @@
 
 A hold belongs to an organization, a grade and an hour. A charge is idempotent by seller and
 interval. What the hold does not reach is taken from cash, and what cash does not reach is lent and
-becomes debt, so that the cluster's owner is always paid what was served (RULEBOOK 6.10).
+becomes debt, so that the cluster's owner is always paid what was served (RULEBOOK 6.10). What was
+served on rate that is sold but idle is shared with those who bought it.
 """
 
 from exchange.machine import waterfall
@@ -59,6 +60,12 @@ def charge(state: State, order: instructions.ChargeUsage) -> Refuse | None:
         return Refuse.UNKNOWN_HOUR
     if not 0 <= order.mntu <= MNTU_MAX or not 1 <= order.interval <= contract.INTERVALS_PER_HOUR:
         return Refuse.INVALID_AMOUNT
+    holders = [number for number, _ in order.idle]
+    if not set(holders) <= state.accounts.keys():
+        return Refuse.UNKNOWN_ACCOUNT
+    idle = [mntu for _, mntu in order.idle]
+    if holders != sorted(set(holders)) or min(idle, default=1) < 1 or sum(idle) > order.mntu:
+        return Refuse.INVALID_AMOUNT
     hold = state.holds.setdefault(_key(order), Hold(0))
     mark = (order.seller, order.interval)
     if mark in hold.charged:
@@ -77,8 +84,12 @@ def charge(state: State, order: instructions.ChargeUsage) -> Refuse | None:
         hold.amount += beyond
     points = amount * grade.taker_fee_bp
     fee = min(amount, -(-points // margin.BASIS_POINTS))
-    earned = amount - fee
+    shares = delivery.idle_shares(earned=amount - fee, mntu=order.mntu, idle=idle)
+    earned = amount - fee - sum(shares)
     state.transfer(held, (order.seller, Kind.CASH), earned, Code.USAGE_CHARGE, cause)
+    for number, share in zip(holders, shares, strict=True):
+        state.transfer(held, (number, Kind.CASH), share, Code.USAGE_IDLE, cause)
+        waterfall.repay(state, state.accounts[number], share, cause)
     state.transfer(held, (EXCHANGE, Kind.FEES), fee, Code.USAGE_FEE, cause)
     waterfall.repay(state, state.accounts[order.seller], earned, cause)
     hold.amount -= amount

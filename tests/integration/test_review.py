@@ -10,10 +10,11 @@ from admission import models as admission_models
 from admission import reporting, shortfall
 from marketplace import clock as market_clock
 from marketplace import contract
+from marketplace import models as catalog
 from marketplace.models import Instrument
-from settlement import jobs, kinds, models, operations, slots
+from settlement import instructions, jobs, kinds, models, operations, slots
 from tests import settling
-from tests.market import BUYER, CLUSTER, GRADE, Market, buy, sell
+from tests.market import BUYER, CLUSTER, GRADE, OTHER, Market, buy, sell
 from tests.settling import LOTS, PRICE, STARTS_AT, WHOLE
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -118,3 +119,26 @@ def test_the_final_run_waits_for_the_second_look(market, clock) -> None:
     final = models.Job.objects.get(kind="settle_day")
     assert (final.slot, final.after_kind, final.after_slot) == (slot, "review_day", slot)
     assert models.Job.objects.filter(kind="review_day").count() == 1
+
+
+def test_pay_as_you_go_says_whose_idle_rate_it_was_served_on(market, clock) -> None:
+    """Of 60 certified lots 40 are sold and idle: of 30 lots at P3 ten are served on them."""
+    catalog.Organization.objects.create(
+        id=settling.SELLER, name="S", skeleton="s", role="PROVIDER", created_at=market_clock.now()
+    )
+    catalog.Cluster.objects.create(
+        id=CLUSTER, organization_id=settling.SELLER, grade_id=GRADE, name="c", accelerator="H100",
+        endpoint="http://127.0.0.1:9/v1", state="CERTIFIED", certified_lots=60,
+        created_at=market_clock.now(),
+    )  # fmt: skip
+    lot = contract.MNTU_PER_LOT_INTERVAL
+    use(30 * lot)
+    admission_models.Request.objects.update(organization_id=OTHER, class_served="P3")
+    reporting.report(FIRST, clock.at)
+    row = models.Instruction.objects.get(id__startswith="charge:")
+    charge = instructions.decode(bytes(row.body))
+    assert (charge.account, charge.mntu, charge.idle) == (
+        OTHER,
+        30 * lot,
+        ((BUYER, 10 * lot),),
+    )
