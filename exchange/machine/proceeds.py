@@ -1,7 +1,8 @@
 """What of its cash an account may take out (RULEBOOK 3.8).
 
 Everything it needs stays: for positions, orders and open deliveries, and beyond that what its open
-positions would lose at the worse edge of the day's band, because the next mark may be there. What
+positions, and those that its orders may make, would lose at the worse edge of the day's band,
+because the next mark may be there. What
 an interval has paid it, as proceeds or as compensation, counts as margin at once, but stays until
 two hours into the next day: until then it may be found that it was too much.
 """
@@ -38,18 +39,19 @@ def withdrawable(account: Account) -> int:
 def at_risk(account: Account) -> int:
     """Return what open positions lose at the worse edge of the day's band, in micro-USD.
 
-    What is paid in full is at no risk: at a lower price less is due. Nor are options, which no
-    mark is paid for.
+    An order at rest may have traded on the way there, so it counts as if it had; by how much its
+    price is worse than the mark is reserved already. What is paid in full is at no risk: at a lower
+    price less is due. Nor are options, which no mark is paid for.
     """
     total = 0
     for position in account.positions.values():
-        net = position.net
         instrument = position.instrument
-        if not net or instrument.is_option:
+        if instrument.is_option:
             continue
         mark = instrument.mark
-        if net < 0:
-            total -= net * instrument.unit * max(0, instrument.band_high - mark)
-        elif instrument.rates.long_mark:
-            total += net * instrument.unit * max(0, mark - instrument.band_low)
+        short = max(0, position.sell_lots - position.net) * max(0, instrument.band_high - mark)
+        long = max(0, position.net + position.buy_lots) * max(0, mark - instrument.band_low)
+        if not instrument.rates.long_mark:
+            long = 0
+        total += instrument.unit * max(short, long)
     return total
