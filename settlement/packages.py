@@ -77,10 +77,12 @@ def is_schedule(lots: Sequence[int], p1_lots: Sequence[int]) -> bool:
 def hours(stretches: Iterable[Stretch]) -> Iterator[HourLots]:
     """Yield every hour that has lots, stretch by stretch."""
     for stretch in stretches:
-        for starts_at in range(stretch.starts_at, stretch.ends_at, HOUR):
-            lots = lots_at(stretch.lots, starts_at)
-            if lots:
-                yield HourLots(starts_at, lots, lots_at(stretch.p1_lots, starts_at))
+        lots, p1_lots = stretch.lots, stretch.p1_lots or (0,)
+        first = (stretch.starts_at - contract.week_start(stretch.starts_at)) // HOUR
+        for number, starts_at in enumerate(range(stretch.starts_at, stretch.ends_at, HOUR), first):
+            each = lots[number % len(lots)]
+            if each:
+                yield HourLots(starts_at, each, p1_lots[number % len(p1_lots)])
 
 
 def lot_hours(stretches: Iterable[Stretch]) -> int:

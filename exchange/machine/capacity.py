@@ -84,7 +84,7 @@ class Capacity:
         return max(0, certified - self.pledge(grade, hour_ends_at - contract.HOUR).lots)
 
     def pledgeable(self, grade: str, hour_ends_at: int) -> Pledge:
-        """Return how many lots of an hour more could be pledged to packages, and of these as P1.
+        """Return how many lots of an hour packages could have in all, and how many of them as P1.
 
         Only the account's own clusters deliver its packages.
         """
@@ -93,8 +93,7 @@ class Capacity:
             min(room.timed_lots, standing[number])
             for number, room in self._rooms(grade, hour_ends_at).items()
         )
-        pledge = self.pledge(grade, hour_ends_at - contract.HOUR)
-        return Pledge(sum(standing.values()) - pledge.lots, timed - pledge.p1_lots)
+        return Pledge(sum(standing.values()), timed)
 
     def pledge(self, grade: str, starts_at: int) -> Pledge:
         """Return what of an hour is pledged to packages."""

@@ -14,12 +14,12 @@ A listing whose term costs over 10 % more on the curve than its list price is su
 asked when somebody buys, so it cannot be out of date.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from exchange import package_events
 from exchange.machine import coverage, limits, pledges, slot_rooms, waterfall
-from exchange.machine.promises import Package
+from exchange.machine.promises import NO_PLEDGE, Package, Pledge
 from exchange.machine.state import Account, State
 from exchange.reasons import Refuse
 from marketplace import contract
@@ -50,9 +50,7 @@ def buy(state: State, order: instructions.BuyPackage, cause: str) -> Refuse | No
         list_price_ticks=order.list_price_ticks,
     ):
         return Refuse.LISTING_SUSPENDED
-    if not (
-        _is_covered(seller, order.grade, hours) and _leaves_slots(seller, order.grade, stretch)
-    ):
+    if not (_is_covered(seller, order.grade, hours) and _leaves_slots(seller, order.grade, hours)):
         return Refuse.INSUFFICIENT_COVERAGE
     if _is_too_long(state, buyer, order.grade, hours):
         return Refuse.POSITION_LIMIT
@@ -133,12 +131,23 @@ def _is_covered(seller: Account, grade: str, hours: list[HourLots]) -> bool:
     Lots that it has bought do not help: they are not its clusters' to deliver.
     """
     sold = _offered(seller, grade, hours)
+    pledged = seller.pledges.get(grade, {})
+    is_plain = not (seller.backs or seller.backed)
+    ends = sorted(c.valid_until for c in seller.clusters.values() if c.grade == grade)
+    known: dict[int, Pledge] = {}
     for hour in hours:
         ends_at = hour.starts_at + HOUR
-        if hour.lots + max(0, sold[hour.starts_at]) > seller.free_lots(grade, ends_at):
+        # With nobody else's shorts behind them, clusters change only where a certificate ends.
+        key = bisect_left(ends, ends_at) if is_plain else ends_at
+        if key not in known:
+            known[key] = seller.pledgeable(grade, ends_at)
+        most, before = known[key], pledged.get(hour.starts_at, NO_PLEDGE)
+        free = most.lots - before.lots
+        if hour.lots > free or hour.p1_lots > most.p1_lots - before.p1_lots:
             return False
-        most = seller.pledgeable(grade, ends_at)
-        if hour.lots > most.lots or hour.p1_lots > most.p1_lots:
+        if not is_plain:
+            free = seller.free_lots(grade, ends_at)
+        if hour.lots + max(0, sold[hour.starts_at]) > free:
             return False
     return True
 
@@ -185,21 +194,21 @@ def _by_hour(hours: list[HourLots], windows: Iterator[tuple[int, int, int]]) -> 
     return found
 
 
-def _leaves_slots(seller: Account, grade: str, stretch: Stretch) -> bool:
+def _leaves_slots(seller: Account, grade: str, hours: list[HourLots]) -> bool:
     """Whether the slots that a seller has sold, or offers, fit beside a package."""
     books = [
         position
         for position in seller.positions.values()
         if position.instrument.sibling
         and position.instrument.grade.code == grade
-        and stretch.starts_at <= position.instrument.contract.starts_at < stretch.ends_at
+        and hours[0].starts_at <= position.instrument.contract.starts_at <= hours[-1].starts_at
         and slot_rooms.short(position)
     ]
     if not books:
         return True
-    pledges.add(seller, grade, [stretch])
+    pledges.add(seller, grade, hours)
     fits = all(slot_rooms.may_offer(position, 0) for position in books)
-    pledges.release(seller, grade, list(packages.hours([stretch])))
+    pledges.release(seller, grade, hours)
     return fits
 
 
@@ -249,7 +258,7 @@ def resell(state: State, order: instructions.ResellPackage, cause: str) -> Refus
     state.transfer(cash, (EXCHANGE, Kind.FEES), fee, Code.PACKAGE_FEE, cause)
     waterfall.repay(state, holder, amount - fee, cause)
     pledges.give_up(holder, package.grade, hours)
-    pledges.hold(buyer, package.grade, [piece])
+    pledges.hold(buyer, package.grade, hours)
     _tell(state, package)
     _tell(state, child)
     state.events.append(

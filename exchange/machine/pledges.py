@@ -7,23 +7,24 @@ is what the packages of an account's hour add up to; it is not written, for the 
 from exchange.machine.promises import NO_PLEDGE, Package, Pledge
 from exchange.machine.state import UNKNOWN, Account, State
 from settlement import packages
-from settlement.packages import HourLots, Stretch
+from settlement.packages import HourLots
 
 
 def take_up(state: State, package: Package) -> None:
     """Make a package part of the state."""
     state.packages[package.id] = package
     seller, holder = state.accounts[package.seller], state.accounts[package.holder]
-    add(seller, package.grade, package.stretches)
-    hold(holder, package.grade, package.stretches)
+    hours = list(packages.hours(package.stretches))
+    add(seller, package.grade, hours)
+    hold(holder, package.grade, hours)
     seller.delivery_margin += package.margin
     seller.required += package.margin
 
 
-def add(seller: Account, grade: str, stretches: list[Stretch]) -> None:
+def add(seller: Account, grade: str, hours: list[HourLots]) -> None:
     """Pledge lots of a seller."""
     of_grade = seller.pledges.setdefault(grade, {})
-    for hour in packages.hours(stretches):
+    for hour in hours:
         before = of_grade.get(hour.starts_at, NO_PLEDGE)
         of_grade[hour.starts_at] = Pledge(before.lots + hour.lots, before.p1_lots + hour.p1_lots)
     _forget(seller, grade)
@@ -43,10 +44,10 @@ def release(seller: Account, grade: str, hours: list[HourLots]) -> None:
     _forget(seller, grade)
 
 
-def hold(holder: Account, grade: str, stretches: list[Stretch]) -> None:
+def hold(holder: Account, grade: str, hours: list[HourLots]) -> None:
     """Count lots as the holder's."""
     of_grade = holder.holdings.setdefault(grade, {})
-    for hour in packages.hours(stretches):
+    for hour in hours:
         of_grade[hour.starts_at] = of_grade.get(hour.starts_at, 0) + hour.lots
 
 
