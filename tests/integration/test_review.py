@@ -52,13 +52,13 @@ def watch(interval: reporting.Interval) -> None:
         )
 
 
-def use(mntu: int) -> None:
+def use(mntu: int, organization: int = BUYER, served: str = "P2") -> None:
     """Record usage in the first interval that nobody knew of when it was reported on."""
     request = uuid.uuid4()
     at = market_clock.to_datetime(FIRST.starts_at + contract.MICROS_PER_SECOND)
     admission_models.Request.objects.create(
-        id=request, organization_id=BUYER, key="k", grade=GRADE, cluster=CLUSTER,
-        class_requested="P2", class_served="P2", outcome="ADMITTED", charge_mntu=mntu,
+        id=request, organization_id=organization, key="k", grade=GRADE, cluster=CLUSTER,
+        class_requested="P2", class_served=served, outcome="ADMITTED", charge_mntu=mntu,
         body_digest=b"", arrived_at=at, gateway="g",
     )  # fmt: skip
     admission_models.UsageEvent.objects.create(
@@ -132,8 +132,7 @@ def test_pay_as_you_go_says_whose_idle_rate_it_was_served_on(market, clock) -> N
         created_at=market_clock.now(),
     )  # fmt: skip
     lot = contract.MNTU_PER_LOT_INTERVAL
-    use(30 * lot)
-    admission_models.Request.objects.update(organization_id=OTHER, class_served="P3")
+    use(30 * lot, OTHER, "P3")
     reporting.report(FIRST, clock.at)
     row = models.Instruction.objects.get(id__startswith="charge:")
     charge = instructions.decode(bytes(row.body))
