@@ -31,8 +31,10 @@ CREATE TABLE settlement_transfer (
         OR phase = 1 AND id IS NOT NULL AND hold IS NULL
         OR phase IN (2, 3, 4) AND hold IS NOT NULL AND expires_at IS NULL)
 ) PARTITION BY RANGE (at);
-CREATE INDEX transfer_by_debit ON settlement_transfer (debit_account, chain, sequence);
-CREATE INDEX transfer_by_credit ON settlement_transfer (credit_account, chain, sequence);
+CREATE INDEX transfer_by_debit ON settlement_transfer (debit_account, chain, sequence)
+    INCLUDE (amount, at, code, phase);
+CREATE INDEX transfer_by_credit ON settlement_transfer (credit_account, chain, sequence)
+    INCLUDE (amount, at, code, phase);
 CREATE INDEX transfer_by_cause ON settlement_transfer (cause);
 CREATE TABLE settlement_chainlink (
     chain varchar(16) NOT NULL,
