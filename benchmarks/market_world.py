@@ -361,27 +361,27 @@ class World:
         entitled = held * MNTU_PER_LOT_INTERVAL
         wanted = min(asked, entitled)
         parts = shortfall.parts(wanted, [allocation.lots for allocation in allocations])
-        missed_all = 0
-        rows = []
-        for allocation, part in zip(allocations, parts, strict=True):
+        there = []
+        for allocation in allocations:
             share = self.served(allocation.cluster, begins) if allocation.cluster else 0.0
-            passed = round(PROBES * share)
-            available = shortfall.available_mntu(
-                lots=allocation.lots, probes=PROBES, passed=passed, refusals=0
+            there.append(
+                shortfall.available_mntu(
+                    lots=allocation.lots, probes=PROBES, passed=round(PROBES * share), refusals=0
+                )
             )
-            missed = max(0, part - available)
-            missed_all += missed
-            rows.append((allocation, part, available, missed))
+        # A request goes where there is something left, so only what is nowhere is missed.
+        got = min(wanted, sum(there))
         past = self.past[account]
-        short = shortfall.short_mntu(missed=missed_all, owed=entitled, past_demand=past)
-        lines = []
-        weights = [missed for _, _, _, missed in rows]
-        shares = shortfall.parts(short, weights) if missed_all else [0] * len(rows)
-        got = 0
-        for (allocation, part, available, _), missed in zip(rows, shares, strict=True):
-            delivered = min(part, available)
-            got += delivered
-            lines.append(DeliveryLine(allocation.id, available, missed, delivered))
+        short = shortfall.short_mntu(missed=wanted - got, owed=entitled, past_demand=past)
+        lacks = [max(0, part - has) for part, has in zip(parts, there, strict=True)]
+        shares = shortfall.parts(short, lacks) if short else [0] * len(lacks)
+        served = shortfall.parts(got, there) if got else [0] * len(there)
+        lines = [
+            DeliveryLine(allocation.id, has, missed, delivered)
+            for allocation, has, missed, delivered in zip(
+                allocations, there, shares, served, strict=True
+            )
+        ]
         # What was believed is the past of the intervals to come, not what was asked for.
         past.append(got + short)
         del past[: -shortfall.PAST_INTERVALS]
