@@ -10,6 +10,7 @@ import pytest
 
 from exchange import default_events, events, package_events
 from exchange.machine import Machine, waterfall
+from marketplace import contract
 from marketplace.contract import DAY, HOUR
 from settlement import instructions, packages
 from settlement.ledger import Code, Kind
@@ -190,6 +191,47 @@ def test_a_package_must_be_paid_for_and_its_seller_must_have_its_margin() -> Non
     assert buy(floor) == "seller_unavailable"
     floor.instruct(instructions.KillSwitch(account=2, enabled=True))
     assert buy(floor) == "killed"
+
+
+@pytest.mark.parametrize(
+    ("lots", "p1_lots", "reason"),
+    [
+        (50, 20, None),
+        (50, 21, "insufficient_coverage"),
+        (60, 0, None),
+        (61, 0, "insufficient_coverage"),
+    ],
+)
+def test_p1_lots_and_slots_that_are_offered_share_the_clusters(
+    lots: int, p1_lots: int, reason: str | None
+) -> None:
+    floor = market()
+    floor.define(1_250, slot_reference_ticks=(50, 20))
+    floor.to("10:30")
+    slots = contract.slot_contract(GRADE, "P1", TOMORROW + 5 * HOUR).symbol
+    floor.sell(1, 40, 20, instrument=slots)
+    assert floor.rejected() is None
+    assert buy(floor, lots=(lots,), p1_lots=(p1_lots,)) == reason
+    floor.sell(1, 1, 20, instrument=slots)
+    more_fits = reason is not None
+    assert floor.rejected() == (None if more_fits else "insufficient_coverage")
+
+
+def test_a_holders_slots_from_the_book_go_with_its_lots_from_the_book() -> None:
+    floor = market()
+    floor.define(1_250, slot_reference_ticks=(50, 20))
+    assert buy(floor, lots=(10,), p1_lots=(3,)) is None
+    floor.to("12:30")
+    slots = contract.slot_contract(GRADE, "P1", TOMORROW).symbol
+    floor.sell(1, 5, 1_250, at="+1 00")
+    floor.buy(2, 5, 1_250, at="+1 00")
+    floor.sell(1, 4, 20, instrument=slots)
+    floor.buy(2, 4, 20, instrument=slots)
+    floor.to("23:55")
+    given = [(e.lots, e.p1_lots, e.package) for e in floor.of(events.Allocated)]
+    assert given == [(5, 4, 0), (10, 3, 1)]
+    backed = {e.account: e.backed for e in floor.of(events.SlotsSettled)}
+    assert backed == {1: 4, 2: 4}
 
 
 def test_a_certificate_must_span_the_term() -> None:
