@@ -1,5 +1,6 @@
 """A cluster that is down sells nothing, and is certified again when it is back."""
 
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -9,7 +10,7 @@ from django.db import transaction
 
 from admission import models as admission_models
 from admission import operations as admission_operations
-from admission import outages, shortfall
+from admission import outages, reporting, shortfall
 from exchange import events
 from exchange.reasons import Reject
 from marketplace import audit, contract
@@ -139,6 +140,54 @@ def test_nothing_new_is_sold_on_a_cluster_that_is_down(market: Market, clock) ->
     assert [event.reason for event in answer if isinstance(event, events.OrderRejected)] == [
         Reject.INSUFFICIENT_COVERAGE
     ]
+
+
+def test_open_hours_of_a_cluster_that_is_down_are_bought_in_and_what_remains_fails(
+    market: Market, clock
+) -> None:
+    market.execute(sell(SELLER, PRICE, 30, "s2", instrument=NEXT))
+    market.execute(buy(BUYER, PRICE, 10, "b2", instrument=NEXT))
+    go_down(market, clock)
+    seller = market.machine.state.accounts[SELLER]
+    open_orders = [
+        (each.side, each.remaining, each.position.instrument.contract.symbol)
+        for each in seller.orders.values()
+    ]
+    assert open_orders == [(1, 10, NEXT)], "its sales are withdrawn, and the engine bids for it"
+    clock.set("2026-12-01T19:56Z")
+    market.work()
+    (failed,) = models.Allocation.objects.filter(
+        starts_at=market_clock.to_datetime(contract.parse_symbol(NEXT).starts_at)
+    )
+    assert (failed.holder, failed.seller, failed.cluster, failed.lots) == (BUYER, SELLER, 0, 10)
+
+    starts_at = contract.parse_symbol(NEXT).starts_at
+    refused(starts_at + contract.SETTLEMENT_LAG, charge_mntu=3_000_000)
+    interval = reporting.Interval(grade=GRADE, hour_starts_at=starts_at, number=1)
+    admission_models.Heartbeat.objects.create(
+        gateway="g", interval_starts_at=market_clock.to_datetime(starts_at)
+    )
+    with transaction.atomic():
+        reporting.report(interval, at=starts_at + contract.INTERVAL)
+        operations.settle_interval(grade=GRADE, hour_starts_at=starts_at, interval=1)
+    said = models.DeliveryReport.objects.get(allocation=failed)
+    assert (said.available_mntu, said.short_mntu) == (0, 3_000_000)
+    clock.set("2026-12-01T20:06Z")
+    market.work()
+    paid = models.IntervalSettlement.objects.get(allocation=failed)
+    assert (paid.released_micros, paid.refunded_micros) == (0, 5 * failed.price_ticks * 10)
+    assert paid.compensated_micros == failed.price_ticks * 1_000 * 3_000 // 4_000_000
+    assert find(starts_at + contract.INTERVAL) == 0, "nothing is behind them that could be down"
+
+
+def refused(at: int, *, charge_mntu: int) -> None:
+    """Have a gateway find nothing that could serve the buyer's lots."""
+    admission_models.Request.objects.create(
+        id=uuid.uuid4(), organization_id=BUYER, key="k", grade=GRADE, cluster=0,
+        class_requested="P2", outcome="SHED", reason="NO_CAPACITY", charge_mntu=charge_mntu,
+        body_digest=b"b" * 16, arrived_at=market_clock.to_datetime(at), gateway="g",
+        is_in_profile=True,
+    )  # fmt: skip
 
 
 def test_twelve_good_probes_certify_it_again(market: Market, clock) -> None:
