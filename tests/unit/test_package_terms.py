@@ -154,7 +154,7 @@ def test_units_are_left_that_no_day_of_the_term_has_sold(bought, left: int) -> N
 
 @given(
     length=st.sampled_from(package_terms.PATTERN_LENGTHS),
-    numbers=st.lists(st.integers(0, 50), min_size=168, max_size=168),
+    numbers=st.binary(min_size=168, max_size=168),
     start=st.integers(0, 400),
     hours=st.integers(0, 500),
 )
