@@ -171,7 +171,9 @@ class ListLedger(Endpoint):
 class ShowMargin(Endpoint):
     """What positions, deliveries, uncovered shorts and resting orders have behind them.
 
-    `initial_margin` is the sum over the three lists, each with the numbers that it follows from.
+    `initial_margin` is the sum over the three lists, each with the numbers that it follows from,
+    and `package_margin`: a twentieth of the price of what packages that were sold still have to
+    deliver.
     """
 
     scope = "read"
@@ -244,6 +246,7 @@ class ShowMargin(Endpoint):
         margin_call: "ShowMargin.MarginCall | None"
         locked: str
         default_fund: str
+        package_margin: str
         positions: "list[ShowMargin.Requirement]"
         deliveries: "list[ShowMargin.Delivery]"
         uncovered: "list[ShowMargin.Uncovered]"
@@ -253,11 +256,18 @@ class ShowMargin(Endpoint):
         row = settlement_queries.account(call.organization)
         positions = list(settlement_queries.margined_positions(call.organization))
         marks = _marks([position.symbol for position in positions])
+        owed = [
+            (one, delivery.delivery_margin(price=one.price_ticks, lots=one.lots))
+            for one in settlement_queries.open_obligations(call.organization)
+        ]
+        others = sum(one.initial_margin_micros for one in positions) + sum(m for _, m in owed)
+        others += sum(line["margin"] for line in row.uncovered)
         return self.Output(
             cash=wire.micros_text(row.cash_micros),
             available=wire.micros_text(row.available_micros),
             order_margin=wire.micros_text(row.order_margin_micros),
             initial_margin=wire.micros_text(row.initial_margin_micros),
+            package_margin=wire.micros_text(row.initial_margin_micros - others),
             maintenance_margin=wire.micros_text(row.maintenance_margin_micros),
             margin_call_due_at=wire.optional_moment_text(row.margin_call_due_at),
             margin_call=self._call(row),
@@ -270,11 +280,9 @@ class ShowMargin(Endpoint):
                     starts_at=wire.moment_text(one.starts_at),
                     lots=one.lots,
                     price=wire.price_text(one.price_ticks),
-                    initial_margin=wire.micros_text(
-                        delivery.delivery_margin(price=one.price_ticks, lots=one.lots)
-                    ),
+                    initial_margin=wire.micros_text(needed),
                 )
-                for one in settlement_queries.open_obligations(call.organization)
+                for one, needed in owed
             ],
             uncovered=[self._uncovered(line) for line in row.uncovered],
         )

@@ -192,3 +192,71 @@ def test_no_order_of_fills_needs_more_than_was_reserved(of, orders, net, cost, d
         assert now <= reserved
         reserved = now
     assert reserved == margin.position_margin(of, net_lots=net, cost_ticks=cost)
+
+
+# Worked by hand: a tick is 60 micro-USD a lot and hour; of it a buyer has 60 behind a prepaid hour
+# and 6 behind another, a covered seller 3. Ten lots each, what was traded at 1.250.
+#
+#   window                     lots   mark   lost since     behind the mark              together
+TABLE = """
+    hour, later                 +10  1.250            0     6 x 1250 x 10 =     75000       75000
+    hour, later                 +10  1.300            0     6 x 1300 x 10 =     78000       78000
+    hour, later                 +10  1.200        30000     6 x 1200 x 10 =     72000      102000
+    hour, prepaid               +10  1.250            0    60 x 1250 x 10 =    750000      750000
+    hour, prepaid               +10  1.200        30000    60 x 1200 x 10 =    720000      750000
+    hour, prepaid               +10  1.300       -30000    60 x 1300 x 10 =    780000      750000
+    hour, later                 -10  1.250            0     3 x 1250 x 10 =     37500       37500
+    hour, later                 -10  1.300        30000     3 x 1300 x 10 =     39000       69000
+    hour, later                 -10  1.200            0     3 x 1200 x 10 =     36000       36000
+    hour, prepaid               -10  1.300        30000     3 x 1300 x 10 =     39000       69000
+    day, 6 hours prepaid        +10  1.250            0   468 x 1250 x 10 =   5850000     5850000
+    day, 6 hours prepaid        +10  1.300            0   468 x 1300 x 10 =   6084000     6084000
+    day, 6 hours prepaid        +10  1.200       720000   468 x 1200 x 10 =   5616000     6336000
+    day, 6 hours prepaid        -10  1.300       720000    72 x 1300 x 10 =    936000     1656000
+    day, 6 hours prepaid        -10  1.200            0    72 x 1200 x 10 =    864000      864000
+    month of 744 hours          +10  1.250            0  4464 x 1250 x 10 =  55800000    55800000
+    month of 744 hours          +10  1.240      4464000  4464 x 1240 x 10 =  55353600    59817600
+    month of 744 hours          -10  1.250            0  2232 x 1250 x 10 =  27900000    27900000
+    month of 744 hours          -10  1.260      4464000  2232 x 1260 x 10 =  28123200    32587200
+"""
+WINDOWS = {
+    "hour, later": (1, 0),
+    "hour, prepaid": (1, 1),
+    "day, 6 hours prepaid": (24, 6),
+    "month of 744 hours": (744, 0),
+}
+ROWS = [line[4:] for line in TABLE.strip("\n").splitlines()]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(row[:40].split()))
+def test_margin_is_as_worked_by_hand(row: str) -> None:
+    """The reader adds the columns up; the code has to come to the last one by itself."""
+    hours, prepaid = WINDOWS[row[:26].strip()]
+    lots, mark, lost, rate, _, price, _, ten, _, behind, together = row[26:].split()
+    assert int(rate) * int(price) * int(ten) == int(behind), "the table itself is right"
+    assert int(lost) + int(behind) == int(together), "the table itself is right"
+    of = energy(hours, prepaid=prepaid, mark=round(float(mark) * 1_000))
+    net = int(lots)
+    needed = margin.position_margin(of, net_lots=net, cost_ticks=net * 1_250)
+    assert needed == int(together)
+    maintained = margin.maintenance(needed)
+    assert 4 * maintained >= 3 * needed > 4 * (maintained - 1)
+
+
+@pytest.mark.parametrize(
+    ("covered", "hours", "is_late", "by_hand"),
+    [
+        (10, 1, False, 37_500),  # 3 x 1250 x 10
+        (4, 1, False, 37_500 + 67_500),  # and 9 x 1250 x 6
+        (0, 1, False, 150_000),  # 20 % of 750,000
+        (0, 1, True, 1_125_000),  # 150 % of 750,000
+        (4, 24, False, 24 * 105_000),
+        (4, 24, True, 24 * (37_500 + 652_500)),  # and 87 x 1250 x 6
+    ],
+)
+def test_a_short_that_is_covered_in_part_is_as_worked_by_hand(
+    covered: int, hours: int, is_late: bool, by_hand: int
+) -> None:
+    base = margin.position_margin(energy(hours), net_lots=-10, cost_ticks=-10 * PRICE)
+    bare = hours * (10 - covered) * PRICE * margin.uncovered_micros(is_late=is_late)
+    assert base + bare == by_hand
