@@ -114,3 +114,36 @@ def test_surplus_and_pools_by_the_client(served: Served, buyer: Party) -> None:
         assert (pool.instrument, pool.members, pool.quantity) == (hour, 1, 5)
         assert client.withdraw_commitment(committed.id).state == "withdrawn"
         assert [one.state for one in client.commitments()] == ["withdrawn"]
+
+
+def test_a_package_is_bought_and_a_slice_of_it_sold_on(
+    served: Served, provider: Client, buyer: Party, capsys, monkeypatch
+) -> None:
+    made = offer(provider)
+    with Client(served.origin, key=buyer.api.key) as client:
+        held = client.buy_package(made.id, FROM, TO, quantity=2, idempotency_key="b1")
+        assert client.buy_package(made.id, FROM, TO, quantity=2, idempotency_key="b1") == held
+        assert (held.provider_name, held.price) == ("Cirrus", Decimal("1.187"))
+        assert (held.remaining_lot_hours, held.remaining_value) == (3_360, Decimal("239.299200"))
+        assert [one.lots for one in held.remaining] == [(20,)]
+        assert client.bought_package(held.id) == held
+        assert list(provider.sold_packages()) == [held]
+        start, end = datetime(2026, 12, 5, 8, tzinfo=UTC), datetime(2026, 12, 5, 18, tzinfo=UTC)
+        slice_of = client.resell_package(held.id, start, end, [5], "1.300")
+        assert (slice_of.lot_hours, slice_of.total) == (50, Decimal("3.900000"))
+        with pytest.raises(errors.ApiError) as caught:
+            client.resell_package(held.id, start, end, [21], "1.300")
+        assert caught.value.code == "exceeds_package"
+        second = client.resell_package(held.id, start, end, [1], "1.300")
+        assert client.withdraw_package_slice(second.id).state == "withdrawn"
+        other = served.world.party("Acme", cash=CASH)
+        monkeypatch.setenv("BASELOAD_URL", served.origin)
+        monkeypatch.setenv("BASELOAD_KEY", other.api.key)
+        capsys.readouterr()
+        assert cli.main(["package", "slices"]) == 0
+        assert cli.main(["package", "take", slice_of.id]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[1].split()[:3] == [slice_of.id, "Northwind", GRADE]
+        assert f"50 lot-hours of {GRADE} @ 1.187" in said[2]
+        assert [one.state for one in client.own_package_slices()] == ["withdrawn", "sold"]
+        assert cli.main(["package", "take", slice_of.id]) == 1
