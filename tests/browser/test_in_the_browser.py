@@ -32,7 +32,14 @@ PUBLIC = [
     "/login",
     "/signup",
 ]
-PRIVATE = ["/portfolio", "/portfolio/statements", "/entitlements", "/keys", "/sell"]
+PRIVATE = [
+    "/portfolio",
+    "/portfolio/margin",
+    "/portfolio/statements",
+    "/entitlements",
+    "/keys",
+    "/sell",
+]
 
 
 def until(browser: webdriver.Chrome, condition: Callable[[], Any]) -> Any:

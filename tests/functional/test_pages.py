@@ -25,7 +25,9 @@ PUBLIC = [
     "/signup",
 ]
 PRIVATE = [
-    "/portfolio", "/portfolio/statements", "/portfolio/months", "/deliveries", "/entitlements",
+    "/portfolio/margin",
+    "/portfolio", "/portfolio/margin", "/portfolio/statements", "/portfolio/months",
+    "/deliveries", "/entitlements",
     "/keys", "/sell", "/resale", "/purchases", "/transfers", "/sell/packages",
     "/portfolio/packages",
 ]  # fmt: skip
@@ -443,6 +445,19 @@ def test_a_margin_call_says_what_lacks_until_when_and_what_to_do(world: World) -
     page = text(client.get("/portfolio"))
     assert "You lack $2.75 of your initial margin." in page
     assert 'data-countdown="2026-12-01T12:00:00+00:00"' in page
+    settlement_models.MarginAccount.objects.filter(organization_id__gt=0).update(
+        uncovered=[
+            {
+                "grade": "LLAMA70B", "starts_at": 1_796_083_200_000_000,
+                "ends_at": 1_796_090_400_000_000, "lots": 7, "price": 1_250,
+                "prepaid_hours": 2, "margin": 1_522_500,
+            }
+        ]
+    )  # fmt: skip
+    statement = text(client.get("/portfolio/margin"))
+    assert "You lack $2.75" in statement
+    assert "1.522500" in statement
+    assert "No position has margin behind it." in statement
 
 
 def test_a_deposit_of_no_amount_is_refused(world: World) -> None:
