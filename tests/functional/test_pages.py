@@ -25,7 +25,6 @@ PUBLIC = [
     "/signup",
 ]
 PRIVATE = [
-    "/portfolio/margin",
     "/portfolio", "/portfolio/margin", "/portfolio/statements", "/portfolio/months",
     "/deliveries", "/entitlements",
     "/keys", "/sell", "/resale", "/purchases", "/transfers", "/sell/packages",
