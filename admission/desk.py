@@ -181,40 +181,25 @@ class Desk:
         try:
             decision = await pool.decide(request)
         except BaseException:
-            waited_ms = (clock.monotonic_ns() - ask.arrived_ns) // 1_000_000
-            self.writer.record(
-                self._row(
-                    ask,
-                    request_id,
-                    pool.cluster.id,
-                    outcome="ABORTED",
-                    reason="HUNG_UP",
-                    charge_mntu=pool.scheduler.estimate_mntu(request),
-                    queue_ms=min(waited_ms, 1 << 30),
-                    is_in_profile=is_in_profile,
-                )
-            )
+            row = self._hung_up_row(ask, pool, request, is_in_profile=is_in_profile)
+            self.writer.record(row)
             raise
         if decision.outcome is Outcome.SHED:
-            refusal = _shed(decision)
             reason = self._shed_reason(ask, pool, decision)
             goes_on = reason is Reason.NO_CAPACITY and self._elsewhere(ask, tried, pool)
+            refusal = _shed(decision)
             await self.writer.admit(
-                self._row(
+                self._decided_row(
                     ask,
-                    request_id,
-                    pool.cluster.id,
+                    pool,
+                    decision,
                     outcome="SHED",
-                    reason=reason.value,
-                    charge_mntu=decision.charge_mntu,
-                    queue_ms=_queue_ms(decision),
+                    reason=reason,
                     is_in_profile=is_in_profile,
                     retry_after_s=0 if goes_on else refusal.retry_after_s or 0,
                 )
             )
-            if goes_on:
-                raise NotServed
-            raise refusal
+            raise NotServed if goes_on else refusal
         hold = await self._admit(ask, pool, request_id, decision, is_in_profile=is_in_profile)
         flight = Flight(
             request_id=request_id,
@@ -259,15 +244,13 @@ class Desk:
                 hold = await self._hold(ask, pool)
             is_written = True
             await self.writer.admit(
-                self._row(
+                self._decided_row(
                     ask,
-                    request_id,
-                    pool.cluster.id,
+                    pool,
+                    decision,
                     outcome="ADMITTED",
-                    reason=decision.reason.value,
-                    charge_mntu=decision.charge_mntu,
+                    reason=decision.reason,
                     class_served=decision.class_served.name,
-                    queue_ms=_queue_ms(decision),
                     is_in_profile=is_in_profile and decision.class_served is not ServiceClass.P3,
                 )
             )
@@ -340,6 +323,48 @@ class Desk:
             is_in_profile=is_in_profile,
             is_retry=ask.is_retry,
             retry_after_ms=1_000 * retry_after_s,
+        )
+
+    def _decided_row(
+        self,
+        ask: Ask,
+        pool: Pool,
+        decision: Decision,
+        *,
+        outcome: str,
+        reason: Reason,
+        is_in_profile: bool,
+        class_served: str = "",
+        retry_after_s: int = 0,
+    ) -> metering.RequestRow:
+        """Return the record of what a scheduler has decided."""
+        return self._row(
+            ask,
+            decision.request_id,
+            pool.cluster.id,
+            outcome=outcome,
+            reason=reason.value,
+            charge_mntu=decision.charge_mntu,
+            class_served=class_served,
+            queue_ms=_queue_ms(decision),
+            is_in_profile=is_in_profile,
+            retry_after_s=retry_after_s,
+        )
+
+    def _hung_up_row(
+        self, ask: Ask, pool: Pool, request: Request, *, is_in_profile: bool
+    ) -> metering.RequestRow:
+        """Return the record of a caller that gave up in line, and of how long it had waited."""
+        waited_ms = (clock.monotonic_ns() - ask.arrived_ns) // 1_000_000
+        return self._row(
+            ask,
+            request.id,
+            pool.cluster.id,
+            outcome="ABORTED",
+            reason="HUNG_UP",
+            charge_mntu=pool.scheduler.estimate_mntu(request),
+            queue_ms=min(waited_ms, 1 << 30),
+            is_in_profile=is_in_profile,
         )
 
     def _shed_reason(self, ask: Ask, pool: Pool, decision: Decision) -> Reason:

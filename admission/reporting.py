@@ -305,6 +305,14 @@ def _span(interval: Interval) -> dict[str, Any]:
 # What follows from it
 
 
+def _is_watched(interval: Interval, jumps: Sequence[Jump]) -> bool:
+    """Whether a gateway served in an interval, or the clock leapt over it with probes made."""
+    beats = models.Heartbeat.objects.filter(
+        interval_starts_at=clock.to_datetime(interval.starts_at)
+    )
+    return beats.exists() or any(jump.probes for jump in jumps)
+
+
 def _deliveries(
     interval: Interval,
     allocations: Sequence[AllocationRow],
@@ -314,11 +322,7 @@ def _deliveries(
     """Return the report of every allocation; what no cluster is behind is nothing available."""
     jumps = _jumps(interval)
     probes = _probes(interval)
-    has_gateway = models.Heartbeat.objects.filter(
-        interval_starts_at=clock.to_datetime(interval.starts_at)
-    ).exists()
-    # Without a gateway that served, or probes at a leap of the clock, nobody watched.
-    is_suspended = not has_gateway and not any(jump.probes for jump in jumps)
+    is_suspended = not _is_watched(interval, jumps)
     refusals: dict[int, int] = defaultdict(int)
     missed: dict[tuple[int, int], list[Miss]] = defaultdict(list)
     for miss in misses:
@@ -345,17 +349,15 @@ def _deliveries(
             for (who, where, as_class), mntu in delivered.items()
             if who == holder and where == cluster and as_class != SHARED
         )
-        short = shortfall.short_mntu(
-            missed=shortfall.missed_mntu(
-                missed[holder, cluster],
-                starts_at=interval.starts_at,
-                delivered_mntu=used,
-                recent_mntu=sum(each[1] + each[2] for each in past[-PRESUMED_BY_INTERVALS:]),
-                served=served.get((holder, cluster), ()),
-            ),
-            owed=owed,
-            past_demand=[each[1] + each[2] for each in past],
+        demand = [each[1] + each[2] for each in past]
+        all_missed = shortfall.missed_mntu(
+            missed[holder, cluster],
+            starts_at=interval.starts_at,
+            delivered_mntu=used,
+            recent_mntu=sum(demand[-PRESUMED_BY_INTERVALS:]),
+            served=served.get((holder, cluster), ()),
         )
+        short = shortfall.short_mntu(missed=all_missed, owed=owed, past_demand=demand)
         for row, owed_part, short_part, used_part in zip(
             rows,
             shortfall.parts(owed, lots),
