@@ -12,7 +12,7 @@ from django.db import connection as django_connection
 from exchange import store
 from exchange.engine import Engine
 from marketplace import clock, contract
-from marketplace.seeding import catalog, certificates, history, service
+from marketplace.seeding import catalog, certificates, history, packages, service
 from settlement import doorbell, instructions
 from settlement import operations as settlement_operations
 
@@ -77,6 +77,7 @@ def _make(starts_at: int, ends_at: int, progress: Progress) -> dict[str, Any]:
         )
         past.carry_out()
         past.run(starts_at=starts_at, ends_at=ends_at)
+        progress(f"{packages.offer(certified, now=ends_at)} packages on offer")
         progress(f"{past.issued} commands in the journal")
     finally:
         connection.close()

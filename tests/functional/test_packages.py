@@ -6,6 +6,8 @@ import pytest
 from django.db import transaction
 
 from marketplace import audit, models, packages
+from marketplace import clock as clock_of_market
+from marketplace.seeding import packages as seeding
 from settlement import audit as settlement_audit
 from settlement import models as settled
 from tests.market import GRADE
@@ -384,3 +386,16 @@ def test_a_purchase_whose_buyer_did_not_wait_is_known_to_the_next(
     assert sorted(models.PackagePurchase.objects.values_list("state", flat=True)) == [
         "BOUGHT", "REFUSED",
     ]  # fmt: skip
+
+
+def test_the_demos_providers_offer_a_part_of_what_they_are_certified_for(
+    world: World, provider: Party, buyer: Party
+) -> None:
+    seeded = {(provider.id, GRADE): 100, (buyer.id, GRADE): 4}
+    assert seeding.offer(seeded, now=clock_of_market.now_micros()) == 1
+    (shown,) = buyer.api.get("packages").json["results"]
+    assert (shown["state"], shown["from_date"], shown["to_date"]) == (
+        "open", "2026-12-02", "2026-12-23",
+    )  # fmt: skip
+    assert (shown["lots"], shown["quantity"], shown["list_price"]) == ([2], 5, "1.275")
+    assert bought(world, provider, buyer, quantity=5).status == 201
