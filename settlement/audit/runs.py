@@ -59,4 +59,63 @@ def _run_lines(_since: datetime | None) -> Finding:
     )
 
 
-FULL_CHECKS: tuple[Check, ...] = (_correction_transfers, _run_lines)
+def _insurance_lines(_since: datetime | None) -> Finding:
+    """What runs found of insured hours was posted as it was found, and adds up to nothing."""
+    return from_sql(
+        "corrections of insurance are what runs asked for",
+        "SELECT count(*) FROM settlement_insurancerunline",
+        """
+        SELECT coalesce(line.run_id, posted.run) || ', ' || coalesce(line.symbol, posted.symbol)
+        FROM settlement_insurancerunline line
+        FULL JOIN settlement_insurancecorrection posted
+          ON posted.run = line.run_id AND posted.symbol = line.symbol
+          AND posted.hour_starts_at = line.hour_starts_at
+          AND posted.organization_id = line.organization_id
+        WHERE line.id IS NULL
+           OR posted.id IS NULL AND EXISTS (
+                SELECT 1 FROM settlement_instruction
+                WHERE state <> 'PENDING' AND id LIKE 'correct:' || line.run_id || ':' || line.symbol
+                      || ':%%')
+           OR posted.amount_micros <> line.owed_micros - line.posted_micros
+        UNION ALL
+        SELECT run || ', ' || symbol FROM settlement_insurancecorrection
+        GROUP BY run, symbol, hour_starts_at HAVING sum(amount_micros) <> 0
+        """,
+    )
+
+
+def _insurance_transfers(_since: datetime | None) -> Finding:
+    """A correction of insurance moved what its row says; no more where somebody lacked it."""
+    return from_sql(
+        "corrections of insurance have their transfers",
+        "SELECT count(*) FROM settlement_insurancecorrection",
+        """
+        WITH said AS (
+            SELECT 'insurance:' || symbol || ':'
+                   || (extract(epoch FROM hour_starts_at) * 1000000)::bigint || ':'
+                   || split_part(run, '/', 3) AS cause,
+                   organization_id * 64 + 1 AS account, amount_micros AS amount
+            FROM settlement_insurancecorrection
+        ), done AS (
+            SELECT cause, account, sum(amount) AS amount FROM (
+                SELECT cause, credit_account AS account, amount FROM settlement_transfer
+                WHERE code = 32
+                UNION ALL
+                SELECT cause, debit_account, -amount FROM settlement_transfer WHERE code = 32
+            ) leg WHERE account >= 64 GROUP BY cause, account
+        )
+        SELECT cause || ', account ' || account
+        FROM said FULL JOIN done USING (cause, account)
+        WHERE said.amount IS NULL
+           OR coalesce(done.amount, 0) NOT BETWEEN least(said.amount, 0)
+                AND greatest(said.amount, 0)
+        """,
+    )
+
+
+FULL_CHECKS: tuple[Check, ...] = (
+    _correction_transfers,
+    _run_lines,
+    _insurance_lines,
+    _insurance_transfers,
+)

@@ -289,6 +289,15 @@ def test_tokens_that_are_known_late_are_paid_by_the_final_run(paid_hour: Market,
     assert violations() == []
 
 
+def test_a_correction_that_nobody_asked_for_is_found(paid_hour: Market, clock) -> None:
+    models.InsuranceCorrection.objects.create(
+        run=FINAL, symbol=CAP, hour_starts_at=market_clock.to_datetime(STARTS_AT),
+        organization_id=BUYER, amount_micros=5, at=market_clock.now(),
+    )  # fmt: skip
+    names = {one.name for one in audit.run() if one.violations}
+    assert "corrections of insurance are what runs asked for" in names
+
+
 def use_late(organization: int, mntu: int) -> None:
     """Meter what was used in the hour, now that it is over."""
     use(organization, mntu)
