@@ -386,3 +386,49 @@ def test_a_snapshot_in_the_middle_of_calls_and_debts_restores_them() -> None:
     restored.check()
     assert restored.account_view(SELLER) == floor.view(SELLER)
     assert symbol("+1 20") in restored.state.instruments
+
+
+def called_long() -> Floor:
+    """Account 4, long of 50 of a month, was called at 14:20:01 and had a round an hour later."""
+    floor = short(cash=RICH)
+    floor.account(4)
+    floor.sell(11, 50, 1_250, instrument=MONTH)
+    floor.buy(4, 50, 1_250, instrument=MONTH)
+    leave(floor, 4, 60 * HOURS_OF_MONTH * 50 * 1_250 // 10)
+    floor.to("14:20")
+    move_to(floor, 1_200)
+    floor.to("15:00")
+    assert [event.account for event in floor.of(default_events.MarginCalled)] == [4]
+    floor.to("16:00")
+    return floor
+
+
+def test_what_finds_nobody_rests_at_the_bands_edge_and_leaves_when_the_call_is_met() -> None:
+    floor = called_long()
+    (order,) = floor.machine.state.accounts[4].orders.values()
+    assert (order.side, order.left, order.price) == (-1, 50, 1_063)
+    floor.cancel(4, order.id)
+    assert [event.reason for event in floor.of(events.CancelRefused)] == ["frozen"]
+    floor.deposit(4, RICH)
+    assert [(n, reason) for n, _, reason in floor.closed()] == [(order.id, "covered")]
+    assert len(floor.of(default_events.MarginCallMet)) == 1
+
+
+def test_a_bid_that_comes_later_meets_what_rests_and_only_reduces() -> None:
+    floor = called_long()
+    floor.sell(4, 45, 1_150, instrument=MONTH)
+    floor.buy(12, 60, 1_150, instrument=MONTH)
+    assert floor.machine.position(4, MONTH).net_lots == 0
+    assert floor.machine.state.accounts[4].orders == {}
+
+
+def test_three_rounds_that_reduce_nothing_are_enough_until_the_bands_move() -> None:
+    floor = called_long()
+    floor.events.clear()
+    floor.to("23:59:59")
+    rounds = [e for e in floor.events if isinstance(e, default_events.LiquidationStarted)]
+    assert [e.at for e in rounds] == [instant(f"{hour}:20:01") for hour in (16, 17, 18)]
+    (stopped,) = [e for e in floor.events if isinstance(e, default_events.LiquidationStopped)]
+    assert (stopped.account, stopped.reason) == (4, "no_counterparty")
+    assert stopped.next_at == floor.view(4).margin_call_due == instant("+1 00:00")
+    assert len(floor.machine.state.accounts[4].orders) == 1, "what rests goes on"
