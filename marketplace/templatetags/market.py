@@ -142,9 +142,8 @@ def window(instrument: Any) -> str | SafeString:
             return _time(at, f"W%V {at.day} %b")
         case "CAP":
             terms = contract.parse_symbol(instrument.symbol)
-            return html.format_html(
-                "{} above {}", _time(at, "%b %Y"), price(terms and terms.strike)
-            )
+            strike = price(terms.strike if terms else None)
+            return html.format_html("{} above {}", _time(at, "%b %Y"), strike)
         case "MONTH" | "COVER":
             return _time(at, "%b %Y")
         case _:
