@@ -143,6 +143,8 @@ class Endpoint:
     scope: ClassVar[str | None] = None
     """The scope that a key needs; None for the public."""
     status: ClassVar[int] = 200
+    pending_status: ClassVar[int | None] = None
+    """Of the same answer while somebody else has to confirm it."""
     Input: ClassVar[Any] = None
     Query: ClassVar[Any] = Empty
     Output: ClassVar[Any] = None

@@ -203,8 +203,11 @@ def _responses(
             "content": {http.JSON: {"schema": _answer(endpoint, schemas)}},
         }
     }
-    if endpoint.operation_id() == "request_deposit":
-        answers["202"] = {**answers["201"], "description": "Pending until it is confirmed"}
+    if endpoint.pending_status is not None:
+        answers[str(endpoint.pending_status)] = {
+            **answers[str(endpoint.status)],
+            "description": "Pending until it is confirmed",
+        }
     by_status: dict[int, list[str]] = {}
     for code in _codes(path, endpoint):
         by_status.setdefault(codes.CODES[code][0], []).append(code)

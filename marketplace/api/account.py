@@ -35,6 +35,7 @@ class RequestDeposit(Endpoint):
     method = "POST"
     scope = "transfer"
     status = 201
+    pending_status = 202
     tag = "account"
     is_idempotent = True
     Output = Movement
@@ -80,6 +81,7 @@ class RequestWithdrawal(Endpoint):
     method = "POST"
     scope = "transfer"
     status = 201
+    pending_status = 202
     tag = "account"
     is_idempotent = True
     codes = ("insufficient_funds",)

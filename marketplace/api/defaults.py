@@ -168,6 +168,7 @@ class SetLayer(Endpoint):
 
     method = "POST"
     scope = "operate"
+    pending_status = 202
     tag = "operator"
     codes = ("invalid_amount", "second_operator_required")
 

@@ -184,6 +184,7 @@ class OverrideIndex(Endpoint):
 
     method = "POST"
     scope = "operate"
+    pending_status = 202
     tag = "operator"
     codes = (
         "index_final",

@@ -42,6 +42,7 @@ class DecideDispute(Endpoint):
 
     method = "POST"
     scope = "operate"
+    pending_status = 202
     tag = "operator"
     codes = ("dispute_closed", "own_dispute", "second_operator_required")
     Output = delivery_api.DisputeOut

@@ -80,13 +80,16 @@ def test_the_same_body_within_a_minute_is_one_missed_request_and_later_another(
     for _ in range(3):
         with pytest.raises(openai.InternalServerError):
             ask(client)
+    delivery.ends(3)
     assert len(misses()) == 1
     delivery.clock.advance(seconds=61)
     with pytest.raises(openai.InternalServerError):
         ask(client)
+    delivery.ends(4)
     assert len(misses()) == 2
     with pytest.raises(openai.InternalServerError):
         ask(client, "Say something else.")
+    delivery.ends(5)
     assert len(misses()) == 3
 
 

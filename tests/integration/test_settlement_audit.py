@@ -17,6 +17,7 @@ from settlement.ledger import Code, Kind, Phase
 pytestmark = pytest.mark.django_db
 
 GRADE = "LLAMA70B"
+COVER = f"{GRADE}.M.Z26.S"
 HOLDER, SELLER = 7, 8
 LOTS, PRICE = 40, 1250
 PER_INTERVAL = 5 * PRICE * LOTS
@@ -89,7 +90,8 @@ def sound(clock) -> None:
             cost_ticks=lots * PRICE, updated_at=at,
         )  # fmt: skip
     models.MarginAccount.objects.create(
-        organization_id=HOLDER, cash_micros=9 * escrow + PER_INTERVAL + 700 + 60 - 40 - 300 + 99,
+        organization_id=HOLDER,
+        cash_micros=9 * escrow + PER_INTERVAL + 700 + 60 - 40 - 300 + 99 + 5,
         escrow_micros=escrow - 2 * PER_INTERVAL, updated_at=at,
     )  # fmt: skip
     for phase, name, hold in ((Phase.HOLD, "a", ""), (Phase.HOLD, "b", ""), (Phase.VOID, "", "b")):
@@ -99,6 +101,7 @@ def sound(clock) -> None:
     )
     operations.consume(usages=[used], at=AT)
     correct(delivery=60, damages=-40)
+    insure(amount=5)
     resell(amount=100, fee=1)
     models.SlotSettlement.objects.create(
         organization_id=HOLDER, grade=GRADE, starts_at=starts_at, service_class="P1", lots=1,
@@ -129,6 +132,21 @@ def correct(*, delivery: int, damages: int) -> None:
         run="run", allocation_id=3, delivery_micros=delivery, damages_micros=damages,
         due_micros=damages, at=at,
     )  # fmt: skip
+
+
+def insure(*, amount: int) -> None:
+    """The same run found that the seller, who wrote cover, owes the holder more for the hour."""
+    starts_at = market_clock.to_datetime(HOUR)
+    for organization, owed in ((HOLDER, amount), (SELLER, -amount)):
+        row = {"symbol": COVER, "hour_starts_at": starts_at, "organization_id": organization}
+        models.InsuranceRunLine.objects.create(
+            run_id="run", owed_micros=owed, posted_micros=0, **row
+        )
+        models.InsuranceCorrection.objects.create(
+            run="run", amount_micros=owed, at=market_clock.to_datetime(AT), **row
+        )
+    cause = f"insurance:{COVER}:{HOUR}:"
+    post((SELLER_CASH, HOLDER_CASH, amount, Code.INSURANCE_CORRECTION, cause))
 
 
 def resell(*, amount: int, fee: int) -> None:
@@ -240,6 +258,10 @@ CORRUPTIONS = {
     "corrections are what runs asked for": (
         "UPDATE settlement_settlementrunline SET delivery_micros = 61, refunded_micros = 61"
     ),
+    "corrections of insurance are what runs asked for": (
+        "UPDATE settlement_insurancerunline SET owed_micros = 6 WHERE owed_micros = 5"
+    ),
+    "corrections of insurance have their transfers": f"{TRANSFER} amount = 6 WHERE code = 32",
     "granted capacity is left, used or expired": (
         "UPDATE settlement_entitlement SET delivered_mntu = delivered_mntu + 1"
     ),
@@ -316,10 +338,10 @@ def test_the_command_prints_a_table_and_fails_on_a_violation() -> None:
     out = StringIO()
     call_command("audit_ledger", stdout=out)
     names = [finding.name for finding in whole_audit.run()]
-    assert len(names) == len(set(names)) == 34
+    assert len(names) == len(set(names)) == 36
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0].strip() for line in lines[:-1]] == names
-    assert lines[-1] == "all 34 invariants hold"
+    assert lines[-1] == "all 36 invariants hold"
     at = market_clock.to_datetime(AT)
     models.Position.objects.create(
         organization_id=1, symbol="X", net_lots=1, cost_ticks=1, updated_at=at
