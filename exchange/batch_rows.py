@@ -10,7 +10,7 @@ from exchange import default_rows, events, passing, rows, store
 from exchange.machine import views
 from marketplace import projection as catalog
 from marketplace import rowset
-from settlement import posting, projection
+from settlement import cover_projection, posting, projection
 
 
 def post(
@@ -59,6 +59,7 @@ def write(
     projection.write_delivery(writer, *(facts.get(each, ()) for each in gate))
     projection.write_slots(writer, facts.get(events.SlotsSettled, ()))
     projection.write_intervals(writer, facts.get(events.IntervalSettled, ()))
+    cover_projection.write(writer, facts.get(events.CoverSettled, ()))
     projection.write_insurance(writer, *(facts.get(kind, ()) for kind in events.INSURANCE))
     projection.write_corrections(writer, facts.get(events.DeliveryCorrected, ()))
     projection.write_packages(writer, *(facts.get(each, ()) for each in events.PACKAGES))

@@ -227,6 +227,25 @@ class IntervalSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, ta
     """Mark of the next hour that could be bought then, which replacement is priced by; 0: none."""
 
 
+class CoverSettled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=75):
+    """What a standing offer was paid for delivering in a failing cluster's stead.
+
+    `released` came from the holder's escrow, `excess` of `excess_due` from the failing seller.
+    """
+
+    allocation: int
+    interval: int
+    offer: int
+    cluster: int
+    seller: int
+    price: int
+    mntu: int
+    released: int
+    excess: int
+    excess_due: int
+    at: int
+
+
 class CertificationChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
     """A cluster may sell this much from here on."""
 
@@ -475,6 +494,7 @@ Event = (
     | ObligationIncurred
     | Allocated
     | IntervalSettled
+    | CoverSettled
     | CertificationChanged
     | InstructionApplied
     | InstructionRefused

@@ -208,6 +208,22 @@ class IntervalSettlementAdmin(backoffice.ReadOnly):
     compensated = backoffice.money("compensated_micros", "compensated")
 
 
+@admin.register(models.DeliveryCover)
+class DeliveryCoverAdmin(backoffice.ReadOnly):
+    """What standing offers delivered in the stead of clusters that failed."""
+
+    list_display = ("allocation_id", "interval", "offer", "cluster", "price_ticks", "mntu")
+    ordering = ("-id",)
+
+
+@admin.register(models.CoverSettlement)
+class CoverSettlementAdmin(backoffice.ReadOnly):
+    """What they were paid for it."""
+
+    list_display = ("allocation_id", "offer", "seller", "released_micros", "excess_micros", "at")
+    ordering = ("-id",)
+
+
 @admin.register(models.SettlementRun)
 class SettlementRunAdmin(backoffice.ReadOnly):
     """Days that were settled again, by what they were computed from."""

@@ -251,36 +251,76 @@ def _choose(free: Mapping[tuple[int, int], int], preferred: Sequence[int]) -> tu
     return min(free, key=lambda key: (key[0] == NO_CLUSTER, -free[key], key))
 
 
+class Cover(NamedTuple):
+    """What a standing offer delivered of an allocation in an interval; its price is in ticks."""
+
+    price: int
+    mntu: int
+
+
 class Legs(NamedTuple):
     """What one interval of one allocation pays, in micro-USD."""
 
     released: int
     refunded: int
     compensation_due: int
+    covered: tuple[int, ...] = ()
+    """What each cover is paid from the escrow."""
 
 
 def interval_legs(
-    *, price: int, lots: int, available_mntu: int, short_mntu: int, replacement_price: int
+    *,
+    price: int,
+    lots: int,
+    available_mntu: int,
+    short_mntu: int,
+    replacement_price: int,
+    covers: Sequence[Cover] = (),
 ) -> Legs:
     """Return the legs of an interval; prices are ticks.
 
-    Released and refunded add up to the interval's escrow, `5 x price x lots`, exactly.
+    Released, refunded and what cover is paid add up to the interval's escrow, `5 x price x lots`,
+    exactly. What a cover has delivered its seller has not (RULEBOOK 6.6): it is released at most
+    the rest of the obligation.
     """
     escrow = contract.TICK_MICROS_PER_LOT_INTERVAL * price * lots
     price_micros = contract.TICK_MICROS_PER_MILLION * price
     replacement_micros = contract.TICK_MICROS_PER_MILLION * replacement_price
-    served = max(0, available_mntu - short_mntu) // 1_000
+    rest = lots * contract.MNTU_PER_LOT_INTERVAL - sum(cover.mntu for cover in covers)
+    served = max(0, min(available_mntu - short_mntu, rest)) // 1_000
     released = price_micros * served // _MILLION
-    assert released <= escrow, "no more is available than was bought"
+    covered = tuple(
+        contract.TICK_MICROS_PER_MILLION
+        * min(cover.price, price)
+        * (cover.mntu // 1_000)
+        // _MILLION
+        for cover in covers
+    )
+    assert released + sum(covered) <= escrow, "no more is delivered than was bought"
     short = short_mntu // 1_000
     due = (replacement_micros - price_micros) * short // _MILLION
     due += price_micros * short // (DAMAGE_SHARE * _MILLION)
-    return Legs(released, escrow - released, due)
+    return Legs(released, escrow - released - sum(covered), due, covered)
 
 
-def replacement_price(*, price: int, next_mark: int) -> int:
-    """Return what a missed token costs elsewhere: `min(5F, max(F, next open hour's mark))`."""
-    return min(DAMAGE_PRICE_MULTIPLE_MAX * price, max(price, next_mark))
+def cover_excess(cover: Cover, *, price: int) -> int:
+    """Return what a cover is owed beyond the delivery price, by the seller it stood in for.
+
+    Of a price above `5F` only that much counts: a failure costs its seller no more by it than what
+    is missed does.
+    """
+    above = min(cover.price, DAMAGE_PRICE_MULTIPLE_MAX * price) - price
+    return contract.TICK_MICROS_PER_MILLION * max(0, above) * (cover.mntu // 1_000) // _MILLION
+
+
+def replacement_price(*, price: int, next_mark: int, covers: Sequence[Cover] = ()) -> int:
+    """Return what a missed token costs elsewhere, in ticks (RULEBOOK 6.5).
+
+    That is `min(5F, max(F, cover price, next open hour's mark))`, where the price of cover is the
+    highest that was paid for the allocation in the interval.
+    """
+    elsewhere = max([price, next_mark, *(cover.price for cover in covers)])
+    return min(DAMAGE_PRICE_MULTIPLE_MAX * price, elsewhere)
 
 
 def usage_price(index: int) -> int:

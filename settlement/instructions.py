@@ -66,13 +66,24 @@ class Certify(Instruction, frozen=True, tag="certify"):
     timed_lots: int = -1
 
 
+class CoverLine(msgspec.Struct, frozen=True, array_like=True):
+    """What of an allocation another cluster delivered, by its standing offer (RULEBOOK 6.6)."""
+
+    offer: int
+    cluster: int
+    seller: int
+    price_ticks: int
+    mntu: int
+
+
 class DeliveryLine(msgspec.Struct, frozen=True, array_like=True):
-    """What one allocation saw in an interval, in mNTU."""
+    """What one allocation saw in an interval, in mNTU; what was covered is delivered too."""
 
     allocation: int
     available_mntu: int
     short_mntu: int
     delivered_mntu: int
+    covers: tuple[CoverLine, ...] = ()
 
 
 class SettleInterval(Instruction, frozen=True, tag="settle_interval"):

@@ -28,7 +28,9 @@ from settlement.default_records import (
     WaterfallDraw,
 )
 from settlement.records import (
+    CoverSettlement,
     DeliveryCorrection,
+    DeliveryCover,
     DeliveryDay,
     DeliveryDifference,
     DeliveryFigure,
@@ -52,8 +54,10 @@ __all__ = [
     "ChainHead",
     "ChainLink",
     "ChainLinkShown",
+    "CoverSettlement",
     "DefaultEvent",
     "DeliveryCorrection",
+    "DeliveryCover",
     "DeliveryDay",
     "DeliveryDifference",
     "DeliveryFigure",

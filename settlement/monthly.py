@@ -20,7 +20,13 @@ from settlement import queries
 from settlement.ledger import Code, Kind, cash_account
 
 ACCOUNTS = {Kind.CASH: "cash", Kind.ESCROW: "escrow", Kind.USAGE_HOLD: "usage_hold"}
-DELIVERY_CODES = (Code.RELEASE, Code.REFUND, Code.COMPENSATION)
+DELIVERY_CODES = (
+    Code.RELEASE,
+    Code.REFUND,
+    Code.COMPENSATION,
+    Code.COVER_RELEASE,
+    Code.COVER_EXCESS,
+)
 CORRECTION_CODES = (Code.DELIVERY_CORRECTION, Code.DAMAGES_CORRECTION)
 CLOSED = 1
 """Format of the body."""
@@ -65,8 +71,9 @@ class Trades(msgspec.Struct, frozen=True, kw_only=True):
 class Day(msgspec.Struct, frozen=True, kw_only=True):
     """What a day of a grade delivered and paid; amounts are signed as the organization sees them.
 
-    `released` is what a seller received and what left a holder's escrow for it, `refunded` what
-    came back from there to the holder, `compensated` damages.
+    `released` is what a seller, or cover in its stead, received and what left a holder's escrow for
+    it, `refunded` what came back from there to the holder, `compensated` damages and what cover
+    cost beyond the delivery price.
     """
 
     grade: str
@@ -179,15 +186,19 @@ def check(month: Month) -> None:
     _require(sum(one.fees_micros for one in month.trades) == -total(Code.TRADING_FEE), "fees")
     for code, amounts in (
         (Code.REFUND, [day.refunded_micros for day in month.days]),
-        (Code.COMPENSATION, [day.compensated_micros for day in month.days]),
         (Code.DELIVERY_CORRECTION, [one.delivery_micros for one in month.corrections]),
         (Code.DAMAGES_CORRECTION, [one.damages_micros for one in month.corrections]),
     ):
         _require(sum(amounts) == total(code), code.name.lower())
+    compensated = sum(day.compensated_micros for day in month.days)
+    _require(compensated == total(Code.COMPENSATION) + total(Code.COVER_EXCESS), "compensation")
     released = sum(day.released_micros for day in month.days)
-    _require(
-        released == total(Code.RELEASE) + total(Code.RELEASE, "escrow"), Code.RELEASE.name.lower()
-    )
+    of_both = [
+        total(code, account)
+        for code in (Code.RELEASE, Code.COVER_RELEASE)
+        for account in ("cash", "escrow")
+    ]
+    _require(released == sum(of_both), "release")
 
 
 def _require(holds: bool, what: str) -> None:
@@ -250,24 +261,25 @@ def _days(organization_id: int, since: datetime, until: datetime) -> Iterable[Da
         cursor.execute(
             """
             WITH paid AS (
-                SELECT split_part(cause, ':', 2) AS about, cause LIKE 'interval:%%' AS is_interval,
-                       code, side.amount
+                SELECT split_part(cause, ':', 2) AS about,
+                       cause ~ '^(interval|cover):' AS is_interval, code, side.amount
                 FROM settlement_transfer,
                      LATERAL (VALUES (credit_account, amount), (debit_account, -amount))
                          AS side (account, amount)
                 WHERE chain = 'cash' AND phase IN (0, 2) AND code = ANY(%(codes)s)
                   AND at >= %(since)s AND at < %(until)s
                   AND (credit_account = %(account)s OR debit_account IN (%(account)s, %(escrow)s))
-                  AND (side.account = %(account)s OR side.account = %(escrow)s AND code = 6)
+                  AND (side.account = %(account)s OR side.account = %(escrow)s AND code IN (6, 35))
             ), money AS (
                 SELECT coalesce(grade, split_part(about, '.', 1)) AS grade,
                        coalesce((starts_at AT TIME ZONE 'UTC')::date,
                                 to_date(left(split_part(about, '.', 3), 8), 'YYYYMMDD')) AS day,
                        CASE WHEN holder = %(organization)s OR holder IS NULL AND amount > 0
                             THEN 'holder' ELSE 'seller' END AS role,
-                       coalesce(sum(amount) FILTER (WHERE code = 6), 0)::bigint AS released,
+                       coalesce(sum(amount) FILTER (WHERE code IN (6, 35)), 0)::bigint AS released,
                        coalesce(sum(amount) FILTER (WHERE code = 7), 0)::bigint AS refunded,
-                       coalesce(sum(amount) FILTER (WHERE code = 8), 0)::bigint AS compensated
+                       coalesce(sum(amount) FILTER (WHERE code IN (8, 36)), 0)::bigint
+                           AS compensated
                 FROM paid LEFT JOIN settlement_allocation allocation
                   ON allocation.id = CASE WHEN is_interval THEN about::bigint END
                 GROUP BY 1, 2, 3

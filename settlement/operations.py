@@ -344,6 +344,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     probes: int
     probes_passed: int
     is_suspended: bool = False
+    covers: tuple[instructions.CoverLine, ...] = ()
 
 
 def report_delivery(*, deliveries: Sequence[Delivery], at: int) -> None:
@@ -363,6 +364,18 @@ def report_delivery(*, deliveries: Sequence[Delivery], at: int) -> None:
                 at=clock.to_datetime(at),
             )
             for delivery in deliveries
+        ],
+        ignore_conflicts=True,
+    )
+    models.DeliveryCover.objects.bulk_create(
+        [
+            models.DeliveryCover(
+                allocation_id=delivery.allocation,
+                interval=delivery.interval,
+                **msgspec.structs.asdict(cover),
+            )
+            for delivery in deliveries
+            for cover in delivery.covers
         ],
         ignore_conflicts=True,
     )
@@ -430,7 +443,12 @@ def settle_interval(*, grade: str, hour_starts_at: int, interval: int) -> None:
         cursor.execute(
             """
             SELECT allocation.id, allocation.cluster, report.available_mntu, report.short_mntu,
-                   report.delivered_mntu, report.is_suspended
+                   report.delivered_mntu, report.is_suspended,
+                   (SELECT json_agg(json_build_array(offer, known.cluster, seller, price_ticks,
+                                                     mntu) ORDER BY offer)
+                    FROM settlement_deliverycover known
+                    WHERE known.allocation_id = allocation.id
+                      AND known.interval = report.interval)
             FROM settlement_allocation allocation
             LEFT JOIN settlement_deliveryreport report
               ON report.allocation_id = allocation.id AND report.interval = %s
@@ -444,11 +462,14 @@ def settle_interval(*, grade: str, hour_starts_at: int, interval: int) -> None:
         return
     is_suspended = any(row[5] for row in rows)
     lines: list[instructions.DeliveryLine] = []
-    for allocation, cluster, available, short, delivered, _ in rows:
+    for allocation, cluster, available, short, delivered, _, covers in rows:
         if available is None and cluster != 0 and not is_suspended:
             raise ReportMissing(f"allocation {allocation}, interval {interval}")
+        helped = tuple(instructions.CoverLine(*cover) for cover in covers or ())
         lines.append(
-            instructions.DeliveryLine(allocation, available or 0, short or 0, delivered or 0)
+            instructions.DeliveryLine(
+                allocation, available or 0, short or 0, delivered or 0, helped
+            )
         )
     instruct(
         id=f"settle:{grade}:{slots.hour_text(hour_starts_at)}:{interval}",

@@ -33,6 +33,53 @@ class DeliveryDay(models.Model):
         ]
 
 
+class DeliveryCover(models.Model):
+    """What admission saw a standing offer deliver of an allocation in an interval."""
+
+    allocation = models.ForeignKey("Allocation", models.PROTECT)
+    interval = models.SmallIntegerField()
+    offer = models.BigIntegerField()
+    cluster = models.BigIntegerField()
+    seller = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+    mntu = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["allocation", "interval", "offer"], name="delivery_cover_is_single"
+            ),
+            models.CheckConstraint(
+                condition=Q(mntu__gt=0, price_ticks__gt=0), name="delivery_cover_is_of_something"
+            ),
+        ]
+
+
+class CoverSettlement(models.Model):
+    """What a standing offer was paid for that; written by the engine, micro-USD."""
+
+    allocation = models.ForeignKey("Allocation", models.PROTECT)
+    interval = models.SmallIntegerField()
+    offer = models.BigIntegerField()
+    cluster = models.BigIntegerField()
+    seller = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+    mntu = models.BigIntegerField()
+    released_micros = models.BigIntegerField()
+    """From the holder's escrow, at most the delivery price."""
+    excess_micros = models.BigIntegerField()
+    """From the seller that failed, of `excess_due_micros`."""
+    excess_due_micros = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["allocation", "interval", "offer"], name="cover_is_settled_once"
+            ),
+        ]
+
+
 class SettlementRun(models.Model):
     """One settlement of a whole day of a grade, by everything known at its time."""
 

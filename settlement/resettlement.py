@@ -44,6 +44,8 @@ class Interval(msgspec.Struct, frozen=True, array_like=True):
     delivered_mntu: int
     next_mark: int
     is_suspended: bool
+    covers: tuple[tuple[int, int], ...] = ()
+    """(price in ticks, mNTU) of the cover that was paid; a later run never changes it."""
 
 
 class Delivered(msgspec.Struct, frozen=True, array_like=True):
@@ -81,14 +83,16 @@ def owed(delivered: Delivered) -> tuple[int, int]:
     """Return what is refunded and what is due as damages over the hour, by all that is known."""
     refunded = due = 0
     for interval in delivered.intervals:
+        covers = [delivery.Cover(*cover) for cover in interval.covers]
         legs = delivery.interval_legs(
             price=delivered.price,
             lots=delivered.lots,
             available_mntu=0 if interval.is_suspended else interval.available_mntu,
             short_mntu=0 if interval.is_suspended else interval.short_mntu,
             replacement_price=delivery.replacement_price(
-                price=delivered.price, next_mark=interval.next_mark
+                price=delivered.price, next_mark=interval.next_mark, covers=covers
             ),
+            covers=covers,
         )
         refunded += legs.refunded
         due += legs.compensation_due

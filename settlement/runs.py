@@ -228,6 +228,7 @@ def _gather(grade: str, since: datetime, until: datetime) -> Iterator[Found]:
                     is_suspended=row["is_suspended"]
                     if row["is_reported"]
                     else (row["starts_at"], row["interval"]) in suspended,
+                    covers=tuple((price, mntu) for price, mntu in row["covers"] or ()),
                 )
                 for row in intervals
             ),
@@ -274,7 +275,12 @@ def _rows(grade: str, since: datetime, until: datetime) -> list[dict[str, Any]]:
                    coalesce(revision.short_mntu, report.short_mntu, 0) AS short,
                    coalesce(revision.delivered_mntu, report.delivered_mntu, 0) AS delivered,
                    coalesce(revision.is_suspended, report.is_suspended, false) AS is_suspended,
-                   revision.id IS NOT NULL OR report.id IS NOT NULL AS is_reported
+                   revision.id IS NOT NULL OR report.id IS NOT NULL AS is_reported,
+                   (SELECT json_agg(json_build_array(cover.price_ticks, cover.mntu)
+                                    ORDER BY offer)
+                    FROM settlement_coversettlement cover
+                    WHERE cover.allocation_id = allocation.id
+                      AND cover.interval = settled.interval) AS covers
             FROM settlement_allocation allocation
             JOIN settlement_intervalsettlement settled ON settled.allocation_id = allocation.id
             LEFT JOIN settlement_deliveryreport report

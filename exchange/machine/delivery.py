@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from exchange import events
 from exchange.machine import (
     coverage,
+    covers,
     damages,
     insurance,
     listing,
@@ -339,7 +340,7 @@ def settle_interval(state: State, order: instructions.SettleInterval) -> Refuse 
     if state.at < hour.starts_at + order.interval * contract.INTERVAL:
         return Refuse.INTERVAL_NOT_OVER
     lines = {line.allocation: line for line in order.lines}
-    refused = None if order.suspended else _refuse_report(hour, order, lines)
+    refused = None if order.suspended else _refuse_report(state, hour, order, lines)
     if refused is not None:
         return refused
     hour.settled |= bit
@@ -350,6 +351,7 @@ def settle_interval(state: State, order: instructions.SettleInterval) -> Refuse 
 
 
 def _refuse_report(
+    state: State,
     hour: Hour,
     order: instructions.SettleInterval,
     lines: dict[int, instructions.DeliveryLine],
@@ -368,6 +370,8 @@ def _refuse_report(
             return Refuse.INVALID_REPORT
         if not 0 <= line.delivered_mntu <= _DELIVERED_MAX:
             return Refuse.INVALID_REPORT
+        if line.covers and not covers.is_possible(state, line, most):
+            return Refuse.INVALID_REPORT
     return None
 
 
@@ -380,20 +384,23 @@ def _pay_interval(
     """Release and refund every allocation's escrow, then compensate."""
     next_mark = _next_mark(state, hour.grade)
     settled: list[tuple[Allocation, instructions.DeliveryLine, delivery.Legs]] = []
+    covered: list[covers.Covered] = []
     for number in sorted(hour.allocations):
         allocation = hour.allocations[number]
         line = lines.get(number, instructions.DeliveryLine(number, 0, 0, 0))
         if allocation.cluster == delivery.NO_CLUSTER or order.suspended:
             short = 0 if order.suspended else line.short_mntu
-            line = instructions.DeliveryLine(number, 0, short, line.delivered_mntu)
+            line = instructions.DeliveryLine(number, 0, short, line.delivered_mntu, line.covers)
+        helped = covers.of(line)
         legs = delivery.interval_legs(
             price=allocation.price,
             lots=allocation.lots,
             available_mntu=line.available_mntu,
             short_mntu=line.short_mntu,
             replacement_price=delivery.replacement_price(
-                price=allocation.price, next_mark=next_mark
+                price=allocation.price, next_mark=next_mark, covers=helped
             ),
+            covers=helped,
         )
         seller, holder = state.accounts[allocation.seller], state.accounts[allocation.holder]
         if seller.group == holder.group:
@@ -405,7 +412,10 @@ def _pay_interval(
         waterfall.repay(state, seller, legs.released, cause)
         proceeds.lock(state, seller, legs.released, hour.starts_at)
         waterfall.repay(state, holder, legs.refunded, cause)
-        hour.entitlements[allocation.entitlement].escrow -= legs.released + legs.refunded
+        if helped:
+            covered += covers.release(state, allocation, order.interval, line, legs)
+        paid_out = legs.released + legs.refunded + sum(legs.covered)
+        hour.entitlements[allocation.entitlement].escrow -= paid_out
         settled.append((allocation, line, legs))
     missed: dict[int, int] = {}
     for allocation, line, _ in settled:
@@ -414,6 +424,7 @@ def _pay_interval(
             missed[number] = missed.get(number, 0) + line.short_mntu
     insurance.pay_cover(state, hour, order.interval, missed)
     month = damages.MonthOf(hour.grade, hour.starts_at)
+    covers.settle(state, month, order.interval, covered)
     compensated = _compensate(state, month, order.interval, settled)
     for allocation, line, legs in settled:
         state.events.append(

@@ -98,7 +98,10 @@ def _intervals(since: datetime | None) -> Finding:
         FROM settlement_intervalsettlement settled
         JOIN settlement_allocation allocation ON allocation.id = allocation_id
         WHERE (%(since)s::timestamptz IS NULL OR at >= %(since)s)
-          AND (released_micros + refunded_micros <> 5 * price_ticks * lots
+          AND (released_micros + refunded_micros + coalesce((
+                SELECT sum(cover.released_micros) FROM settlement_coversettlement cover
+                WHERE cover.allocation_id = settled.allocation_id
+                  AND cover.interval = settled.interval), 0) <> 5 * price_ticks * lots
             OR released_micros < 0 OR refunded_micros < 0
             OR compensated_micros < 0 OR compensated_micros > compensation_due_micros
             OR available_mntu < 0 OR available_mntu > lots * 5000000 OR short_mntu < 0
@@ -206,7 +209,7 @@ def _interval_transfers(_since: datetime | None) -> Finding:
     """A settled interval moved exactly what its row says, between holder and seller."""
     return from_sql(
         "settled intervals have exactly their transfers",
-        "SELECT count(*) FROM settlement_transfer WHERE code IN (6, 7, 8)",
+        "SELECT count(*) FROM settlement_transfer WHERE code IN (6, 7, 8, 35, 36)",
         """
         WITH said AS (
             SELECT 'interval:' || allocation_id || ':' || settled.interval AS cause, leg.*
@@ -218,9 +221,18 @@ def _interval_transfers(_since: datetime | None) -> Finding:
                 (8, seller * 64 + 1, holder * 64 + 1, compensated_micros)
             ) AS leg (code, debit_account, credit_account, amount)
             WHERE amount <> 0
+            UNION ALL
+            SELECT 'cover:' || allocation_id || ':' || cover.interval || ':' || offer, leg.*
+            FROM settlement_coversettlement cover
+            JOIN settlement_allocation allocation ON allocation.id = allocation_id,
+            LATERAL (VALUES
+                (35, holder * 64 + 2, cover.seller * 64 + 1, released_micros),
+                (36, allocation.seller * 64 + 1, cover.seller * 64 + 1, excess_micros)
+            ) AS leg (code, debit_account, credit_account, amount)
+            WHERE amount <> 0
         ), done AS (
             SELECT cause, code, debit_account, credit_account, amount FROM settlement_transfer
-            WHERE code IN (6, 7, 8)
+            WHERE code IN (6, 7, 8, 35, 36)
         )
         SELECT cause || ', code ' || code
         FROM said FULL JOIN done USING (cause, code, debit_account, credit_account, amount)

@@ -458,6 +458,42 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('allocation', 'interval'), name='interval_is_settled_once')],
             },
         ),
+        migrations.CreateModel(
+            name='CoverSettlement',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('interval', models.SmallIntegerField()),
+                ('offer', models.BigIntegerField()),
+                ('cluster', models.BigIntegerField()),
+                ('seller', models.BigIntegerField()),
+                ('price_ticks', models.BigIntegerField()),
+                ('mntu', models.BigIntegerField()),
+                ('released_micros', models.BigIntegerField()),
+                ('excess_micros', models.BigIntegerField()),
+                ('excess_due_micros', models.BigIntegerField()),
+                ('at', models.DateTimeField()),
+                ('allocation', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='settlement.allocation')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('allocation', 'interval', 'offer'), name='cover_is_settled_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='DeliveryCover',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('interval', models.SmallIntegerField()),
+                ('offer', models.BigIntegerField()),
+                ('cluster', models.BigIntegerField()),
+                ('seller', models.BigIntegerField()),
+                ('price_ticks', models.BigIntegerField()),
+                ('mntu', models.BigIntegerField()),
+                ('allocation', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='settlement.allocation')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('allocation', 'interval', 'offer'), name='delivery_cover_is_single'), models.CheckConstraint(condition=models.Q(('mntu__gt', 0), ('price_ticks__gt', 0)), name='delivery_cover_is_of_something')],
+            },
+        ),
         migrations.AddIndex(
             model_name='allocation',
             index=models.Index(fields=['starts_at', 'grade'], name='allocation_by_hour'),

@@ -52,7 +52,7 @@ seen: Counter[str] = Counter()
 
 EVERY_VERB = {
     "Traded", "Marked", "Cascaded", "GateClosed", "EntitlementGranted", "ObligationIncurred",
-    "IntervalSettled", "CertificationChanged", "DeliveryCorrected", "SlotsSettled",
+    "IntervalSettled", "CoverSettled", "CertificationChanged", "DeliveryCorrected", "SlotsSettled",
     "CommitmentChanged", "InsurancePaid", "MarginCalled", "LiquidationStarted", "Defaulted",
     "VARIATION", "ESCROW", "RELEASE", "REFUND", "COMPENSATION", "PREMIUM", "CAP_PAYMENT", "SLOT",
     "FUND_CONTRIBUTION", "LAYER_LOAN", "USAGE_HOLD", "USAGE_CHARGE", "WITHDRAWAL",
@@ -73,6 +73,8 @@ class Books:
         self.prices: dict[int, int] = {}
         """By start of the hour."""
         self.settled: set[tuple[int, int]] = set()
+        self.covered: Counter[tuple[int, int]] = Counter()
+        """From the escrow, by allocation and interval."""
 
     def take(self, happened: list[events.Event]) -> None:
         for event in happened:
@@ -92,6 +94,9 @@ class Books:
                     self.allocations[event.allocation] = event
                 case events.GateClosed():
                     self.prices[event.hour_starts_at] = event.price
+                case events.CoverSettled():
+                    self.covered[event.allocation, event.interval] += event.released
+                    assert 0 <= event.excess <= event.excess_due, "no more is paid than is due"
                 case events.IntervalSettled():
                     self._settle(event)
 
@@ -116,7 +121,7 @@ class Books:
         self.settled.add(key)
         allocation = self.allocations[event.allocation]
         paid = 5 * self.prices[allocation.hour_starts_at] * allocation.lots
-        assert event.released + event.refunded == paid, "escrow goes to one or the other"
+        assert event.released + event.refunded + self.covered[key] == paid, "escrow goes somewhere"
         assert 0 <= event.compensated <= event.compensation_due, "no more is paid than is due"
 
 
@@ -258,7 +263,14 @@ class Conservation(RuleBasedStateMachine):
             whole = allocation.lots * MNTU_PER_LOT_INTERVAL
             there = whole * share // 4 if allocation.cluster else 0
             short = (whole - there) // 2 if missed else 0
-            lines.append(instructions.DeliveryLine(allocation.id, there, short, there // 2))
+            rest = (whole - there - short) // 2 if missed else 0
+            helpers = [account for account in PROVIDERS if account != allocation.seller]
+            covers = tuple(
+                instructions.CoverLine(offer, offer, seller, 400 * offer, rest // len(helpers))
+                for offer, seller in enumerate(helpers, start=1)
+                if rest
+            )
+            lines.append(instructions.DeliveryLine(allocation.id, there, short, there // 2, covers))
         refused = self.floor.instruct(
             instructions.SettleInterval(
                 grade=GRADE, hour_starts_at=hour.starts_at, interval=number,

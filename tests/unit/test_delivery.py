@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from settlement import delivery
-from settlement.delivery import NO_CLUSTER, Assignment, Legs, Room, Share, Slots
+from settlement.delivery import NO_CLUSTER, Assignment, Cover, Legs, Room, Share, Slots
 
 
 def test_parts_go_by_largest_remainder_and_ties_to_the_first() -> None:
@@ -117,6 +117,39 @@ def test_missed_demand_beyond_what_was_available_releases_nothing() -> None:
     assert legs(10_000, 20_000) == Legs(0, 250_000, 6_250)
 
 
+def covered(available: int, *covers: tuple[int, int]) -> Legs:
+    return delivery.interval_legs(
+        price=1_250,
+        lots=40,
+        available_mntu=available * 1_000,
+        short_mntu=0,
+        replacement_price=1_250,
+        covers=[Cover(price, mntu * 1_000) for price, mntu in covers],
+    )
+
+
+def test_cover_is_paid_out_of_the_escrow_up_to_the_delivery_price() -> None:
+    assert covered(0, (1_500, 40_000)) == Legs(0, 200_000, 0, (50_000,))
+    assert covered(0, (1_000, 40_000)) == Legs(0, 210_000, 0, (40_000,))
+    assert covered(100_000, (1_500, 40_000)) == Legs(125_000, 75_000, 0, (50_000,))
+
+
+def test_what_cover_has_delivered_its_seller_is_not_released() -> None:
+    assert covered(200_000, (1_500, 40_000)) == Legs(200_000, 0, 0, (50_000,))
+
+
+def test_cover_is_owed_its_price_beyond_the_delivery_price_up_to_five_times_that() -> None:
+    owed = [delivery.cover_excess(Cover(at, 40_000_000), price=1_250) for at in (1_000, 1_500)]
+    assert owed == [0, 10_000]
+    assert delivery.cover_excess(Cover(9_000, 40_000_000), price=1_250) == 4 * 50_000
+
+
+def test_replacement_costs_what_cover_has_cost() -> None:
+    covers = [Cover(140, 1), Cover(120, 1)]
+    assert delivery.replacement_price(price=100, next_mark=130, covers=covers) == 140
+    assert delivery.replacement_price(price=20, next_mark=0, covers=covers) == 100
+
+
 def test_parts_of_a_token_unit_are_rounded_down() -> None:
     part = delivery.interval_legs(
         price=1, lots=1, available_mntu=1_999_999, short_mntu=999, replacement_price=1
@@ -171,18 +204,23 @@ def test_every_lot_is_assigned_once(holders, wanted, data) -> None:
     st.integers(0, 1_000),
     st.integers(0, 1_000),
     st.integers(1, 10**7),
+    st.lists(st.tuples(st.integers(1, 10**7), st.integers(1, 250)), max_size=4),
 )
-def test_legs_add_up_to_the_escrow(price, lots, available, short, next_mark) -> None:
+def test_legs_add_up_to_the_escrow(price, lots, available, short, next_mark, covers) -> None:
     whole = lots * 5_000_000
+    helped = [Cover(at, whole * part // 1_000) for at, part in covers]
     result = delivery.interval_legs(
         price=price,
         lots=lots,
         available_mntu=whole * available // 1_000,
         short_mntu=whole * short // 1_000,
-        replacement_price=delivery.replacement_price(price=price, next_mark=next_mark),
+        replacement_price=delivery.replacement_price(
+            price=price, next_mark=next_mark, covers=helped
+        ),
+        covers=helped,
     )
-    assert result.released + result.refunded == 5 * price * lots
-    assert min(result) >= 0
+    assert result.released + result.refunded + sum(result.covered) == 5 * price * lots
+    assert min(result[:3]) >= 0 and len(result.covered) == len(helped)
 
 
 def slow_assign(holders, shares, before, slots):
