@@ -30,6 +30,15 @@ class RequestAdmin(backoffice.ReadOnly):
     exclude = ("body_digest",)
 
 
+@admin.register(models.CoverOffer)
+class CoverOfferAdmin(backoffice.ReadOnly):
+    """Standing offers of cover."""
+
+    list_display = ("id", "cluster", "price_ticks", "lots", "created_at", "withdrawn_at")
+    search_fields = ("=cluster",)
+    ordering = ("-id",)
+
+
 @admin.register(models.MeteredRequest)
 class MeteredRequestAdmin(backoffice.ReadOnly):
     """How much of a request the capacity chain has posted."""

@@ -3,23 +3,32 @@
 Everything a caller can be told no for is said here, in one order: what the request itself lacks,
 the limits of its key, its holder's level, its cash, the record, the upstream. A failure of an
 upstream before its first byte is recorded against it and tried once elsewhere: on another
-cluster of the holder, or for pay-as-you-go on any other of the grade.
+cluster of the holder, or for pay-as-you-go on any other of the grade. Before what was bought is
+paid for a second time, the standing offers of other sellers are asked, the cheapest first: what
+they take over is delivered, and debited to the holder as if its own cluster had served it.
 """
 
+import contextlib
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from admission import dialect, metering, upstream
 from admission.decisions import Decision, Outcome, Overflow, Reason, Request, ServiceClass
 from admission.flight import Ask, Flight, Out
 from admission.pools import Pool, Pools
 from admission.reserves import Hold, InsufficientQuota, Reserves
+from admission.snapshot import Offer
 from marketplace import clock, contract, errors
 
 ATTEMPTS_MAX = 2
+COVERS_MAX = 3
+"""How many standing offers are asked for one request."""
 BYTES_PER_TOKEN = 4
 """Assumed of an organization that has not finished a request yet."""
 ORGANIZATIONS_KEPT = 10_000
+NOBODY = "The cluster did not answer."
 RETRY_AFTER_S = 1
 RETRY_AFTER_NO_ENTITLEMENT_S = 60
 MICRO = 1_000_000
@@ -37,6 +46,44 @@ class NoCapacity(dialect.Refused):
 
 class NotServed(Exception):
     """A cluster could not serve a request in profile, and another may; the refusal is recorded."""
+
+
+@dataclass(slots=True)
+class Course:
+    """What has become of a request so far."""
+
+    tried: set[int] = field(default_factory=set)
+    covers: int = 0
+    """How many of those that were tried were asked to cover."""
+    failed: Pool | None = None
+    """The holder's own pool that did not serve it though it was in profile,"""
+    service_class: ServiceClass = ServiceClass.P2
+    """and the class of the level that it counts against there."""
+
+    @property
+    def own(self) -> Pool:
+        """The pool that is covered."""
+        assert self.failed is not None, "only what has failed is covered"
+        return self.failed
+
+    @contextlib.contextmanager
+    def covering(
+        self, organization: int, decision: Decision, flight: Flight, *, is_cover: bool
+    ) -> Iterator[None]:
+        """Debit the holder's own level by what a cover is charged, and then by what it used."""
+        if not is_cover:
+            yield
+            return
+        self._consume(organization, decision.charge_mntu)
+        try:
+            yield
+        finally:
+            self._consume(organization, flight.meter.mntu - decision.charge_mntu)
+
+    def _consume(self, organization: int, mntu: int) -> None:
+        self.own.scheduler.consume(
+            organization, mntu=mntu, at=self.own.now(), service_class=self.service_class
+        )
 
 
 class PromptLengths:
@@ -87,29 +134,56 @@ class Desk:
 
         :raises Refusal: in OpenAI's terms; nothing was sent to `out` then.
         """
-        tried: set[int] = set()
+        course = Course()
         while True:
-            pool = self._choose(ask, tried)
+            pool, offer = self._place(ask, course)
             if pool is None:
-                await self._refuse_without_pool(ask, is_first=not tried)
-                pool = self._fallback(ask, tried)
+                await self._refuse_without_pool(ask, is_first=not course.tried)
+                pool = self._fallback(ask, course.tried)
                 if pool is None:
                     raise NoCapacity("No cluster can serve this model at the moment.")
+            own = self._own_class(ask, pool) if course.failed is None else None
             try:
-                await self._attempt(ask, pool, out, tried)
+                await self._attempt(ask, pool, out, course, offer)
                 return
             except NotServed:
-                tried.add(pool.cluster.id)
+                pass
             except InsufficientQuota:
-                if not tried:
+                if not course.tried:
                     raise
-                raise NoCapacity("The cluster did not answer.") from None
+                raise NoCapacity(NOBODY) from None
             except upstream.UpstreamFailed as failure:
                 if failure.reason == "metering_unavailable":
                     raise metering.MeteringUnavailable(retry_after_s=RETRY_AFTER_S) from None
-                if not self._elsewhere(ask, tried, pool):
-                    raise NoCapacity("The cluster did not answer.") from None
-                tried.add(pool.cluster.id)
+                if not self._elsewhere(ask, course, pool, offer):
+                    raise NoCapacity(NOBODY) from None
+            if course.failed is None and own is not None:
+                course.failed, course.service_class = pool, own
+            course.tried.add(pool.cluster.id)
+            course.covers += offer is not None
+
+    def _own_class(self, ask: Ask, pool: Pool) -> ServiceClass | None:
+        """Return the class that a request is in profile at on a pool, or None where it is not."""
+        if ask.only_pool:
+            return None
+        flows = pool.flows(ask.organization, highest=ask.service_class)
+        return next((flow.service_class for flow in flows if flow.level_mntu > 0), None)
+
+    def _place(self, ask: Ask, course: Course) -> tuple[Pool | None, Offer | None]:
+        """Return where a request goes next: to a pool of its holder's, to cover, or to P3."""
+        pool = self._choose(ask, course.tried)
+        if course.failed is None or (pool is not None and self._own_class(ask, pool) is not None):
+            return pool, None
+        cover = None
+        if course.covers < COVERS_MAX:
+            cover = self._cover(ask, course.failed, course.tried)
+        return cover or (pool, None)
+
+    def _cover(self, ask: Ask, failed: Pool, tried: set[int]) -> tuple[Pool, Offer] | None:
+        """Return the cheapest standing offer that may take over what a pool has failed to serve."""
+        return self.pools.cover(
+            ask.grade.code, holder=ask.organization, failed=failed, without=tried
+        )
 
     def _choose(self, ask: Ask, tried: set[int]) -> Pool | None:
         """Return the pool that a request belongs to, or None."""
@@ -130,10 +204,18 @@ class Desk:
                 return None
         return self.pools.shared(ask.grade.code, without=tried)
 
-    def _elsewhere(self, ask: Ask, tried: set[int], pool: Pool) -> bool:
+    def _elsewhere(self, ask: Ask, course: Course, pool: Pool, offer: Offer | None) -> bool:
         """Whether a request that a pool did not serve is tried on another one."""
-        after = tried | {pool.cluster.id}
-        return len(after) < ATTEMPTS_MAX and self._choose(ask, after) is not None
+        after = course.tried | {pool.cluster.id}
+        covers = course.covers + (offer is not None)
+        if len(after) - covers < ATTEMPTS_MAX and self._choose(ask, after) is not None:
+            return True
+        failed = course.failed or (pool if self._own_class(ask, pool) is not None else None)
+        return (
+            failed is not None
+            and covers < COVERS_MAX
+            and self._cover(ask, failed, after) is not None
+        )
 
     def _fallback(self, ask: Ask, tried: set[int]) -> Pool | None:
         """Return where what its cluster cannot serve runs as P3, if its holder spills."""
@@ -160,8 +242,10 @@ class Desk:
             )
             await self.writer.admit(row)
 
-    async def _attempt(self, ask: Ask, pool: Pool, out: Out, tried: set[int]) -> None:
-        """Have a request decided by one pool, and fly it.
+    async def _attempt(
+        self, ask: Ask, pool: Pool, out: Out, course: Course, offer: Offer | None
+    ) -> None:
+        """Have a request decided by one pool, and fly it; there it may be covered by an offer.
 
         :raises NotServed: when the pool cannot serve it, and another one is to.
         :raises UpstreamFailed: before the upstream's first byte; the failure is recorded.
@@ -170,37 +254,41 @@ class Desk:
         request_id = _new_id()
         request = Request(
             id=request_id,
-            organization=ask.organization,
-            service_class=ask.service_class,
+            organization=ask.organization if offer is None else offer.holder,
+            service_class=ask.service_class if offer is None else ServiceClass.P2,
             prompt_tokens=ask.prompt_tokens,
             output_tokens_max=ask.output_tokens_max * ask.call.choices,
-            overflow=ask.overflow,
+            overflow=ask.overflow if offer is None else Overflow.REJECT,
         )
         flows = pool.flows(ask.organization, highest=ask.service_class)
-        is_in_profile = any(flow.level_mntu > 0 for flow in flows)
+        is_in_profile = offer is None and any(flow.level_mntu > 0 for flow in flows)
         try:
             decision = await pool.decide(request)
         except BaseException:
             row = self._hung_up_row(ask, pool, request, is_in_profile=is_in_profile)
             self.writer.record(row)
             raise
+        cover = (0, 0) if offer is None else (offer.id, course.own.cluster.id)
         if decision.outcome is Outcome.SHED:
-            reason = self._shed_reason(ask, pool, decision)
-            goes_on = reason is Reason.NO_CAPACITY and self._elsewhere(ask, tried, pool)
-            refusal = _shed(decision)
-            await self.writer.admit(
-                self._decided_row(
-                    ask,
-                    pool,
-                    decision,
-                    outcome="SHED",
-                    reason=reason,
-                    is_in_profile=is_in_profile,
-                    retry_after_s=0 if goes_on else refusal.retry_after_s or 0,
-                )
+            reason = decision.reason if offer else self._shed_reason(ask, pool, decision)
+            is_failure = offer is not None or reason is Reason.NO_CAPACITY
+            goes_on = is_failure and self._elsewhere(ask, course, pool, offer)
+            refusal = _shed(decision) if offer is None else NoCapacity(NOBODY)
+            row = self._decided_row(
+                ask,
+                pool,
+                decision,
+                outcome="SHED",
+                reason=reason,
+                is_in_profile=is_in_profile,
+                retry_after_s=0 if goes_on else refusal.retry_after_s or 0,
+                cover=cover,
             )
+            await self.writer.admit(row)
             raise NotServed if goes_on else refusal
-        hold = await self._admit(ask, pool, request_id, decision, is_in_profile=is_in_profile)
+        hold = await self._admit(
+            ask, pool, request_id, decision, is_in_profile=is_in_profile, cover=cover
+        )
         flight = Flight(
             request_id=request_id,
             ask=ask,
@@ -212,10 +300,11 @@ class Desk:
             out=out,
             headers=self._headers(ask, pool, decision, request_id),
         )
-        try:
-            await flight.run()
-        except upstream.UpstreamRefused as refused:
-            raise _passed_on(refused) from None
+        with course.covering(ask.organization, decision, flight, is_cover=offer is not None):
+            try:
+                await flight.run()
+            except upstream.UpstreamRefused as refused:
+                raise _passed_on(refused) from None
         if flight.meter.has_claim:
             self.lengths.learn(
                 ask.organization,
@@ -232,6 +321,7 @@ class Desk:
         decision: Decision,
         *,
         is_in_profile: bool,
+        cover: tuple[int, int],
     ) -> Hold | None:
         """Record an admission before it is dispatched; return the cash held for it, if it pays.
 
@@ -252,6 +342,7 @@ class Desk:
                     reason=decision.reason,
                     class_served=decision.class_served.name,
                     is_in_profile=is_in_profile and decision.class_served is not ServiceClass.P3,
+                    cover=cover,
                 )
             )
         except BaseException as failure:
@@ -303,6 +394,7 @@ class Desk:
         queue_ms: int = 0,
         is_in_profile: bool = False,
         retry_after_s: int = 0,
+        cover: tuple[int, int] = (0, 0),
     ) -> metering.RequestRow:
         return metering.RequestRow(
             id=request_id,
@@ -323,6 +415,8 @@ class Desk:
             is_in_profile=is_in_profile,
             is_retry=ask.is_retry,
             retry_after_ms=1_000 * retry_after_s,
+            cover_offer=cover[0],
+            covered_cluster=cover[1],
         )
 
     def _decided_row(
@@ -336,8 +430,9 @@ class Desk:
         is_in_profile: bool,
         class_served: str = "",
         retry_after_s: int = 0,
+        cover: tuple[int, int] = (0, 0),
     ) -> metering.RequestRow:
-        """Return the record of what a scheduler has decided."""
+        """Return the record of what a scheduler has decided; `cover` is (offer, its cluster)."""
         return self._row(
             ask,
             decision.request_id,
@@ -349,6 +444,7 @@ class Desk:
             queue_ms=_queue_ms(decision),
             is_in_profile=is_in_profile,
             retry_after_s=retry_after_s,
+            cover=cover,
         )
 
     def _hung_up_row(

@@ -66,6 +66,8 @@ class RequestRow(msgspec.Struct, frozen=True):
     is_in_profile: bool = False
     is_retry: bool = False
     retry_after_ms: int = 0
+    cover_offer: int = 0
+    covered_cluster: int = 0
 
 
 class UsageRow(msgspec.Struct, frozen=True):
@@ -114,15 +116,16 @@ WITH admitted AS (
     INSERT INTO admission_request (
         id, organization_id, key, grade, cluster, class_requested, class_served, outcome, reason,
         charge_mntu, body_digest, is_probe, arrived_at, queue_ms, gateway, is_in_profile, is_retry,
-        retry_after_ms)
+        retry_after_ms, cover_offer, covered_cluster)
     SELECT id, organization_id, key, grade, cluster, class_requested, class_served, outcome, reason,
         charge_mntu, decode(body_digest, 'hex'), is_probe, {_AT.format("arrived_at")}, queue_ms,
-        gateway, is_in_profile, is_retry, retry_after_ms
+        gateway, is_in_profile, is_retry, retry_after_ms, cover_offer, covered_cluster
     FROM json_to_recordset(%s::json) AS r(
         id uuid, organization_id bigint, key text, grade text, cluster bigint, class_requested text,
         class_served text, outcome text, reason text, charge_mntu bigint, body_digest text,
         is_probe boolean, arrived_at bigint, queue_ms integer, gateway text,
-        is_in_profile boolean, is_retry boolean, retry_after_ms integer)
+        is_in_profile boolean, is_retry boolean, retry_after_ms integer,
+        cover_offer bigint, covered_cluster bigint)
     ON CONFLICT DO NOTHING)
 INSERT INTO admission_usageevent (
     request_id, sequence, prompt_tokens, cached_tokens, output_tokens, reasoning_tokens, mntu,

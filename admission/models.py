@@ -31,6 +31,10 @@ class Request(models.Model):
     """Its client declared it one."""
     retry_after_ms = models.IntegerField(default=0)
     """For how long a refused one was told to wait; 0 when it was not, or was served elsewhere."""
+    cover_offer = models.BigIntegerField(default=0)
+    """The standing offer that it is served by in the stead of its holder's cluster; 0: none."""
+    covered_cluster = models.BigIntegerField(default=0)
+    """That cluster: what is delivered to a holder of its lots by cover."""
 
     class Meta:
         indexes = [
@@ -175,6 +179,25 @@ class Certification(models.Model):
     report = models.JSONField(default=dict)
     created_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
+
+
+class CoverOffer(models.Model):
+    """A price at which a cluster takes over what others' clusters fail to serve (RULEBOOK 6.6)."""
+
+    id = models.BigAutoField(primary_key=True)
+    cluster = models.BigIntegerField()
+    price_ticks = models.BigIntegerField()
+    lots = models.BigIntegerField()
+    created_at = models.DateTimeField()
+    withdrawn_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(price_ticks__gt=0, lots__gt=0), name="cover_offer_is_of_something"
+            ),
+        ]
+        indexes = [models.Index(fields=["cluster", "id"], name="cover_offer_by_cluster")]
 
 
 class PoolInterval(models.Model):

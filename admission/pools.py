@@ -14,7 +14,7 @@ from admission.decisions import Decision, Outcome, Request, ServiceClass
 from admission.inspection import FlowReport
 from admission.levels import GRAINS_PER_MNTU
 from admission.scheduler import Scheduler
-from admission.snapshot import Cluster, Hours, Snapshot
+from admission.snapshot import Cluster, Hours, Offer, Snapshot
 from marketplace import clock, contract
 
 FAILURES_MAX = 3
@@ -245,6 +245,24 @@ class Pools:
                 pool.cluster.id,
             ),
         )
+
+    def cover(
+        self, grade: str, *, holder: int, failed: Pool, without: Container[int] = ()
+    ) -> tuple[Pool, Offer] | None:
+        """Return the cheapest standing offer that may take a request over, and its pool.
+
+        Offers of the group that has failed and of the holder's own never do (RULEBOOK 6.6).
+        """
+        groups = failed.cluster.group, self.snapshot.group(holder)
+        for offer in self.snapshot.covers.get(grade, ()):
+            pool = self.pools.get(offer.cluster)
+            if pool is None or offer.cluster in without or pool.cluster.group in groups:
+                continue
+            if not pool.is_ejected and any(
+                flow.level_mntu > 0 for flow in pool.flows(offer.holder)
+            ):
+                return pool, offer
+        return None
 
     def has_failed_lots(self, holder: int, grade: str, at: int) -> bool:
         """Whether a holder has lots now that no cluster is behind."""

@@ -5,8 +5,8 @@ leaves them in Valkey once a second and they lapse with it, so that a page never
 gateway's numbers as present.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from admission import models
 from admission.decisions import ServiceClass
 from admission.levels import Window
 from admission.live_cluster import ClusterConfig
-from admission.snapshot import Cluster, Grade, Hours, Snapshot, cluster_terms
+from admission.snapshot import Cluster, Grade, Hours, Offer, Snapshot, cluster_terms
 from marketplace import clock, contract
 from marketplace import models as catalog
 from settlement import delivery
@@ -63,14 +63,56 @@ def snapshot(at: int) -> Snapshot:
         ).order_by("id")
     }
     windows, failed = _windows(hour)
+    members = catalog.Organization.objects.exclude(group=None).values_list("pk", "group")
+    groups = {pk: group for pk, group in members if group is not None}
+    clusters = {
+        number: replace(found, group=groups.get(found.seller, found.seller))
+        for number, found in clusters.items()
+    }
+    covers, rooms = _covers(hour, clusters)
     return Snapshot(
         at=at,
         grades=grades,
         aliases=aliases,
         clusters=clusters,
-        windows=windows,
+        windows=windows | rooms,
         failed=failed,
         idle_slots=_idle_slots(hour),
+        covers=covers,
+        groups=groups,
+    )
+
+
+def _covers(
+    hour: int, clusters: Mapping[int, Cluster]
+) -> tuple[dict[str, tuple[Offer, ...]], dict[tuple[int, int], Hours]]:
+    """Return standing offers by grade, and what each may take over of an hour, as a holder's hours.
+
+    That is at most what its cluster has certified and not allocated: cover never displaces those
+    who have bought there. A cluster's cheaper offers have it first.
+    """
+    rows = models.CoverOffer.objects.filter(withdrawn_at=None).order_by("price_ticks", "id")
+    offers: dict[str, list[Offer]] = {}
+    windows: dict[tuple[int, int], dict[int, int]] = {}
+    wanted = [row for row in rows if row.cluster in clusters and clusters[row.cluster].is_certified]
+    if not wanted:
+        return {}, {}
+    for starts_at in (hour, hour + contract.HOUR):
+        free = {row.cluster: clusters[row.cluster].terms.certified_lots for row in wanted}
+        for of in settlement_queries.entitlements_snapshot(starts_at=clock.to_datetime(starts_at)):
+            if of.cluster in free:
+                free[of.cluster] -= of.lots
+        for row in wanted:
+            lots = max(0, min(row.lots, free[row.cluster]))
+            free[row.cluster] -= lots
+            if lots:
+                windows.setdefault((row.cluster, -row.pk), {})[starts_at] = lots
+    for row in wanted:
+        offer = Offer(id=row.pk, cluster=row.cluster, price_ticks=row.price_ticks)
+        offers.setdefault(clusters[row.cluster].grade, []).append(offer)
+    return (
+        {grade: tuple(found) for grade, found in offers.items()},
+        {key: {ServiceClass.P2: _in_order(hours)} for key, hours in windows.items()},
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from admission import idle, models, queries, shortfall, simulator
+from admission import cover, idle, models, queries, shortfall, simulator
 from admission.decisions import ServiceClass
 from admission.observation import reserve_prefix
 from admission.shortfall import Fate, Jump, Miss
@@ -97,12 +97,17 @@ def metered(grade: str, hour_starts_at: int) -> dict[int, int]:
 
 
 def _delivered(interval: Interval) -> Delivered:
-    """Return what was used in the interval: how far each request's totals grew in it."""
+    """Return what was used in the interval: how far each request's totals grew in it.
+
+    What cover has delivered counts where its holder is entitled.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT request.organization_id, request.cluster, request.class_served,
-                   sum(now.mntu - coalesce(before.mntu, 0))::bigint
+            SELECT request.organization_id,
+                   CASE request.cover_offer WHEN 0 THEN request.cluster
+                                            ELSE request.covered_cluster END,
+                   request.class_served, sum(now.mntu - coalesce(before.mntu, 0))::bigint
             FROM (SELECT request_id, max(mntu) AS mntu FROM admission_usageevent
                   WHERE at >= %(starts_at)s AND at < %(ends_at)s GROUP BY request_id) now
             JOIN admission_request request ON request.id = now.request_id
@@ -131,7 +136,13 @@ def _misses(interval: Interval) -> list[Miss]:
                    request.retry_after_ms, request.queue_ms,
                    coalesce(nullif(request.class_served, ''), request.class_requested),
                    last.state, last.mntu, last.prompt_tokens - last.cached_tokens,
-                   last.first_token_ms, last.per_token_us, last.at
+                   last.first_token_ms, last.per_token_us, last.at,
+                   EXISTS (SELECT 1 FROM admission_request cover
+                           JOIN admission_usageevent used ON used.request_id = cover.id
+                           WHERE cover.cover_offer <> 0 AND used.state IN ('COMPLETED', 'ABORTED')
+                             AND cover.organization_id = request.organization_id
+                             AND cover.arrived_at = request.arrived_at
+                             AND cover.body_digest = request.body_digest)
             FROM admission_request request
             LEFT JOIN LATERAL (
                 SELECT * FROM admission_usageevent event
@@ -139,6 +150,7 @@ def _misses(interval: Interval) -> list[Miss]:
             WHERE request.arrived_at >= %(starts_at)s - interval '1 minute'
               AND request.arrived_at < %(ends_at)s AND request.grade = %(grade)s
               AND NOT request.is_probe AND request.class_requested <> 'P3'
+              AND request.cover_offer = 0
               AND (request.outcome = 'SHED' AND request.reason = 'NO_CAPACITY'
                    OR request.outcome = 'ABORTED' AND request.is_in_profile
                    OR request.outcome = 'ADMITTED' AND request.class_served <> 'P3'
@@ -172,13 +184,15 @@ class Decided(NamedTuple):
     first_token_ms: int | None
     per_token_us: int | None
     ended_at: datetime | None
+    is_covered: bool
 
 
 def _miss(row: Decided) -> Miss | None:
     """Return how a request was missed, or None where it was served within its targets.
 
     Of one that failed, what it had generated was delivered. One that came too late was missed
-    whole, and so was one whose caller gave up on a first token that was late.
+    whole, and so was one whose caller gave up on a first token that was late. One that was covered
+    says that its cluster had no capacity, and no demand was missed by it.
     """
     charge, waited_us, target_us = row.charge_mntu, 0, 0
     targets = simulator.TARGETS[ServiceClass[row.service_class]]
@@ -203,6 +217,8 @@ def _miss(row: Decided) -> Miss | None:
             fate, charge = Fate.LATE, row.mntu or 0
         else:
             return None
+    if row.is_covered:
+        charge = 0
     return Miss(
         holder=row.holder,
         cluster=row.cluster,
@@ -222,8 +238,10 @@ def _served(interval: Interval) -> dict[tuple[int, int], list[tuple[int, int]]]:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT request.organization_id, request.cluster, request.arrived_at,
-                   coalesce(max(event.mntu), 0)::bigint
+            SELECT request.organization_id,
+                   CASE request.cover_offer WHEN 0 THEN request.cluster
+                                            ELSE request.covered_cluster END,
+                   request.arrived_at, coalesce(max(event.mntu), 0)::bigint
             FROM admission_request request
             JOIN admission_usageevent event ON event.request_id = request.id
             WHERE request.arrived_at >= %(starts_at)s AND request.arrived_at < %(ends_at)s
@@ -334,6 +352,7 @@ def _deliveries(
         flows[row.holder, row.cluster].append(row)
     pasts = _pasts(interval)
     served = _served(interval) if any(miss.retry_after_us for miss in misses) else {}
+    covered = cover.delivered(_span(interval))
     deliveries = []
     for (holder, cluster), rows in sorted(flows.items()):
         made, passed = shortfall.probe_slots(
@@ -344,11 +363,7 @@ def _deliveries(
         owed = shortfall.owed_mntu(
             lots=sum(lots), debt=shortfall.debt_mntu((each[0], each[1]) for each in past)
         )
-        used = sum(
-            mntu
-            for (who, where, as_class), mntu in delivered.items()
-            if who == holder and where == cluster and as_class != SHARED
-        )
+        used = _used(delivered, holder, cluster)
         demand = [each[1] + each[2] for each in past]
         all_missed = shortfall.missed_mntu(
             missed[holder, cluster],
@@ -358,11 +373,12 @@ def _deliveries(
             served=served.get((holder, cluster), ()),
         )
         short = shortfall.short_mntu(missed=all_missed, owed=owed, past_demand=demand)
-        for row, owed_part, short_part, used_part in zip(
+        for row, owed_part, short_part, used_part, covers in zip(
             rows,
             shortfall.parts(owed, lots),
             shortfall.parts(short, lots),
             shortfall.parts(used, lots),
+            cover.parts(covered.get((holder, cluster), ()), lots),
             strict=True,
         ):
             deliveries.append(
@@ -380,9 +396,19 @@ def _deliveries(
                     probes=made,
                     probes_passed=passed,
                     is_suspended=is_suspended,
+                    covers=covers,
                 )
             )
     return deliveries
+
+
+def _used(delivered: Delivered, holder: int, cluster: int) -> int:
+    """Return what a holder used of its lots on a cluster, in mNTU."""
+    return sum(
+        mntu
+        for (who, where, as_class), mntu in delivered.items()
+        if who == holder and where == cluster and as_class != SHARED
+    )
 
 
 def _idle(

@@ -163,6 +163,24 @@ class Scheduler:
         if used_grains > ticket.charge_grains:
             self._recharge(ticket, used_grains, at)
 
+    def consume(
+        self,
+        organization: int,
+        *,
+        mntu: int,
+        at: int,
+        service_class: ServiceClass = ServiceClass.P2,
+    ) -> None:
+        """Debit a flow by what another cluster has served of it; below zero gives some back."""
+        flow = self._flows.get((organization, service_class))
+        if flow is None:
+            return
+        flow.level.refill(at)
+        if mntu >= 0:
+            flow.level.debit(mntu * GRAINS_PER_MNTU)
+        else:
+            flow.level.credit(-mntu * GRAINS_PER_MNTU)
+
     def finish(self, request_id: str, *, actual_mntu: int, output_tokens: int, at: int) -> None:
         """End a running request and reconcile its charge with what it used."""
         ticket = self._tickets[request_id]

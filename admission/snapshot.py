@@ -44,6 +44,25 @@ class Cluster:
     is_modelled: bool
     is_certified: bool
     terms: ClusterTerms
+    group: int = 0
+    """The seller's beneficial-owner group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A standing offer of cover: what a cluster takes over from others' clusters, at what price.
+
+    Its scheduler knows the offer as a holder of so many lots, under a number of its own.
+    """
+
+    id: int
+    cluster: int
+    price_ticks: int
+
+    @property
+    def holder(self) -> int:
+        """The number of its flow: below zero, where no organization is."""
+        return -self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +80,15 @@ class Snapshot:
     """Hours by (grade, holder) of lots that no cluster is behind."""
     idle_slots: Mapping[str, Mapping[int, tuple[Window, ...]]] = field(default_factory=dict)
     """Hours by grade and holder of slots that go with no lot; they order its requests at P3."""
+
+    covers: Mapping[str, tuple[Offer, ...]] = field(default_factory=dict)
+    """Standing offers by grade, the cheapest first, then the oldest (RULEBOOK 6.6)."""
+    groups: Mapping[int, int] = field(default_factory=dict)
+    """Beneficial-owner groups of the organizations that share one."""
+
+    def group(self, organization: int) -> int:
+        """Return the group that an organization belongs to; by itself, it is one."""
+        return self.groups.get(organization, organization)
 
     def grade(self, model: str) -> Grade | None:
         """Return the grade a model's name stands for."""

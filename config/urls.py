@@ -10,6 +10,7 @@ from marketplace.api import (
     account,
     capacity,
     control_room,
+    cover,
     defaults,
     demo,
     operator,
@@ -95,6 +96,14 @@ API: list[URLPattern | URLResolver] = [
     path(
         "api/v1/clusters/<str:cluster_id>/certifications/<str:certification_id>",
         resource(capacity.ShowCertification),
+    ),
+    path(
+        "api/v1/clusters/<str:cluster_id>/cover",
+        resource(cover.ListCoverOffers, cover.OfferCover),
+    ),
+    path(
+        "api/v1/clusters/<str:cluster_id>/cover/<str:cover_offer_id>",
+        resource(cover.WithdrawCover),
     ),
     path("api/v1/listings", resource(capacity.ListListings, capacity.ListCapacity)),
     path("api/v1/listings/<str:listing_id>", resource(capacity.WithdrawListing)),

@@ -213,7 +213,6 @@ class DeliveryCoverAdmin(backoffice.ReadOnly):
     """What standing offers delivered in the stead of clusters that failed."""
 
     list_display = ("allocation_id", "interval", "offer", "cluster", "price_ticks", "mntu")
-    ordering = ("-id",)
 
 
 @admin.register(models.CoverSettlement)

@@ -25,6 +25,21 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name='CoverOffer',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('cluster', models.BigIntegerField()),
+                ('price_ticks', models.BigIntegerField()),
+                ('lots', models.BigIntegerField()),
+                ('created_at', models.DateTimeField()),
+                ('withdrawn_at', models.DateTimeField(null=True)),
+            ],
+            options={
+                'indexes': [models.Index(fields=['cluster', 'id'], name='cover_offer_by_cluster')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('lots__gt', 0), ('price_ticks__gt', 0)), name='cover_offer_is_of_something')],
+            },
+        ),
+        migrations.CreateModel(
             name='MeterCursor',
             fields=[
                 ('name', models.CharField(max_length=16, primary_key=True, serialize=False)),
@@ -130,6 +145,8 @@ class Migration(migrations.Migration):
                 ('is_in_profile', models.BooleanField(default=False)),
                 ('is_retry', models.BooleanField(default=False)),
                 ('retry_after_ms', models.IntegerField(default=0)),
+                ('cover_offer', models.BigIntegerField(default=0)),
+                ('covered_cluster', models.BigIntegerField(default=0)),
             ],
             options={
                 'indexes': [models.Index(fields=['arrived_at'], name='request_by_arrival'), models.Index(fields=['organization_id', 'arrived_at'], name='request_by_organization'), models.Index(fields=['cluster', 'arrived_at'], name='request_by_cluster')],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from admission.models import Certification
+from admission.models import Certification, CoverOffer
 from exchange.models import Order
 from marketplace import models
 from tests.market import GRADE, HOUR, buy
@@ -136,3 +136,43 @@ def test_without_an_engine_a_listing_is_not_placed_later(world: World, provider:
     again = provider.api.post("listings", offer, key="down")
     assert (again.status, again.json["state"]) == (201, "withdrawn")
     assert Order.objects.count() == 0
+
+
+def test_cover_is_offered_once_listed_and_withdrawn(world: World, provider: Party) -> None:
+    cluster = world.cluster(provider)
+    path = f"clusters/{cluster.pk}/cover"
+    first = provider.api.post(path, {"price": "1.500", "quantity": 10}, key="k1")
+    again = provider.api.post(path, {"price": "1.500", "quantity": 10}, key="k1")
+    assert (first.status, again.status) == (201, 201)
+    assert again.json == first.json
+    assert (first.json["price"], first.json["quantity"]) == ("1.500", 10)
+    assert provider.api.get(path).json["results"] == [first.json]
+    withdrawn = provider.api.delete(f"{path}/{first.json['id']}").json
+    assert withdrawn["withdrawn_at"] is not None
+    assert provider.api.delete(f"{path}/{first.json['id']}").json == withdrawn
+    assert provider.api.get(path).json["results"] == []
+
+
+def test_cover_that_cannot_be_is_refused_and_changes_nothing(world: World, provider: Party) -> None:
+    cluster = world.cluster(provider)
+    empty = world.cluster(provider, lots=0)
+    models.Cluster.objects.filter(pk=empty.pk).update(state="REGISTERED")
+    reference = models.Grade.objects.get(code=GRADE).reference_price_ticks
+    wanted = {"price": "1.500", "quantity": 10}
+    for number, change, status, code in (
+        (cluster.pk, {"price": f"{(5 * reference + 1) / 1000:.3f}"}, 422, "cover_price_too_high"),
+        (cluster.pk, {"price": "0.000"}, 400, "malformed"),
+        (cluster.pk, {"price": 1.5}, 400, "malformed"),
+        (cluster.pk, {"quantity": cluster.certified_lots + 1}, 422, "over_certified"),
+        (cluster.pk, {"quantity": 0}, 400, "malformed"),
+        (cluster.pk, {"quantity": True}, 400, "malformed"),
+        (cluster.pk, {"seller": 7}, 400, "malformed"),
+        (empty.pk, {}, 422, "cluster_not_certified"),
+        (cluster.pk + 10**6, {}, 404, "not_found"),
+    ):
+        reply = provider.api.post(f"clusters/{number}/cover", wanted | change)
+        assert (reply.status, reply.code) == (status, code), change
+    stranger = world.party("Nimbus", "PROVIDER")
+    assert stranger.api.post(f"clusters/{cluster.pk}/cover", wanted).status == 404
+    assert stranger.api.get(f"clusters/{cluster.pk}/cover").status == 404
+    assert CoverOffer.objects.count() == 0

@@ -34,6 +34,8 @@ PROMISED = """
     POST withdrawals; GET api-keys; POST api-keys; DELETE api-keys/{key_id}; GET clusters;
     POST clusters; GET clusters/{cluster_id}; POST clusters/{cluster_id}/certify;
     GET clusters/{cluster_id}/certifications/{certification_id}; GET listings; POST listings;
+    GET clusters/{cluster_id}/cover; POST clusters/{cluster_id}/cover;
+    DELETE clusters/{cluster_id}/cover/{cover_offer_id};
     DELETE listings/{listing_id}; GET pools/purchase; POST pools/purchase;
     GET pools/purchase/open; DELETE pools/purchase/{commitment_id};
     GET packages; POST packages; GET packages/bought; GET packages/bought/{bought_id};

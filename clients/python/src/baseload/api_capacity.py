@@ -56,6 +56,29 @@ class CapacityApi:
         return describe.get(path, models.Certification)
 
     @listing
+    def cover_offers(
+        self, cluster_id: str, *, page_size: int = 100
+    ) -> Call[models.Page[models.CoverOffer]]:
+        """List the open offers of cover of an own cluster, the newest first."""
+        path = f"clusters/{describe.part(cluster_id)}/cover"
+        return describe.get(path, models.Page[models.CoverOffer], limit=page_size)
+
+    @endpoint
+    def offer_cover(
+        self, cluster_id: str, price: Number, quantity: int, *, idempotency_key: str = ""
+    ) -> Call[models.CoverOffer]:
+        """Offer to take over what other sellers' clusters fail to serve, at a price."""
+        path = f"clusters/{describe.part(cluster_id)}/cover"
+        body = {"price": terms.price_text(price), "quantity": quantity}
+        return describe.once(path, body, models.CoverOffer, idempotency_key)
+
+    @endpoint
+    def withdraw_cover(self, cluster_id: str, cover_offer_id: str) -> Call[models.CoverOffer]:
+        """Withdraw an offer of cover."""
+        path = f"clusters/{describe.part(cluster_id)}/cover/{describe.part(cover_offer_id)}"
+        return describe.same("DELETE", path, models.CoverOffer)
+
+    @listing
     def listings(self) -> Call[models.Page[models.Offer]]:
         """List own offers of capacity, the newest first."""
         return describe.get("listings", models.Page[models.Offer])

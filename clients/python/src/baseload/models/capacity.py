@@ -185,6 +185,17 @@ class PurchasePools(Model, frozen=True, kw_only=True):
     results: tuple[PurchasePool, ...]
 
 
+class CoverOffer(Model, frozen=True, kw_only=True):
+    """A standing offer to take over what other sellers' clusters fail to serve."""
+
+    id: str
+    cluster: str
+    price: Decimal
+    quantity: int
+    created_at: datetime
+    withdrawn_at: datetime | None = None
+
+
 class ResaleInstruction(Model, frozen=True, kw_only=True):
     """A standing wish to sell surplus of a grade, and what it had on offer at its last look."""
 
