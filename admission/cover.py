@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from admission import models, shortfall
@@ -49,6 +49,7 @@ class OfferLimit(errors.Refusal):
     code, title = "cover_offer_limit", "Too many open offers"
 
 
+@transaction.atomic
 def offer(*, cluster: catalog.Cluster, price_ticks: int, lots: int) -> models.CoverOffer:
     """Make a standing offer.
 
