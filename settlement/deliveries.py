@@ -1,7 +1,9 @@
 """Deliveries as their two parties see them: one row per allocation, with all that was said.
 
 Three figures stand beside each other: the gateway's, by which it is settled, the seller's and the
-holder's. So do what its intervals paid and what later runs have added.
+holder's. What cover has delivered its holder got and its seller did not deliver, so the gateway's
+figure is with it for the one and without it for the other. Beside them is what its intervals paid
+and what later runs have added.
 """
 
 from collections.abc import Sequence
@@ -56,6 +58,62 @@ class Delivery:
         return "provisional" if self.intervals == 12 else "delivering"
 
 
+_DELIVERIES = """
+    WITH chosen AS (
+        SELECT * FROM settlement_allocation
+        WHERE (holder = %(organization)s OR seller = %(organization)s)
+          AND (%(number)s::bigint IS NULL OR id = %(number)s)
+          AND (%(before_at)s::timestamptz IS NULL
+               OR (starts_at, id) < (%(before_at)s, %(before_id)s))
+        ORDER BY starts_at DESC, id DESC LIMIT %(limit)s
+    )
+    SELECT chosen.id, holder, seller, cluster, chosen.grade, starts_at, lots, price_ticks,
+           paid.intervals, paid.available_mntu, paid.short_mntu,
+           CASE seller WHEN %(organization)s THEN metered.gateway_mntu - helped.mntu
+           ELSE metered.gateway_mntu END AS gateway_mntu,
+           (SELECT mntu FROM settlement_deliveryfigure said
+            WHERE said.allocation_id = chosen.id AND party = 'SELLER'
+            ORDER BY said.id DESC LIMIT 1) AS seller_mntu,
+           (SELECT mntu FROM settlement_deliveryfigure said
+            WHERE said.allocation_id = chosen.id AND party = 'HOLDER'
+            ORDER BY said.id DESC LIMIT 1) AS holder_mntu,
+           EXISTS (SELECT 1 FROM settlement_deliverydifference found
+                   WHERE found.allocation_id = chosen.id) AS is_different,
+           paid.released_micros, paid.refunded_micros, paid.compensated_micros,
+           added.delivery AS corrected_delivery_micros,
+           added.damages AS corrected_damages_micros,
+           (SELECT count(*) FROM settlement_settlementrun run
+            WHERE run.grade = chosen.grade
+              AND run.delivery_date = (starts_at AT TIME ZONE 'UTC')::date) AS runs
+    FROM chosen,
+    LATERAL (
+        SELECT count(*) AS intervals,
+               coalesce(sum(available_mntu), 0)::bigint AS available_mntu,
+               coalesce(sum(short_mntu), 0)::bigint AS short_mntu,
+               coalesce(sum(released_micros), 0)::bigint AS released_micros,
+               coalesce(sum(refunded_micros), 0)::bigint AS refunded_micros,
+               coalesce(sum(compensated_micros), 0)::bigint AS compensated_micros
+        FROM settlement_intervalsettlement WHERE allocation_id = chosen.id) paid,
+    LATERAL (
+        SELECT coalesce(sum(coalesce(known.delivered_mntu, report.delivered_mntu)), 0)
+               ::bigint AS gateway_mntu
+        FROM settlement_deliveryreport report
+        LEFT JOIN LATERAL (
+            SELECT delivered_mntu FROM settlement_deliveryrevision revision
+            WHERE revision.allocation_id = chosen.id
+              AND revision.interval = report.interval
+            ORDER BY revision.id DESC LIMIT 1) known ON true
+        WHERE report.allocation_id = chosen.id) metered,
+    LATERAL (SELECT coalesce(sum(mntu), 0)::bigint AS mntu
+             FROM settlement_deliverycover WHERE allocation_id = chosen.id) helped,
+    LATERAL (
+        SELECT coalesce(sum(delivery_micros), 0)::bigint AS delivery,
+               coalesce(sum(damages_micros), 0)::bigint AS damages
+        FROM settlement_deliverycorrection WHERE allocation_id = chosen.id) added
+    ORDER BY starts_at DESC, chosen.id DESC
+"""
+
+
 def deliveries(
     organization_id: int,
     *,
@@ -66,56 +124,7 @@ def deliveries(
     """Return deliveries that an organization is a party to, or one, the latest hour first."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            WITH chosen AS (
-                SELECT * FROM settlement_allocation
-                WHERE (holder = %(organization)s OR seller = %(organization)s)
-                  AND (%(number)s::bigint IS NULL OR id = %(number)s)
-                  AND (%(before_at)s::timestamptz IS NULL
-                       OR (starts_at, id) < (%(before_at)s, %(before_id)s))
-                ORDER BY starts_at DESC, id DESC LIMIT %(limit)s
-            )
-            SELECT chosen.id, holder, seller, cluster, chosen.grade, starts_at, lots, price_ticks,
-                   paid.intervals, paid.available_mntu, paid.short_mntu, metered.gateway_mntu,
-                   (SELECT mntu FROM settlement_deliveryfigure said
-                    WHERE said.allocation_id = chosen.id AND party = 'SELLER'
-                    ORDER BY said.id DESC LIMIT 1) AS seller_mntu,
-                   (SELECT mntu FROM settlement_deliveryfigure said
-                    WHERE said.allocation_id = chosen.id AND party = 'HOLDER'
-                    ORDER BY said.id DESC LIMIT 1) AS holder_mntu,
-                   EXISTS (SELECT 1 FROM settlement_deliverydifference found
-                           WHERE found.allocation_id = chosen.id) AS is_different,
-                   paid.released_micros, paid.refunded_micros, paid.compensated_micros,
-                   added.delivery AS corrected_delivery_micros,
-                   added.damages AS corrected_damages_micros,
-                   (SELECT count(*) FROM settlement_settlementrun run
-                    WHERE run.grade = chosen.grade
-                      AND run.delivery_date = (starts_at AT TIME ZONE 'UTC')::date) AS runs
-            FROM chosen,
-            LATERAL (
-                SELECT count(*) AS intervals,
-                       coalesce(sum(available_mntu), 0)::bigint AS available_mntu,
-                       coalesce(sum(short_mntu), 0)::bigint AS short_mntu,
-                       coalesce(sum(released_micros), 0)::bigint AS released_micros,
-                       coalesce(sum(refunded_micros), 0)::bigint AS refunded_micros,
-                       coalesce(sum(compensated_micros), 0)::bigint AS compensated_micros
-                FROM settlement_intervalsettlement WHERE allocation_id = chosen.id) paid,
-            LATERAL (
-                SELECT coalesce(sum(coalesce(known.delivered_mntu, report.delivered_mntu)), 0)
-                       ::bigint AS gateway_mntu
-                FROM settlement_deliveryreport report
-                LEFT JOIN LATERAL (
-                    SELECT delivered_mntu FROM settlement_deliveryrevision revision
-                    WHERE revision.allocation_id = chosen.id
-                      AND revision.interval = report.interval
-                    ORDER BY revision.id DESC LIMIT 1) known ON true
-                WHERE report.allocation_id = chosen.id) metered,
-            LATERAL (
-                SELECT coalesce(sum(delivery_micros), 0)::bigint AS delivery,
-                       coalesce(sum(damages_micros), 0)::bigint AS damages
-                FROM settlement_deliverycorrection WHERE allocation_id = chosen.id) added
-            ORDER BY starts_at DESC, chosen.id DESC
-            """,
+            _DELIVERIES,
             {
                 "organization": organization_id,
                 "number": number,

@@ -349,6 +349,12 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 def report_delivery(*, deliveries: Sequence[Delivery], at: int) -> None:
     """Store what admission saw; the first report of an allocation's interval stands."""
+    helped = [delivery for delivery in deliveries if delivery.covers]
+    known = set(
+        models.DeliveryReport.objects.filter(
+            allocation__in=[delivery.allocation for delivery in helped]
+        ).values_list("allocation_id", "interval")
+    )
     models.DeliveryReport.objects.bulk_create(
         [
             models.DeliveryReport(
@@ -374,10 +380,10 @@ def report_delivery(*, deliveries: Sequence[Delivery], at: int) -> None:
                 interval=delivery.interval,
                 **msgspec.structs.asdict(cover),
             )
-            for delivery in deliveries
+            for delivery in helped
+            if (delivery.allocation, delivery.interval) not in known
             for cover in delivery.covers
-        ],
-        ignore_conflicts=True,
+        ]
     )
 
 

@@ -419,7 +419,11 @@ def _line(each: Found) -> instructions.CorrectionLine:
 
 
 def _write_differences(run: models.SettlementRun, found: Sequence[Found], moment: datetime) -> None:
-    """Raise a row for every allocation whose parties' figures are not the gateway's (FAULTS 92)."""
+    """Raise a row for every allocation whose parties' figures are not the gateway's (FAULTS 92).
+
+    What cover has delivered its holder got, and its seller did not deliver.
+    """
+    seller, holder = models.DeliveryFigure.Party.SELLER, models.DeliveryFigure.Party.HOLDER
     figures = queries.figures([each.delivered.allocation for each in found])
     raised = set(
         models.DeliveryDifference.objects.filter(run=run.previous).values_list(
@@ -431,14 +435,17 @@ def _write_differences(run: models.SettlementRun, found: Sequence[Found], moment
         said = figures.get(each.delivered.allocation, {})
         gateway = sum(interval.delivered_mntu for interval in each.delivered.intervals)
         is_raised = (each.delivered.allocation, gateway) in raised
-        if not is_raised and any(rules.is_difference(one, gateway) for one in said.values()):
+        covered = sum(mntu for interval in each.delivered.intervals for _, mntu in interval.covers)
+        expected: dict[str, int] = {seller: gateway - covered, holder: gateway}
+        differs = any(rules.is_difference(one, expected[party]) for party, one in said.items())
+        if differs and not is_raised:
             rows.append(
                 models.DeliveryDifference(
                     run=run,
                     allocation_id=each.delivered.allocation,
                     gateway_mntu=gateway,
-                    seller_mntu=said.get(models.DeliveryFigure.Party.SELLER),
-                    holder_mntu=said.get(models.DeliveryFigure.Party.HOLDER),
+                    seller_mntu=said.get(seller),
+                    holder_mntu=said.get(holder),
                     at=moment,
                 )
             )

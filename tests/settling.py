@@ -6,12 +6,13 @@ everything was available where the test wants nothing.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from marketplace import clock as market_clock
 from marketplace import contract
-from settlement import jobs, kinds, operations, queries, slots
+from settlement import instructions, jobs, kinds, operations, queries, slots
 from settlement.kinds import Kind
 from tests.market import BUYER, HOUR, SELLER, Market, buy, sell
 
@@ -31,10 +32,11 @@ OWN_KINDS = (
 STARTS_AT = contract.parse_symbol(HOUR).starts_at  # type: ignore[union-attr]
 
 
-def report(slot: str, at: int) -> None:
-    """Report that everything was available but in one interval."""
+def report(slot: str, at: int, covers: tuple[instructions.CoverLine, ...] = ()) -> None:
+    """Report that everything was available but in one interval, which others have covered."""
     grade, hour, interval = slots.read_interval(slot)
     is_bad = interval == BAD
+    helped = sum(cover.mntu for cover in covers)
     operations.report_delivery(
         deliveries=[
             operations.Delivery(
@@ -43,9 +45,10 @@ def report(slot: str, at: int) -> None:
                 owed_mntu=row.lots * contract.MNTU_PER_LOT_INTERVAL,
                 available_mntu=0 if is_bad else row.lots * contract.MNTU_PER_LOT_INTERVAL,
                 short_mntu=SHORT if is_bad else 0,
-                delivered_mntu=USED if interval == 1 else 0,
+                delivered_mntu=helped if is_bad else USED if interval == 1 else 0,
                 probes=10,
                 probes_passed=0 if is_bad else 10,
+                covers=covers if is_bad else (),
             )
             for row in queries.entitlements_snapshot(
                 starts_at=market_clock.to_datetime(hour), grade=grade
@@ -56,7 +59,7 @@ def report(slot: str, at: int) -> None:
 
 
 @contextmanager
-def only_settlements_kinds() -> Iterator[None]:
+def only_settlements_kinds(covers: tuple[instructions.CoverLine, ...] = ()) -> Iterator[None]:
     """Leave settlement's own kinds of work, and a report in admission's place."""
     kinds.load()
     before = dict(kinds._registry)
@@ -67,7 +70,7 @@ def only_settlements_kinds() -> Iterator[None]:
             name=kinds.REPORT_INTERVAL,
             queue=kinds.URGENT,
             schedule=kinds.PerInterval(),
-            handler=report,
+            handler=partial(report, covers=covers),
         )
     )
     try:

@@ -4,7 +4,8 @@ Its seller had a standing offer, a price at which it takes requests over from ot
 is paid that price: up to the delivery price from the holder's escrow, where it stands in the place
 of the release, and what is beyond it from the seller that failed. That excess is the failing
 seller's own to pay, as damages are: from its means and no one else's, before them, and counted in
-its month without being cut by it. Inside a group no excess is paid.
+its month without being cut by it. No group stands in for itself, nor sells cover to itself: a
+report that says so is refused.
 """
 
 from collections.abc import Iterable
@@ -33,16 +34,19 @@ def of(line: instructions.DeliveryLine) -> list[delivery.Cover]:
     return [delivery.Cover(cover.price_ticks, cover.mntu) for cover in line.covers]
 
 
-def is_possible(state: State, line: instructions.DeliveryLine, most_mntu: int) -> bool:
-    """Whether a line's covers can have been: known sellers, each offer once, within the lots."""
+def is_possible(state: State, allocation: Allocation, line: instructions.DeliveryLine) -> bool:
+    """Whether a line's covers can have been: of other groups, each offer once, within the lots."""
+    parties = [state.accounts[number].group for number in (allocation.seller, allocation.holder)]
     offers = [cover.offer for cover in line.covers]
+    covered = sum(cover.mntu for cover in line.covers)
     return (
         len(set(offers)) == len(offers)
-        and sum(cover.mntu for cover in line.covers) <= most_mntu
+        and covered <= allocation.lots * contract.MNTU_PER_LOT_INTERVAL
         and all(
             cover.mntu > 0
             and 1 <= cover.price_ticks <= contract.PRICE_TICKS_MAX
             and cover.seller in state.accounts
+            and state.accounts[cover.seller].group not in parties
             for cover in line.covers
         )
     )
@@ -57,20 +61,22 @@ def release(
 ) -> list[Covered]:
     """Pay covers from the escrow of an interval; return them with what is due beyond it."""
     done = []
-    failing, holder = state.accounts[allocation.seller], state.accounts[allocation.holder]
     for cover, amount in zip(line.covers, legs.covered, strict=True):
         seller = state.accounts[cover.seller]
         cause = _cause(allocation, interval, cover)
         state.transfer(
-            (holder.id, Kind.ESCROW), (seller.id, Kind.CASH), amount, Code.COVER_RELEASE, cause
+            (allocation.holder, Kind.ESCROW),
+            (seller.id, Kind.CASH),
+            amount,
+            Code.COVER_RELEASE,
+            cause,
         )
         waterfall.repay(state, seller, amount, cause)
         proceeds.lock(state, seller, amount, state.at)
-        is_owed = seller.group not in (failing.group, holder.group)
         due = delivery.cover_excess(
             delivery.Cover(cover.price_ticks, cover.mntu), price=allocation.price
         )
-        done.append(Covered(allocation, cover, amount, due if is_owed else 0))
+        done.append(Covered(allocation, cover, amount, due))
     return done
 
 

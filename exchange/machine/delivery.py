@@ -370,7 +370,7 @@ def _refuse_report(
             return Refuse.INVALID_REPORT
         if not 0 <= line.delivered_mntu <= _DELIVERED_MAX:
             return Refuse.INVALID_REPORT
-        if line.covers and not covers.is_possible(state, line, most):
+        if line.covers and not covers.is_possible(state, allocation, line):
             return Refuse.INVALID_REPORT
     return None
 
@@ -389,18 +389,18 @@ def _pay_interval(
         allocation = hour.allocations[number]
         line = lines.get(number, instructions.DeliveryLine(number, 0, 0, 0))
         if allocation.cluster == delivery.NO_CLUSTER or order.suspended:
-            short = 0 if order.suspended else line.short_mntu
-            line = instructions.DeliveryLine(number, 0, short, line.delivered_mntu, line.covers)
-        helped = covers.of(line)
+            short, helped = (0, ()) if order.suspended else (line.short_mntu, line.covers)
+            line = instructions.DeliveryLine(number, 0, short, line.delivered_mntu, helped)
+        helpers = covers.of(line)
         legs = delivery.interval_legs(
             price=allocation.price,
             lots=allocation.lots,
             available_mntu=line.available_mntu,
             short_mntu=line.short_mntu,
             replacement_price=delivery.replacement_price(
-                price=allocation.price, next_mark=next_mark, covers=helped
+                price=allocation.price, next_mark=next_mark, covers=helpers
             ),
-            covers=helped,
+            covers=helpers,
         )
         seller, holder = state.accounts[allocation.seller], state.accounts[allocation.holder]
         if seller.group == holder.group:
@@ -412,7 +412,7 @@ def _pay_interval(
         waterfall.repay(state, seller, legs.released, cause)
         proceeds.lock(state, seller, legs.released, hour.starts_at)
         waterfall.repay(state, holder, legs.refunded, cause)
-        if helped:
+        if helpers:
             covered += covers.release(state, allocation, order.interval, line, legs)
         paid_out = legs.released + legs.refunded + sum(legs.covered)
         hour.entitlements[allocation.entitlement].escrow -= paid_out

@@ -444,7 +444,8 @@ BEGIN
         'settlement_settlementrun', 'settlement_settlementrunline', 'settlement_deliverycorrection',
         'settlement_deliveryrevision', 'settlement_deliveryfigure', 'settlement_deliverydifference',
         'settlement_insuranceposition', 'settlement_insuredusage', 'settlement_insurancerunline',
-        'settlement_insurancecorrection', 'settlement_monthlystatement'] LOOP
+        'settlement_insurancecorrection', 'settlement_monthlystatement',
+        'settlement_deliverycover', 'settlement_coversettlement'] LOOP
         EXECUTE format(
             'CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %I'
             ' FOR EACH STATEMENT EXECUTE FUNCTION append_only()', v_table);

@@ -7,7 +7,7 @@ from settlement import instructions
 from settlement.ledger import Code, Kind
 from tests.floor import GRADE, Floor, hour
 
-SELLER, BUYER, HELPER, DEARER, FRIEND = 1, 2, 3, 4, 5
+SELLER, BUYER, HELPER, DEARER, FRIEND, ALLY = 1, 2, 3, 4, 5, 6
 CASH, ESCROW = Kind.CASH, Kind.ESCROW
 FULL = 200_000
 """NTU of forty lots in an interval."""
@@ -23,6 +23,7 @@ def closed(*, seller_cash: int = 10**9) -> Floor:
     floor.account(HELPER, certified=100)
     floor.account(DEARER, certified=100)
     floor.account(FRIEND, group=SELLER)
+    floor.account(ALLY, group=BUYER)
     floor.sell(SELLER, 40, PRICE)
     floor.buy(BUYER, 40, PRICE)
     floor.to("19:55")
@@ -34,12 +35,23 @@ def cover(seller: int, price: int, ntu: int, offer: int = 0) -> instructions.Cov
     return instructions.CoverLine(offer or seller, seller, seller, price, 1_000 * ntu)
 
 
-def settle(floor: Floor, available: int, short: int, *covers: instructions.CoverLine) -> str | None:
-    """Settle the first interval of which so much (NTU) was there, missed, and covered."""
+def settle(
+    floor: Floor,
+    available: int,
+    short: int,
+    *covers: instructions.CoverLine,
+    interval: int = 1,
+    suspended: bool = False,
+) -> str | None:
+    """Settle an interval of which so much (NTU) was there, missed, and covered."""
     line = instructions.DeliveryLine(1, 1_000 * available, 1_000 * short, 0, covers)
     return floor.instruct(
         instructions.SettleInterval(
-            grade=GRADE, hour_starts_at=hour("20"), interval=1, lines=(line,)
+            grade=GRADE,
+            hour_starts_at=hour("20"),
+            interval=interval,
+            lines=(line,),
+            suspended=suspended,
         )
     )
 
@@ -94,11 +106,24 @@ def test_a_seller_that_has_too_little_pays_cover_before_damages() -> None:
     assert floor.view(SELLER).cash == 0
 
 
-def test_nothing_beyond_the_delivery_price_is_paid_inside_a_group() -> None:
+def test_a_month_that_cover_has_used_up_pays_no_damages_but_more_cover() -> None:
+    """The month may pay 150 % of 3,000,000; five intervals of cover take 5,000,000."""
     floor = closed()
-    assert settle(floor, 0, 0, cover(FRIEND, 1_500, 40_000)) is None
-    (helped,) = floor.of(events.CoverSettled)
-    assert (helped.released, helped.excess, helped.excess_due) == (50_000, 0, 0)
+    floor.to("21:00")
+    for interval in range(1, 6):
+        assert settle(floor, 0, 0, cover(HELPER, 6_250, FULL), interval=interval) is None
+        assert [each.excess for each in floor.of(events.CoverSettled)] == [1_000_000]
+    assert settle(floor, 0, FULL // 2, cover(HELPER, 6_250, FULL // 2), interval=6) is None
+    (helped,), (settled,) = floor.of(events.CoverSettled), floor.of(events.IntervalSettled)
+    assert (helped.excess, settled.compensated) == (500_000, 0)
+    assert settled.compensation_due == 500_000 + 125_000 // 4
+
+
+def test_a_suspended_interval_pays_no_cover() -> None:
+    floor = closed()
+    assert settle(floor, 0, 0, cover(HELPER, 1_500, FULL), suspended=True) is None
+    assert floor.moved() == [((BUYER, ESCROW), (BUYER, CASH), ESCROWED, Code.REFUND)]
+    assert floor.of(events.CoverSettled) == []
 
 
 @pytest.mark.parametrize(
@@ -108,6 +133,10 @@ def test_nothing_beyond_the_delivery_price_is_paid_inside_a_group() -> None:
         (cover(HELPER, 1_500, -1),),
         (cover(HELPER, 0, 1),),
         (cover(99, 1_500, 1),),
+        (cover(SELLER, 1_500, 1),),
+        (cover(FRIEND, 1_500, 1),),
+        (cover(BUYER, 1_500, 1),),
+        (cover(ALLY, 1_500, 1),),
         (cover(HELPER, 1_500, FULL), cover(DEARER, 1_500, 1)),
         (cover(HELPER, 1_500, 1), cover(DEARER, 1_500, 1, offer=HELPER)),
     ],
