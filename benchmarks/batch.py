@@ -20,8 +20,9 @@ CONNECTIONS = 8
 SINGLE_CONNECTIONS = 64
 SECONDS = float(os.environ.get("BENCH_SECONDS", "6"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
-ORGANIZATIONS = 64
-KEYS_EACH = 10
+ORGANIZATIONS = 128
+"""So many that none enters more orders than come without trades (INTERFACES 2)."""
+KEYS_EACH = 5
 TARGET = 4.0
 
 
