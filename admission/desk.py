@@ -396,6 +396,7 @@ class Desk:
         retry_after_s: int = 0,
         cover: tuple[int, int] = (0, 0),
     ) -> metering.RequestRow:
+        ask.decided.append(request_id)
         return metering.RequestRow(
             id=request_id,
             organization_id=ask.organization,
@@ -414,6 +415,7 @@ class Desk:
             gateway=self.gateway,
             is_in_profile=is_in_profile,
             is_retry=ask.is_retry,
+            nonce=ask.nonce,
             retry_after_ms=1_000 * retry_after_s,
             cover_offer=cover[0],
             covered_cluster=cover[1],
@@ -484,6 +486,7 @@ class Desk:
         """Return the headers that say how a request is served."""
         headers = [
             (b"x-request-id", request_id.encode()),
+            (b"x-baseload-receipt", request_id.encode()),
             (b"x-baseload-class-requested", ask.service_class.name.encode()),
             (b"x-baseload-class-served", decision.class_served.name.encode()),
             (b"x-baseload-queue-ms", b"%d" % _queue_ms(decision)),

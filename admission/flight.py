@@ -9,7 +9,7 @@ its first byte may be replaced by another; after it, the stream ends with an err
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -65,6 +65,10 @@ class Ask:
     only_pool: int = 0
     is_retry: bool = False
     """Whether the client has declared it one."""
+    nonce: str = ""
+    """The caller's own word, which its receipt repeats."""
+    decided: list[str] = field(default_factory=list)
+    """Ids of the decisions on it so far, which are those of their receipts."""
 
 
 class Interrupted(errors.Unavailable):
@@ -274,6 +278,9 @@ class Flight:
                 "usage": answer.usage_fields(self.meter.usage),
             }
             self._held.append(b"data: %b\n\n" % _encoder.encode(tail))
+        if self._writer.notary is not None:
+            name = self._writer.notary.name(self._id)
+            self._held.append(f": receipt {self._id} {name}\n\n".encode())
         await self._out.end(b"".join(self._held) + b"data: [DONE]\n\n")
 
     async def _fail(self, failure: Exception) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import prometheus_client
 
-from admission import dialect, metering, observation, upstream
+from admission import custody, dialect, metering, notary, observation, upstream, wishes
 from admission.decisions import Overflow, ServiceClass
 from admission.desk import Desk
 from admission.flight import Ask
@@ -211,11 +211,14 @@ class Gateway:
         from django.conf import settings
 
         local = ("127.0.0.0/8", "::1/128") if settings.IS_DEMO else ()
-        writer = metering.Writer(metering.connection_parameters())
+        loop = asyncio.get_running_loop()
+        key = await loop.run_in_executor(self._eyes, custody.new_key, self.name)
+        writer = metering.Writer(
+            metering.connection_parameters(), notary.Notary(key, pool_name=self._pool_name)
+        )
         client = upstream.Client(settings.UPSTREAM_ALLOW, (*local, *observation.own_hosts()))
         await writer.start()
         await client.start()
-        loop = asyncio.get_running_loop()
         self._ring = await loop.run_in_executor(self._eyes, keys.shared_ring)
         self._observer = observation.Observer(self.name)
         reserves = Reserves(self._hold_cash)
@@ -275,6 +278,11 @@ class Gateway:
             self._eyes, self._observer.publish, observation.live_of(self.pools, self.name)
         )
 
+    def _pool_name(self, cluster: int) -> str:
+        """Return what a cluster is known by to everybody."""
+        pool = self.pools.pools.get(cluster)
+        return "" if pool is None else pool.cluster.public_id
+
     async def _hold_cash(self, organization: int, grade: str, hour: int, amount: int) -> bool:
         """Ask the machine to hold cash for pay-as-you-go tokens."""
         assert self._observer is not None, "the gateway was started"
@@ -289,12 +297,13 @@ class Gateway:
         path: str = scope["path"]
         status = 200
         began_ns = clock.monotonic_ns()
+        decided: list[str] = []
         try:
             match scope["method"], path:
                 case "POST", "/v1/chat/completions":
-                    await self._complete(scope, receive, send, dialect.CHAT)
+                    await self._complete(scope, receive, send, dialect.CHAT, decided)
                 case "POST", "/v1/completions":
-                    await self._complete(scope, receive, send, dialect.COMPLETIONS)
+                    await self._complete(scope, receive, send, dialect.COMPLETIONS, decided)
                 case "GET", "/v1/models":
                     await self._models(scope, send)
                 case "GET", _ if path.startswith("/v1/models/"):
@@ -318,7 +327,7 @@ class Gateway:
             status = 499
         except errors.Refusal as refusal:
             status = refusal.status
-            await _refuse(send, refusal)
+            await _refuse(send, refusal, decided)
         except asyncio.CancelledError:
             status = 499
         finally:
@@ -327,9 +336,14 @@ class Gateway:
                 LATENCY.observe((clock.monotonic_ns() - began_ns) / 1e9)
 
     async def _complete(
-        self, scope: http.Scope, receive: http.Receive, send: http.Send, path: str
+        self,
+        scope: http.Scope,
+        receive: http.Receive,
+        send: http.Send,
+        path: str,
+        decided: list[str],
     ) -> None:
-        """Serve a completion."""
+        """Serve a completion, noting in `decided` which decisions have receipts."""
         arrived_ns = clock.monotonic_ns()
         body = await http.read_body(receive, BODY_BYTES_MAX)
         key = await self._authenticate(scope, body)
@@ -338,7 +352,7 @@ class Gateway:
         grade = self.pools.snapshot.grade(call.model)
         if grade is None:
             raise _unknown_model(call.model)
-        service_class = _class_of(http.header(scope, b"x-baseload-class"), call, key)
+        service_class = wishes.class_of(http.header(scope, b"x-baseload-class"), call, key)
         limits = self.limits.take(key.id, service_class.name)
         ask = self._ask(
             organization=key.organization,
@@ -346,10 +360,12 @@ class Gateway:
             grade=grade,
             call=call,
             service_class=service_class,
-            overflow=_overflow_of(http.header(scope, b"x-baseload-overflow"), key),
+            overflow=wishes.overflow_of(http.header(scope, b"x-baseload-overflow"), key),
             body=body,
             arrived_ns=arrived_ns,
-            is_retry=_is_retry(http.header(scope, b"x-stainless-retry-count")),
+            is_retry=wishes.is_retry(http.header(scope, b"x-stainless-retry-count")),
+            nonce=wishes.nonce_of(http.header(scope, b"x-baseload-nonce")),
+            decided=decided,
         )
         caller = Caller(send, is_stream=call.is_stream, headers=limits)
         task = asyncio.current_task()
@@ -373,6 +389,8 @@ class Gateway:
         arrived_ns: int,
         only_pool: int = 0,
         is_retry: bool = False,
+        nonce: str = "",
+        decided: list[str] | None = None,
     ) -> Ask:
         """Return a request as the desk takes it in.
 
@@ -406,6 +424,8 @@ class Gateway:
             is_probe=bool(only_pool),
             only_pool=only_pool,
             is_retry=is_retry,
+            nonce=nonce,
+            decided=[] if decided is None else decided,
         )
 
     async def _authenticate(self, scope: http.Scope, body: bytes) -> keys.Key:
@@ -513,9 +533,11 @@ async def _cancel_on_hang_up(receive: http.Receive, task: "asyncio.Task[Any]") -
     task.cancel()
 
 
-async def _refuse(send: http.Send, refusal: errors.Refusal) -> None:
-    """Answer with a refusal in OpenAI's form."""
+async def _refuse(send: http.Send, refusal: errors.Refusal, decided: list[str]) -> None:
+    """Answer with a refusal in OpenAI's form, and name the receipt of the last decision."""
     headers = [_JSON, _NO_STORE]
+    if decided:
+        headers.append((b"x-baseload-receipt", decided[-1].encode()))
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     retry_after_s = refusal.retry_after_s
@@ -525,37 +547,6 @@ async def _refuse(send: http.Send, refusal: errors.Refusal) -> None:
         headers.append((b"retry-after", b"%d" % retry_after_s))
     with contextlib.suppress(OSError):
         await http.respond(send, refusal.status, headers, dialect.error_body(refusal))
-
-
-def _class_of(header: str, call: dialect.Call, key: keys.Key) -> ServiceClass:
-    """Return the class a request asks for: the header's, the service tier's, or the key's.
-
-    :raises Refused: when the header names none.
-    """
-    name = header.upper() or call.tier_class or key.default_class
-    if name not in ServiceClass.__members__:
-        raise dialect.Refused(
-            "x-baseload-class is one of P0, P1, P2 and P3.",
-            code="invalid_value",
-            param="x-baseload-class",
-        )
-    return ServiceClass[name]
-
-
-def _is_retry(header: str) -> bool:
-    """Whether a client says that it has sent the request before, as OpenAI's own does."""
-    return header.isdecimal() and header.isascii() and header.strip("0") != ""
-
-
-def _overflow_of(header: str, key: keys.Key) -> Overflow:
-    name = header.upper() or key.overflow.upper()
-    if name not in Overflow.__members__:
-        raise dialect.Refused(
-            "x-baseload-overflow is one of spill, reject and queue.",
-            code="invalid_value",
-            param="x-baseload-overflow",
-        )
-    return Overflow[name]
 
 
 def _unknown_model(name: str) -> dialect.Refused:

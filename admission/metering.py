@@ -15,8 +15,8 @@ already spent is kept, bounded, and written when it is back.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import psycopg
@@ -68,6 +68,7 @@ class RequestRow(msgspec.Struct, frozen=True):
     retry_after_ms: int = 0
     cover_offer: int = 0
     covered_cluster: int = 0
+    nonce: str = ""
 
 
 class UsageRow(msgspec.Struct, frozen=True):
@@ -88,7 +89,43 @@ class UsageRow(msgspec.Struct, frozen=True):
     at: int
 
 
+class ReceiptRow(msgspec.Struct, frozen=True):
+    """A receipt, as `admission.proofs.Receipt` stores it; bytes are hexadecimal."""
+
+    id: str
+    hash: str
+    issuer: str
+    organization_id: int
+    grade: str
+    cluster: int
+    class_requested: str
+    sequence: int
+    interval_starts_at: int
+    public: str
+    private: str
+    salt: str
+    signature: str
+
+
 Row = RequestRow | UsageRow
+
+
+class Notary(Protocol):
+    """Who makes the receipts of what is written (`admission.notary`)."""
+
+    async def sign(
+        self, connection: psycopg.AsyncConnection[Any], rows: Sequence[Row]
+    ) -> list[ReceiptRow]:
+        """Return the receipts that are due with these rows."""
+
+    def committed(self) -> None:
+        """Take over what was signed."""
+
+    def forget(self) -> None:
+        """Ask the database again: a commit failed."""
+
+    def name(self, request_id: str) -> str:
+        """Return the hash of a receipt that was issued a moment ago."""
 
 
 def nothing_used(request_id: str, at: int) -> UsageRow:
@@ -126,7 +163,18 @@ WITH admitted AS (
         is_probe boolean, arrived_at bigint, queue_ms integer, gateway text,
         is_in_profile boolean, is_retry boolean, retry_after_ms integer,
         cover_offer bigint, covered_cluster bigint)
-    ON CONFLICT DO NOTHING)
+    ON CONFLICT DO NOTHING),
+receipts AS (
+    INSERT INTO admission_receipt (
+        id, hash, issuer, organization_id, grade, cluster, class_requested, sequence,
+        interval_starts_at, public, private, salt, signature)
+    SELECT id, decode(hash, 'hex'), issuer, organization_id, grade, cluster, class_requested,
+        sequence, {_AT.format("interval_starts_at")}, public, private, decode(salt, 'hex'),
+        decode(signature, 'hex')
+    FROM json_to_recordset(%s::json) AS p(
+        id uuid, hash text, issuer text, organization_id bigint, grade text, cluster bigint,
+        class_requested text, sequence bigint, interval_starts_at bigint, public text,
+        private text, salt text, signature text))
 INSERT INTO admission_usageevent (
     request_id, sequence, prompt_tokens, cached_tokens, output_tokens, reasoning_tokens, mntu,
     state, is_estimated, is_bounded, first_token_ms, per_token_us, at, number, xid)
@@ -153,8 +201,9 @@ def connection_parameters() -> dict[str, Any]:
 class Writer:
     """Writes rows in groups; `admit` and `end` return when theirs are durable."""
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, parameters: Mapping[str, Any], notary: Notary | None = None) -> None:
         self._parameters = dict(parameters)
+        self.notary = notary
         self._rows: deque[tuple[Row, asyncio.Future[None] | None]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -294,27 +343,43 @@ class Writer:
 
     async def _write(self, rows: list[Row]) -> None:
         """Write rows in one commit; on a session that turns out dead, once more on a new one."""
-        requests = _json([row for row in rows if isinstance(row, RequestRow)])
-        events = _json([row for row in rows if isinstance(row, UsageRow)])
         fresh = self._connection is None or self._connection.closed or self._connection.broken
         if fresh:
             await self._connect()
-        assert self._connection is not None, "connected above"
         try:
-            await self._connection.execute(_WRITE, (requests, events))
+            await self._execute(rows)
         except psycopg.OperationalError:
             if fresh:
                 raise
             await self._connect()
-            await self._connection.execute(_WRITE, (requests, events))
+            await self._execute(rows)
+        except psycopg.errors.UniqueViolation:
+            # Another gateway has issued receipts of a flow since this one looked.
+            await self._execute(rows)
         self.available = True
         self.batches += 1
         self.rows += len(rows)
 
+    async def _execute(self, rows: list[Row]) -> None:
+        """Write rows and the receipts that are due with them in one statement."""
+        assert self._connection is not None, "connected before"
+        requests = _json([row for row in rows if isinstance(row, RequestRow)])
+        events = _json([row for row in rows if isinstance(row, UsageRow)])
+        if self.notary is None:
+            await self._connection.execute(_WRITE, (requests, "[]", events))
+            return
+        try:
+            signed = _json(await self.notary.sign(self._connection, rows))
+            await self._connection.execute(_WRITE, (requests, signed, events))
+        except BaseException:
+            self.notary.forget()
+            raise
+        self.notary.committed()
+
 
 def store(cursor: Any, requests: list[RequestRow], events: list[UsageRow]) -> None:
     """Write rows in the caller's transaction; for whoever has them all, as a seed has."""
-    cursor.execute(_WRITE, (_json(requests), _json(events)))
+    cursor.execute(_WRITE, (_json(requests), "[]", _json(events)))
 
 
 def _release(batch: list[tuple[Row, asyncio.Future[None] | None]]) -> None:

@@ -3,6 +3,10 @@
 from django.db import models
 from django.db.models import Q
 
+from admission.proofs import GatewayKey, Receipt
+
+__all__ = ["GatewayKey", "Receipt"]
+
 
 class Request(models.Model):
     """One request a gateway decided on, refusals too; written before it is dispatched."""

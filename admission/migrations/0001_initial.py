@@ -177,4 +177,36 @@ class Migration(migrations.Migration):
                 'constraints': [models.CheckConstraint(condition=models.Q(('cached_tokens__gte', 0), ('output_tokens__gte', 0), ('prompt_tokens__gte', 0), ('cached_tokens__lte', models.F('prompt_tokens'))), name='usage_is_possible')],
             },
         ),
+        migrations.CreateModel(
+            name='GatewayKey',
+            fields=[
+                ('id', models.CharField(max_length=32, primary_key=True, serialize=False)),
+                ('gateway', models.CharField(max_length=40)),
+                ('public_key', models.BinaryField(max_length=32)),
+                ('certificate', models.BinaryField(max_length=64)),
+                ('valid_from', models.DateTimeField()),
+            ],
+        ),
+        migrations.CreateModel(
+            name='Receipt',
+            fields=[
+                ('id', models.UUIDField(primary_key=True, serialize=False)),
+                ('hash', models.BinaryField(max_length=32, unique=True)),
+                ('issuer', models.CharField(max_length=32)),
+                ('organization_id', models.BigIntegerField()),
+                ('grade', models.CharField(max_length=16)),
+                ('cluster', models.BigIntegerField()),
+                ('class_requested', models.CharField(max_length=2)),
+                ('sequence', models.BigIntegerField()),
+                ('interval_starts_at', models.DateTimeField()),
+                ('public', models.TextField()),
+                ('private', models.TextField()),
+                ('salt', models.BinaryField(max_length=32)),
+                ('signature', models.BinaryField(max_length=64)),
+            ],
+            options={
+                'indexes': [models.Index(fields=['interval_starts_at'], name='receipt_by_interval')],
+                'constraints': [models.UniqueConstraint(fields=('organization_id', 'grade', 'cluster', 'class_requested', 'sequence'), name='receipt_is_next_of_its_flow')],
+            },
+        ),
     ]
