@@ -138,12 +138,13 @@ def parts(
     No more than their interval holds is paid; what was used beyond it is the flow's debt, and its
     next intervals owe so much less.
     """
-    left = sum(lots) * contract.MNTU_PER_LOT_INTERVAL
+    left = [own * contract.MNTU_PER_LOT_INTERVAL for own in lots]
     found: list[list[instructions.CoverLine]] = [[] for _ in lots]
     for line in covered:
-        mntu = min(line.mntu, left)
-        left -= mntu
-        for own, part in zip(found, shortfall.parts(mntu, lots), strict=True):
+        shares = shortfall.parts(min(line.mntu, sum(left)), lots)
+        for number, share in enumerate(shares):
+            part = min(share, left[number])  # shares of several lines may round up together
+            left[number] -= part
             if part:
-                own.append(msgspec.structs.replace(line, mntu=part))
+                found[number].append(msgspec.structs.replace(line, mntu=part))
     return [tuple(own) for own in found]

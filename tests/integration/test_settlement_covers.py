@@ -8,6 +8,7 @@ import pytest
 import valkey as valkey_client
 from django.db import DatabaseError, connection
 
+from admission import cover
 from marketplace import audit as whole_audit
 from marketplace import clock as market_clock
 from marketplace import models as catalog
@@ -76,6 +77,17 @@ def test_cover_is_paid_as_reported_and_the_audit_finds_all_of_it(market) -> None
         EXCESS,
     )
     assert violations() == []
+
+
+def test_the_parts_of_cover_fit_into_every_allocation_to_the_last_unit() -> None:
+    """Of two odd lines the second of two allocations would hold a unit too many by rounding."""
+    half = 5_000_000
+    lines = [
+        msgspec.structs.replace(LINE, offer=offer, mntu=mntu)
+        for offer, mntu in ((1, half + 1), (2, half - 1), (3, half))
+    ]
+    own = [[line.mntu for line in part] for part in cover.parts(lines, [1, 1])]
+    assert own == [[half // 2, half // 2 - 1], [half // 2 + 1, half // 2 - 1]]
 
 
 @pytest.mark.parametrize("column", ["released_micros", "excess_micros"])

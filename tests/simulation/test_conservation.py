@@ -264,7 +264,8 @@ class Conservation(RuleBasedStateMachine):
             there = whole * share // 4 if allocation.cluster else 0
             short = (whole - there) // 2 if missed else 0
             rest = (whole - there - short) // 2 if missed else 0
-            helpers = [account for account in PROVIDERS if account != allocation.seller]
+            parties = (allocation.seller, allocation.holder)
+            helpers = [account for account in ACCOUNTS if account not in parties][:2]
             covers = tuple(
                 instructions.CoverLine(offer, offer, seller, 400 * offer, rest // len(helpers))
                 for offer, seller in enumerate(helpers, start=1)
