@@ -108,6 +108,20 @@ def test_a_report_that_is_made_again_adds_no_cover(market, clock) -> None:
     assert models.DeliveryReport.objects.count() == 12
 
 
+def test_an_engine_that_takes_over_replays_what_cover_was_paid(market, valkey) -> None:
+    """Recovery applies the whole journal again, and compares every event with what is stored."""
+    before = market.machine.snapshot()
+    rows = list(models.CoverSettlement.objects.values())
+    market.close()
+    successor = Market(valkey)
+    successor.take_over()
+    try:
+        assert successor.machine.snapshot() == before
+        assert list(models.CoverSettlement.objects.values()) == rows
+    finally:
+        successor.close()
+
+
 @pytest.mark.parametrize("table", ["deliverycover", "coversettlement"])
 def test_what_was_covered_is_never_changed(market, table: str) -> None:
     for statement in (f"UPDATE settlement_{table} SET mntu = 1", f"DELETE FROM settlement_{table}"):
