@@ -3,7 +3,9 @@
 import uuid
 from typing import Annotated, Literal
 
-from admission import models, queries
+import msgspec
+
+from admission import models, queries, receipts
 from marketplace import clock, errors, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 
@@ -80,6 +82,33 @@ class ShowUsage(Endpoint):
                 for row in rows
             ],
         )
+
+
+class ShowReceipt(Endpoint):
+    """What a request came to, signed by the gateway: for its holder and for its seller.
+
+    The body is the receipt itself: verify it with the key of `keys` that its issuer names.
+    """
+
+    scope = "read"
+    tag = "account"
+
+    class Output(Answer):
+        """A receipt; every number in it is a string."""
+
+        version: str
+        issuer: str
+        public: dict[str, str]
+        private: dict[str, str]
+        salt: str
+        signature: str
+
+    def handle(self, call: Call, receipt_id: str) -> Output:
+        """Answer."""
+        found = queries.receipt(_public_id(receipt_id), organization=call.organization)
+        if found is None:
+            raise errors.NotFound()
+        return msgspec.convert(receipts.document(found), self.Output)
 
 
 class Pool(Answer):
@@ -198,7 +227,7 @@ class ShowTransparency(Endpoint):
 
 
 def _public_id(text: str) -> str:
-    """Return the id of a pool in its one spelling.
+    """Return the id of a pool or a receipt in its one spelling.
 
     :raises NotFound: when it is not one.
     """

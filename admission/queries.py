@@ -15,7 +15,7 @@ import valkey
 from django.conf import settings
 from django.db import connection
 
-from admission import models
+from admission import models, receipts
 from admission.decisions import ServiceClass
 from admission.levels import Window
 from admission.live_cluster import ClusterConfig
@@ -505,6 +505,23 @@ def transparency(public_id: str, *, limit: int = HISTORY_INTERVALS) -> Transpare
         return None
     live = live_pools([found.id]).get(found.id)
     return Transparency(pool=found, live=live, history=tuple(pool_history(found.id, limit=limit)))
+
+
+def receipt(receipt_id: str, *, organization: int) -> receipts.Receipt | None:
+    """Return a receipt of which an organization is the holder or the seller, or None."""
+    row = models.Receipt.objects.filter(id=receipt_id).first()
+    if row is None:
+        return None
+    sold = catalog.Cluster.objects.filter(pk=row.cluster, organization_id=organization)
+    if row.organization_id != organization and not sold.exists():
+        return None
+    return receipts.Receipt(
+        issuer=row.issuer,
+        public=msgspec.json.decode(row.public),
+        private=msgspec.json.decode(row.private),
+        salt=bytes(row.salt),
+        signature=bytes(row.signature),
+    )
 
 
 def clock_jumps(since: int, until: int) -> list[clearing.ClockJump]:

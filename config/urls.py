@@ -68,6 +68,7 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/margin", resource(settlement.ShowMargin)),
     path("api/v1/entitlements", resource(settlement.ListEntitlements)),
     path("api/v1/usage", resource(admission.ShowUsage)),
+    path("api/v1/receipts/<str:receipt_id>", resource(admission.ShowReceipt)),
     path("api/v1/settlements", resource(settlement.ListSettlements)),
     path("api/v1/settlements/slots", resource(delivery_api.ListSlotSettlements)),
     path("api/v1/insurance", resource(settlement.ListInsurance)),

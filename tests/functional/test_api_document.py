@@ -23,7 +23,8 @@ PROMISED = """
     GET keys; GET orders; POST orders; DELETE orders; POST orders/batch; POST orders/test;
     POST orders/cancel-all-after; GET orders/{order_id}; PATCH orders/{order_id};
     DELETE orders/{order_id}; POST strips; GET account; GET positions; GET fills; GET ledger;
-    GET margin; GET entitlements; GET usage; GET settlements; GET insurance; GET statements;
+    GET margin; GET entitlements; GET usage; GET receipts/{receipt_id};
+    GET settlements; GET insurance; GET statements;
     GET settlements/slots; GET insurance/corrections;
     GET statements/months;
     GET statements/{month};

@@ -1,13 +1,14 @@
 """Every route against every kind of caller: nobody reaches what is another organization's."""
 
 import re
+import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 
-from admission.models import Certification
+from admission.models import Certification, Receipt
 from marketplace import clock as market_clock
 from marketplace import models, openapi, operations
 from marketplace.endpoint import Endpoint
@@ -28,6 +29,7 @@ PUBLIC = {
 OWNED = {
     "order_id", "key_id", "cluster_id", "certification_id", "listing_id", "delivery_id",
     "dispute_id", "instruction_id", "commitment_id", "bid_id", "bought_id", "slice_id",
+    "receipt_id",
 }  # fmt: skip
 OPERATORS = {"organization_id", "decided_id"}
 _PARAMETER = re.compile(r"{(\w+)}")
@@ -151,7 +153,18 @@ def objects(world: World, owner: Party) -> dict[str, str]:
         "bid_id": str(bid.pk),
         "bought_id": str(_package(owner).pk),
         "slice_id": str(_slice(owner).pk),
+        "receipt_id": str(_receipt(owner).pk),
     }
+
+
+def _receipt(owner: Party) -> Receipt:
+    """A receipt of a request that the owner made and no cluster served."""
+    return Receipt.objects.create(
+        id=uuid.UUID(int=9_001), hash=bytes(32), issuer="none", organization_id=owner.id,
+        grade=GRADE, cluster=0, class_requested="P1", sequence=1,
+        interval_starts_at=market_clock.now(), public="{}", private="{}", salt=bytes(32),
+        signature=bytes(64),
+    )  # fmt: skip
 
 
 def _package(owner: Party) -> settled.Package:

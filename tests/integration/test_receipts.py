@@ -5,18 +5,22 @@ import json
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
 
 import openai
 import psycopg
 import pytest
 import valkey as valkey_client
+from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 
 from admission import custody, merkle, metering, models, notary, receipts
 from marketplace import clock, keys
 from settlement import models as clearing
-from tests.delivery import Stage, stage
-from tests.market import BUYER, GRADE, Market
+from tests.delivery import Stage, make_key, stage
+from tests.market import BUYER, GRADE, OTHER, SELLER, Market
+from tests.rest import Api
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -242,3 +246,39 @@ def test_receipts_are_never_changed(delivery: Stage) -> None:
     for table in ("receipt", "gatewaykey"):
         with pytest.raises(IntegrityError, match="never changed"), transaction.atomic():
             connection.cursor().execute(f"DELETE FROM admission_{table}")
+
+
+def test_a_receipt_is_for_its_holder_and_its_seller_and_anybody_can_verify_it(
+    delivery: Stage, tmp_path
+) -> None:
+    raw = delivery.client().chat.completions.with_raw_response.create(
+        model=GRADE, messages=HELLO, max_tokens=5
+    )
+    path = f"receipts/{raw.headers['x-baseload-receipt']}"
+    seller = make_key(SELLER, version=11, scopes=["read"])
+    stranger = make_key(OTHER, version=12, scopes=["read"])
+    keys.shared_ring().refresh()
+
+    got = Api(delivery.keys["reader"]).get(path)
+    assert got.status == 200
+    assert Api(seller).get(path).json == got.json
+    assert Api(stranger).get(path).status == 404
+    assert Api(delivery.keys["reader"]).get(f"receipts/{uuid.UUID(int=5)}").status == 404
+
+    public_keys = Api().get("keys").json["results"]
+    (key,) = [each["public_key"] for each in public_keys if each["id"] == got.json["issuer"]]
+    row = models.Receipt.objects.get()
+    assert verify(tmp_path, got.json, key) == f"genuine: {bytes(row.hash).hex()}\n"
+    got.json["public"]["mntu"] = "1"
+    with pytest.raises(CommandError, match="not genuine: the signature is not the key's"):
+        verify(tmp_path, got.json, key)
+    with pytest.raises(CommandError, match="the key is not base64"):
+        verify(tmp_path, got.json, "!")
+
+
+def verify(folder: Path, document: dict[str, object], key: str) -> str:
+    """Return what the command prints of a receipt."""
+    file, printed = folder / "receipt.json", StringIO()
+    file.write_text(json.dumps(document))
+    call_command("verify_receipt", str(file), key=key, stdout=printed)
+    return printed.getvalue()

@@ -315,6 +315,11 @@ class Api(CapacityApi, DeliveryApi, OperatorApi):
         return describe.get("usage", models.Usage, since=since, until=until, span=span)
 
     @endpoint
+    def receipt(self, receipt_id: str) -> Call[models.Receipt]:
+        """Return the signed receipt of a request, as its holder or its seller."""
+        return describe.get(f"receipts/{describe.part(receipt_id)}", models.Receipt)
+
+    @endpoint
     def deposit(self, amount: Number, *, idempotency_key: str = "") -> Call[models.Movement]:
         """Deposit money."""
         return describe.once("deposits", _amount(amount), models.Movement, idempotency_key)

@@ -97,6 +97,7 @@ from baseload.models.operator import (
     PoolClass,
     PoolInterval,
     PoolNow,
+    Receipt,
     SigningKey,
     Transparency,
 )
@@ -177,6 +178,7 @@ __all__ = [
     "PreviewFill",
     "PurchasePool",
     "PurchasePools",
+    "Receipt",
     "Requirement",
     "ResaleInstruction",
     "Revoked",

@@ -81,6 +81,17 @@ class SigningKey(Model, frozen=True, kw_only=True):
     valid_until: datetime | None = None
 
 
+class Receipt(Model, frozen=True, kw_only=True):
+    """What a request came to, signed by the gateway; every number in it is a string."""
+
+    version: str
+    issuer: str
+    public: dict[str, str]
+    private: dict[str, str]
+    salt: str
+    signature: str
+
+
 class PoolClass(Model, frozen=True, kw_only=True):
     """One class of a pool now."""
 
