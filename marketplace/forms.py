@@ -249,6 +249,15 @@ class ListCapacity(forms.Form):
     idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
 
 
+class OfferCover(forms.Form):
+    """What a cluster takes over from others at most, and at which price."""
+
+    cluster = forms.RegexField(regex=r"\A[0-9a-f-]{1,36}\Z")
+    price = PriceField()
+    lots = LotsField()
+    idempotency_key = forms.RegexField(regex=r"\A[\x21-\x7e]{1,64}\Z", max_length=64)
+
+
 class Resale(forms.Form):
     """Surplus of a grade that is to be sold, at or above a floor price."""
 

@@ -5,6 +5,7 @@ from django.urls import URLPattern, path
 from marketplace.views import (
     capacity,
     control_room,
+    covers,
     defaults,
     deliveries,
     instrument,
@@ -52,6 +53,8 @@ urlpatterns: list[URLPattern] = [
     path("sell/certifications/<int:certification_id>", capacity.certification),
     path("sell/list", capacity.list_capacity),
     path("sell/withdraw", capacity.withdraw),
+    path("sell/cover", covers.offers),
+    path("sell/cover/withdraw", covers.withdraw),
     path("packages", packages.browse),
     path("packages/<int:listing_id>", packages.package),
     path("packages/<int:listing_id>/buy", packages.buy),

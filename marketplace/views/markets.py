@@ -9,6 +9,7 @@ from uuid import UUID
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
+from admission import cover
 from admission import queries as admission_queries
 from exchange import curve as exchange_curve
 from marketplace import clock, contract, disclosure, errors, queries, wire
@@ -293,6 +294,10 @@ def pool(request: HttpRequest, public_id: UUID) -> HttpResponse:
             "is_down": one.pool.state == "DOWN",
             "classes": one.classes,
         },
+        "covers": [
+            {"created_at": row.created_at, "price": row.price_ticks, "lots": row.lots}
+            for row in cover.open_offers(one.pool.id).order_by("price_ticks", "id")
+        ],
         "has_history": bool(history),
         "history": series,
         "charts": [

@@ -28,7 +28,7 @@ PRIVATE = [
     "/portfolio", "/portfolio/margin", "/portfolio/statements", "/portfolio/months",
     "/deliveries", "/entitlements",
     "/keys", "/sell", "/resale", "/purchases", "/transfers", "/sell/packages",
-    "/portfolio/packages",
+    "/portfolio/packages", "/sell/cover",
 ]  # fmt: skip
 POSTS = [
     "/login",
@@ -57,6 +57,8 @@ POSTS = [
     "/packages/slices/buy",
     "/sell/packages",
     "/sell/packages/withdraw",
+    "/sell/cover",
+    "/sell/cover/withdraw",
     "/portfolio/packages/1",
     "/portfolio/packages/take-back",
     "/organization",
@@ -66,7 +68,7 @@ POSTS = [
 ]
 FORMS = (
     "/login", "/signup", "/keys", "/resale", "/purchases", "/transfers", "/sell/packages",
-    "/portfolio/packages/1",
+    "/portfolio/packages/1", "/sell/cover",
 )  # fmt: skip
 PASSWORD = "correct horse battery"
 
