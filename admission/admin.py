@@ -30,6 +30,36 @@ class RequestAdmin(backoffice.ReadOnly):
     exclude = ("body_digest",)
 
 
+@admin.register(models.Receipt)
+class ReceiptAdmin(backoffice.ReadOnly):
+    """Receipts as they were issued."""
+
+    list_display = (
+        "id",
+        "organization_id",
+        "grade",
+        "cluster",
+        "class_requested",
+        "sequence",
+        "interval_starts_at",
+        "issuer",
+    )
+    list_filter = ("class_requested", "grade")
+    search_fields = ("=id", "=organization_id")
+    ordering = ("-interval_starts_at", "id")
+    exclude = ("hash", "salt", "signature")
+
+
+@admin.register(models.GatewayKey)
+class GatewayKeyAdmin(backoffice.ReadOnly):
+    """Public keys of gateways that the root has certified."""
+
+    list_display = ("id", "gateway", "valid_from")
+    search_fields = ("=id", "=gateway")
+    ordering = ("-valid_from", "id")
+    exclude = ("public_key", "certificate")
+
+
 @admin.register(models.CoverOffer)
 class CoverOfferAdmin(backoffice.ReadOnly):
     """Standing offers of cover."""
