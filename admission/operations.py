@@ -24,7 +24,9 @@ from settlement import models as clearing
 from settlement import operations as settlement_operations
 
 CERTIFY = "certify"
-CERTIFICATION_VALID = 30 * contract.DAY
+CERTIFICATION_VALID = 400 * contract.DAY
+"""Longer than any package (365 days), which needs it to span its term (RULEBOOK 4.7), and than the
+months that are listed ahead; probes take back what is not there long before it ends."""
 HTTP_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 10.0
 PROBES_AT_ONCE = 8
