@@ -386,3 +386,9 @@ def test_the_rule_still_bites(rule: Rule, path: str, text: str) -> None:
 
 def test_every_rule_has_a_sample_that_it_refuses() -> None:
     assert {rule for rule, _, _ in BAD} == set(RULES)
+
+
+def test_no_two_modules_of_tests_have_one_name() -> None:
+    """One of two would be left out by whoever collects both."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -103,7 +103,7 @@ def test_a_call_its_offer_and_its_bids_are_seen_by_whom_they_concern(
     assert (taken["state"], taken["mark_price"]) == ("taken", f"{mark / 1000:.3f}")
     paid = 60 * lots * (mark - 900)
     assert taken["received"] == f"-{paid // 10**6}.{paid % 10**6:06d}"
-    moved = settled.Transfer.objects.get(code=33)
+    moved = settled.Transfer.objects.get(code=34)
     assert (moved.amount, moved.cause) == (paid, f"transfer:{offer['id']}")
     held = settled.Position.objects.get(organization_id=seller.id, symbol=EVENING)
     assert held.net_lots == lots - 100
