@@ -48,6 +48,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "QUEUE_FULL"
     OVERLOADED = "OVERLOADED"
     WAITED_TOO_LONG = "WAITED_TOO_LONG"
+    TIMED = "TIMED"
     ENTITLED = "ENTITLED"
     PAY_AS_YOU_GO = "PAY_AS_YOU_GO"
 
@@ -67,6 +68,7 @@ class ClusterTerms:
     """Estimates how fast the shared line moves; 0 when it is not known."""
     weights: WeightSchedule = field(default_factory=WeightSchedule)
     entitled_queue_max: int = 1_024
+    """Of each line of requests whose level is above zero."""
     shared_queue_max: int = 1_024
     flow_queue_max: int = 64
     """Requests of one flow that wait for its level (overflow policy QUEUE)."""
@@ -109,6 +111,10 @@ class Decision:
     replica: int | None = None
     retry_after_us: int | None = None
     queue_length: int = 0
+    priority: int = 0
+    """Which line it stands or stood in: 0 to 2 timed at P0 to P2, 3 entitled, 4 at P3."""
+    loan_mntu: int = 0
+    """What its class lent it beyond its level, for it to be timed."""
 
     @property
     def final(self) -> bool:

@@ -97,6 +97,7 @@ class Flight:
         self._ask = ask
         self._pool = pool
         self._served = decision.class_served
+        self._priority = decision.priority
         self._hold = hold
         self._writer = writer
         self._client = client
@@ -157,7 +158,7 @@ class Flight:
             ask.call,
             model=ask.grade.code,
             output_tokens_max=ask.output_tokens_max,
-            priority=int(self._served),
+            priority=self._priority,
             request_id=self._id,
             cache_salt=f"organization-{ask.organization}",
             is_extended=cluster.is_modelled,

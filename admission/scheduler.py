@@ -3,18 +3,21 @@
 It is pure: it is given every instant, in integer microseconds, and decides the same way whether
 time is real or simulated. A request that arrives is judged by the level of its flow (RULEBOOK 7.2):
 
-* above zero, it is *entitled* and is debited its charge at once, so that parallel requests cannot
-  spend the same level twice;
+* above zero, it is debited its charge at once, so that parallel requests cannot spend the same
+  level twice. It is *timed* when its class lends what its charge exceeds the level by
+  (`admission.loans`), and else only *entitled*;
 * otherwise it goes by its overflow policy: `SPILL` serves it at P3, `REJECT` refuses it with the
   time to come back, `QUEUE` lets it wait, bounded, until its level allows it.
 
-Entitled requests run strictly before P3. Inside each of the two, organizations share by virtual
-counters (`admission.fairness`), entitled ones in proportion to their lots, those at P3 by one more
-than the slots that their holder has no lots for (RULEBOOK 4.4). Work is conserved: a
-request waits only while no replica may take one, and a replica may while its prefill backlog is
-below one chunk and sequences and KV tokens are free (RULEBOOK 7.7). The line forms here, where it
-is ordered and visible, and not in the model server. The first in line is never overtaken by a
-smaller request behind it, so nobody starves inside a tier.
+There is a line for the timed requests of each class, one for the entitled and one for P3, and they
+move strictly in this order. Inside each, organizations share by virtual counters
+(`admission.fairness`), holders in proportion to their lots, those at P3 by one more than the slots
+that their holder has no lots for (RULEBOOK 4.4). Work is conserved: a request waits only while no
+replica may take one. For a timed request a replica may while sequences and KV tokens are free; for
+any other also only while its prefill backlog is below one chunk, and for a long prompt while none
+such is being read there (RULEBOOK 7.7): what is read already is all that a timed request has to
+wait for. The line forms here, where it is ordered and visible, and not in the model server. The
+first in line is never overtaken by a smaller request behind it, so nobody starves inside a line.
 
 Everything that happens to a request is a `Decision`, which says what was asked, what was served,
 how long it waited and why. A request gets one from `arrive`; if that leaves it waiting, it gets its
@@ -36,7 +39,7 @@ from admission.decisions import (
     ServiceClass,
 )
 from admission.fairness import FairQueue
-from admission.inspection import FlowReport, Inspection, ReplicaReport, Tally
+from admission.inspection import FlowReport, Inspection, Tally
 from admission.levels import (
     BURST_US,
     GRAINS_PER_MNTU,
@@ -45,7 +48,9 @@ from admission.levels import (
     OutputEstimate,
     Window,
 )
-from admission.tickets import Flow, Place, ReplicaLoad, Ticket
+from admission.loads import Loads
+from admission.loans import Loans
+from admission.tickets import LINES, TIMED, Flow, Place, Ticket
 
 __all__ = [
     "ClusterTerms",
@@ -74,16 +79,13 @@ class Scheduler:
         self._waiting_flows: dict[tuple[int, ServiceClass], Flow] = {}
         self._estimates: dict[int, OutputEstimate] = {}
         self._tickets: dict[str, Ticket] = {}
-        self._tiers: dict[Place, FairQueue[Ticket]] = {
-            Place.ENTITLED: FairQueue(),
-            Place.SHARED: FairQueue(),
-        }
+        self._lines: dict[Place, FairQueue[Ticket]] = {place: FairQueue() for place in LINES}
+        self._loans = Loans()
         self._idle_slots: Mapping[int, Sequence[Window]] = {}
-        self._shared_grains = 0
-        self._entitled_grains = 0
+        self._waiting_grains = 0
         self._deadlines: list[tuple[int, int, str]] = []
         self._arrivals = 0
-        self._replicas = [ReplicaLoad() for _ in range(terms.replicas)]
+        self._loads = Loads(terms.replicas)
         self._tallies = {each: Tally() for each in ServiceClass}
 
     def set_flow(
@@ -102,6 +104,7 @@ class Scheduler:
             self._flows[organization, service_class] = Flow(organization, service_class, level)
         else:
             flow.level.set_windows(windows, at)
+        self._loans.forget_rates()
 
     def set_idle_slots(self, slots: Mapping[int, Sequence[Window]]) -> None:
         """Replace what each organization has of slots without lots, in order of time."""
@@ -109,7 +112,7 @@ class Scheduler:
 
     def set_replica(self, replica: int, *, available: bool) -> None:
         """Take a replica out of dispatch, or back; what runs on it goes on until told otherwise."""
-        self._replicas[replica].available = available
+        self._loads.set_available(replica, available=available)
 
     def estimate_mntu(self, request: Request) -> int:
         """Return what a request will be charged on arrival (RULEBOOK 7.3)."""
@@ -127,7 +130,7 @@ class Scheduler:
         tally.arrived += 1
         if request.prompt_tokens >= self.terms.kv_tokens:
             return self._shed(ticket, Reason.CONTEXT_TOO_LONG, at, None)
-        if not any(replica.available for replica in self._replicas):
+        if not self._loads.any_available:
             return self._shed(ticket, Reason.NO_CAPACITY, at, RETRY_AFTER_US_DEFAULT)
         if request.service_class is ServiceClass.P3:
             return self._wait_shared(ticket, at)
@@ -138,11 +141,11 @@ class Scheduler:
         decisions = self._shed_late(at)
         if self._waiting_flows:
             self._promote(at, decisions)
-        for place in (Place.ENTITLED, Place.SHARED):
-            tier = self._tiers[place]
-            while (head := tier.peek()) is not None:
+        for place in LINES:
+            line = self._lines[place]
+            while (head := line.peek()) is not None:
                 _, ticket = head
-                replica = self._replica_for(ticket)
+                replica = self._loads.least(ticket, self.terms)
                 if replica is None:
                     return decisions
                 decisions.append(self._run(ticket, replica, at))
@@ -152,7 +155,7 @@ class Scheduler:
         """Note that a request's prompt was read: its replica may be fed again."""
         ticket = self._tickets.get(request_id)
         if ticket is not None and ticket.prefilling:
-            self._end_prefill(ticket)
+            self._loads.end_prefill(ticket)
             self._tallies[ticket.served].first_tokens_us.append(at - ticket.arrived_at)
 
     def charged(self, request_id: str, *, mntu: int, at: int) -> None:
@@ -210,7 +213,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """How many requests are in a line."""
-        lines = sum(len(tier) for tier in self._tiers.values())
+        lines = sum(len(line) for line in self._lines.values())
         return lines + sum(len(flow.waiting) for flow in self._waiting_flows.values())
 
     def next_wake(self, at: int) -> int | None:
@@ -240,15 +243,7 @@ class Scheduler:
                 for each in ServiceClass
             },
             flows=tuple(self._flow_report(flow, at) for _, flow in sorted(self._flows.items())),
-            replicas=tuple(
-                ReplicaReport(
-                    available=replica.available,
-                    prefill_tokens=replica.prefill_tokens,
-                    sequences=replica.sequences,
-                    kv_tokens=replica.kv_tokens,
-                )
-                for replica in self._replicas
-            ),
+            replicas=tuple(self._loads.reports()),
         )
 
     def flow(
@@ -262,7 +257,8 @@ class Scheduler:
         return self._flow_report(flow, at)
 
     def _flow_report(self, flow: Flow, at: int) -> FlowReport:
-        entitled = self._tiers[Place.ENTITLED].waiting(flow.organization)
+        lines = (TIMED[flow.service_class], Place.ENTITLED)
+        in_line = sum(self._lines[place].waiting(flow.organization) for place in lines)
         return FlowReport(
             organization=flow.organization,
             service_class=flow.service_class,
@@ -270,7 +266,7 @@ class Scheduler:
             level_mntu=flow.level.grains // GRAINS_PER_MNTU,
             owed_mntu=flow.level.owed(at) // GRAINS_PER_MNTU,
             forgiven_mntu=flow.level.forgiven // GRAINS_PER_MNTU,
-            waiting=len(flow.waiting) + entitled,
+            waiting=len(flow.waiting) + in_line,
         )
 
     # Judging an arrival
@@ -295,9 +291,8 @@ class Scheduler:
                 continue
             reason = self._refused_by(flow, ticket, at)
             if reason is None:
-                if len(self._tiers[Place.ENTITLED]) >= self.terms.entitled_queue_max:
+                if not self._entitle(ticket, flow, at):
                     return self._shed(ticket, Reason.QUEUE_FULL, at, RETRY_AFTER_US_DEFAULT)
-                self._entitle(ticket, flow, at)
                 return self._decide(ticket, Outcome.QUEUE, at)
             if held is None:
                 held, why = flow, reason
@@ -316,20 +311,35 @@ class Scheduler:
             return Reason.WINDOW_ENDS
         return None
 
-    def _entitle(self, ticket: Ticket, flow: Flow, at: int) -> None:
-        """Debit the charge and put the request in the entitled line."""
+    def _entitle(self, ticket: Ticket, flow: Flow, at: int) -> bool:
+        """Debit the charge and put the request in its line; return False when that is full."""
+        excess_grains = max(0, ticket.charge_grains - flow.level.grains)
+        timed = TIMED[flow.service_class]
+        if len(self._lines[timed]) < self.terms.entitled_queue_max and self._loans.lend(
+            flow.service_class, excess_grains, flows=self._flows.values(), at=at
+        ):
+            ticket.line, ticket.reason, ticket.loan_grains = timed, Reason.TIMED, excess_grains
+        elif len(self._lines[Place.ENTITLED]) < self.terms.entitled_queue_max:
+            ticket.line, ticket.reason = Place.ENTITLED, Reason.ENTITLED
+        else:
+            return False
         ticket.flow = flow
+        ticket.served = flow.service_class
         ticket.level_before = flow.level.grains // GRAINS_PER_MNTU
         ticket.debited = flow.level.debit(ticket.charge_grains)
         ticket.level_after = flow.level.grains // GRAINS_PER_MNTU
-        ticket.place = Place.ENTITLED
-        ticket.served = flow.service_class
-        ticket.reason = Reason.ENTITLED
+        self._stand_in_line(ticket, at, self.terms.entitled_wait_us_max)
+        return True
+
+    def _stand_in_line(self, ticket: Ticket, at: int, wait_us_max: int) -> None:
+        """Put a request at the end of its organization's part of its line."""
+        organization = ticket.request.organization
+        ticket.place = ticket.line
         self._tickets[ticket.request.id] = ticket
-        self._entitled_grains += ticket.charge_grains
-        self._tiers[Place.ENTITLED].push(flow.organization, ticket)
-        self._tallies[ticket.served].wait(flow.organization, at)
-        self._set_deadline(ticket, at + self.terms.entitled_wait_us_max)
+        self._waiting_grains += ticket.charge_grains
+        self._lines[ticket.line].push(organization, ticket)
+        self._tallies[ticket.served].wait(organization, at)
+        self._set_deadline(ticket, at + wait_us_max)
 
     def _overflow(self, ticket: Ticket, flow: Flow | None, reason: Reason, at: int) -> Decision:
         """Do with a request that its level does not cover what its policy says."""
@@ -361,25 +371,20 @@ class Scheduler:
     ) -> Decision:
         """Put a request in the P3 line, or refuse it at once when it would wait too long there."""
         ticket.reason = spilled_because or Reason.PAY_AS_YOU_GO
-        tier = self._tiers[Place.SHARED]
         predicted_us = self._shared_wait_us()
         late_us = predicted_us - self.terms.shared_wait_us_max
-        if len(tier) >= self.terms.shared_queue_max:
+        if len(self._lines[Place.SHARED]) >= self.terms.shared_queue_max:
             return self._shed(ticket, Reason.QUEUE_FULL, at, predicted_us)
         if late_us > 0:
             return self._shed(ticket, Reason.OVERLOADED, at, late_us)
-        self._tickets[ticket.request.id] = ticket
-        self._shared_grains += ticket.charge_grains
-        tier.push(ticket.request.organization, ticket)
-        self._tallies[ServiceClass.P3].wait(ticket.request.organization, at)
-        self._set_deadline(ticket, at + self.terms.shared_wait_us_max)
+        self._stand_in_line(ticket, at, self.terms.shared_wait_us_max)
         return self._decide(ticket, Outcome.QUEUE, at)
 
     def _shared_wait_us(self) -> int:
         """Predict the wait of a P3 request: what is in line before it, at the certified rate."""
         if not self.terms.certified_lots:
             return 0
-        return (self._shared_grains + self._entitled_grains) // self.terms.certified_lots
+        return self._waiting_grains // self.terms.certified_lots
 
     # Moving the lines
 
@@ -390,50 +395,27 @@ class Scheduler:
             while flow.waiting and flow.level.grains > 0 and flow.level.lots(at):
                 ticket = flow.waiting.popleft()
                 flow.waiting_grains -= ticket.charge_grains
-                if flow.level.affords(ticket.charge_grains):
-                    self._entitle(ticket, flow, at)
-                else:
+                refused = None
+                if not flow.level.affords(ticket.charge_grains):
+                    refused = self._shed(ticket, Reason.WINDOW_ENDS, at, None)
+                elif not self._entitle(ticket, flow, at):
+                    refused = self._shed(ticket, Reason.QUEUE_FULL, at, RETRY_AFTER_US_DEFAULT)
+                if refused is not None:
                     del self._tickets[ticket.request.id]
-                    decisions.append(self._shed(ticket, Reason.WINDOW_ENDS, at, None))
+                    decisions.append(refused)
             if not flow.waiting:
                 del self._waiting_flows[key]
 
-    def _replica_for(self, ticket: Ticket) -> int | None:
-        """Return the least loaded replica that may take the request, lowest number first."""
-        terms = self.terms
-        best: int | None = None
-        best_load = (0, 0)
-        for number, replica in enumerate(self._replicas):
-            if not replica.available or replica.prefill_tokens >= terms.chunk_tokens:
-                continue
-            if replica.sequences >= terms.sequences_max:
-                continue
-            if replica.sequences and replica.kv_tokens + ticket.kv_tokens > terms.kv_tokens:
-                continue
-            load = (replica.prefill_tokens, replica.sequences)
-            if best is None or load < best_load:
-                best, best_load = number, load
-        return best
-
-    def _run(self, ticket: Ticket, number: int, at: int) -> Decision:
+    def _run(self, ticket: Ticket, replica: int, at: int) -> Decision:
         """Take the head of its line and give it to a replica."""
         organization = ticket.request.organization
         weight = self._weight(ticket, at)
-        entitled = ticket.place is Place.ENTITLED
-        tier = self._tiers[ticket.place]
-        taken = tier.pop(charge=ticket.charge_grains, weight=weight)
+        line = self._lines[ticket.line]
+        taken = line.pop(charge=ticket.charge_grains, weight=weight)
         assert taken is ticket, "the head of the line runs"
-        if entitled:
-            self._entitled_grains -= ticket.charge_grains
-        else:
-            self._shared_grains -= ticket.charge_grains
-        replica = self._replicas[number]
-        replica.sequences += 1
-        replica.prefill_tokens += ticket.request.prompt_tokens
-        replica.kv_tokens += ticket.kv_tokens
+        self._waiting_grains -= ticket.charge_grains
+        self._loads.begin(ticket, replica)
         ticket.place = Place.RUNNING
-        ticket.replica = number
-        ticket.prefilling = True
         tally = self._tallies[ticket.served]
         tally.admitted += 1
         tally.waits_us.append(at - ticket.arrived_at)
@@ -441,9 +423,9 @@ class Scheduler:
             organization,
             Fraction(ticket.charge_grains, weight),
             at,
-            still_waiting=bool(tier.waiting(organization)),
+            still_waiting=bool(line.waiting(organization)),
         )
-        spilled = ticket.served is not ticket.request.service_class and not entitled
+        spilled = ticket.served is not ticket.request.service_class and ticket.flow is None
         if spilled:
             self._tallies[ticket.request.service_class].spilled += 1
         return self._decide(ticket, Outcome.SPILL if spilled else Outcome.ADMIT, at)
@@ -501,39 +483,28 @@ class Scheduler:
             if not flow.waiting:
                 del self._waiting_flows[organization, flow.service_class]
             return
-        tier = self._tiers[ticket.place]
-        tier.remove(organization, ticket)
-        if not tier.waiting(organization):
+        line = self._lines[ticket.line]
+        line.remove(organization, ticket)
+        if not line.waiting(organization):
             self._tallies[ticket.served].leave(organization)
+        self._waiting_grains -= ticket.charge_grains
         if flow is None:
-            self._shared_grains -= ticket.charge_grains
             return
-        self._entitled_grains -= ticket.charge_grains
         flow.level.refill(at)
         flow.level.credit(ticket.debited)
 
     def _leave(self, ticket: Ticket, actual_mntu: int, at: int) -> None:
         """Free the replica of a running request and reconcile its charge."""
-        assert ticket.replica is not None, "what runs has a replica"
-        self._end_prefill(ticket)
-        replica = self._replicas[ticket.replica]
-        replica.sequences -= 1
-        replica.kv_tokens -= ticket.kv_tokens
+        self._loads.end(ticket)
         del self._tickets[ticket.request.id]
         self._recharge(ticket, actual_mntu * GRAINS_PER_MNTU, at)
-
-    def _end_prefill(self, ticket: Ticket) -> None:
-        if ticket.prefilling and ticket.replica is not None:
-            ticket.prefilling = False
-            self._replicas[ticket.replica].prefill_tokens -= ticket.request.prompt_tokens
 
     def _recharge(self, ticket: Ticket, grains: int, at: int) -> None:
         """Change a running request's charge: its level and its organization's counter follow."""
         organization = ticket.request.organization
         difference = grains - ticket.charge_grains
         weight = self._weight(ticket, at)
-        place = Place.SHARED if ticket.flow is None else Place.ENTITLED
-        self._tiers[place].correct(organization, charge=difference, weight=weight)
+        self._lines[ticket.line].correct(organization, charge=difference, weight=weight)
         ticket.charge_grains = grains
         if ticket.flow is None:
             return
@@ -562,7 +533,6 @@ class Scheduler:
     ) -> Decision:
         if outcome is Outcome.QUEUE:
             self._tallies[ticket.served].queued += 1
-        line = Place.SHARED if ticket.served is ServiceClass.P3 else Place.ENTITLED
         return Decision(
             request_id=ticket.request.id,
             organization=ticket.request.organization,
@@ -577,5 +547,7 @@ class Scheduler:
             level_after_mntu=ticket.level_after,
             replica=ticket.replica,
             retry_after_us=retry_after_us,
-            queue_length=len(self._tiers[line]),
+            queue_length=len(self._lines[ticket.line]),
+            priority=ticket.line,
+            loan_mntu=ticket.loan_grains // GRAINS_PER_MNTU,
         )

@@ -182,7 +182,7 @@ class Simulation:
                 prompt_tokens=arrival.prompt_tokens,
                 output_tokens=arrival.output_tokens,
                 cached_tokens=arrival.cached_tokens,
-                priority=int(decision.class_served),
+                priority=decision.priority,
             )
             self.replicas[decision.replica].submit(sequence)
 

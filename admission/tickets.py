@@ -1,7 +1,7 @@
-"""What the scheduler keeps about one request, one flow and one replica while they last.
+"""What the scheduler keeps about one request and one flow while they last.
 
 These are its only mutable records. A ticket is in exactly one place: waiting for its flow's level,
-in the entitled line, in the shared line, or running; everything counted per place (charges in line,
+in one of the lines, or running; everything counted per place (charges in line,
 sequences and KV tokens of a replica) is a sum over the tickets there.
 """
 
@@ -13,12 +13,21 @@ from admission.levels import Level
 
 
 class Place(IntEnum):
-    """Where a request is between its arrival and its end."""
+    """Where a request is between its arrival and its end; the lines come first, in their order."""
 
-    FLOW = 0
-    ENTITLED = 1
-    SHARED = 2
-    RUNNING = 3
+    TIMED_P0 = ServiceClass.P0
+    TIMED_P1 = ServiceClass.P1
+    TIMED_P2 = ServiceClass.P2
+    ENTITLED = 3
+    SHARED = 4
+    FLOW = 5
+    RUNNING = 6
+
+
+LINES = tuple(place for place in Place if place <= Place.SHARED)
+"""A line moves only when nobody is left in those before it."""
+TIMED = (Place.TIMED_P0, Place.TIMED_P1, Place.TIMED_P2)
+"""One line per class."""
 
 
 class Ticket:
@@ -33,6 +42,8 @@ class Ticket:
         "kv_tokens",
         "level_after",
         "level_before",
+        "line",
+        "loan_grains",
         "place",
         "prefilling",
         "reason",
@@ -49,6 +60,10 @@ class Ticket:
         self.kv_tokens = kv_tokens
         self.deadline = at
         self.place = Place.SHARED
+        self.line = Place.SHARED
+        """Which it stands in, or stood in before it ran."""
+        self.loan_grains = 0
+        """What its class lent it beyond its level."""
         self.flow: Flow | None = None
         self.served = ServiceClass.P3
         self.reason = Reason.PAY_AS_YOU_GO
@@ -69,15 +84,3 @@ class Flow:
         self.level = level
         self.waiting: deque[Ticket] = deque()
         self.waiting_grains = 0
-
-
-class ReplicaLoad:
-    """What was dispatched to a replica and has not ended."""
-
-    __slots__ = ("available", "kv_tokens", "prefill_tokens", "sequences")
-
-    def __init__(self) -> None:
-        self.available = True
-        self.kv_tokens = 0
-        self.prefill_tokens = 0
-        self.sequences = 0

@@ -76,7 +76,7 @@ def test_an_entitled_stream_is_metered_exactly(delivery: Stage) -> None:
         "P2",
         "P2",
     )
-    assert (row.outcome, row.reason) == ("ADMITTED", "ENTITLED")
+    assert (row.outcome, row.reason) == ("ADMITTED", "TIMED")
 
 
 def test_an_answer_that_is_not_streamed_has_the_same_text_and_usage(delivery: Stage) -> None:

@@ -140,6 +140,87 @@ def test_what_is_aborted_in_line_is_free() -> None:
     assert scheduler.dispatch(SECOND) == []
 
 
+def classes(lots: dict[Class, int], **changes: object) -> Scheduler:
+    """A scheduler whose holders 10, 11 and 12 have lots of P0, P1 and P2, their bursts saved up."""
+    scheduler = Scheduler(terms(**changes))
+    for each, number in lots.items():
+        scheduler.set_flow(10 + each, windows=[window(number)], at=0, service_class=each)
+    return scheduler
+
+
+def test_a_request_is_timed_if_its_class_lends_what_its_level_lacks() -> None:
+    """60 lots of P0 save up 750,000 mNTU, and lend 250,000 at once."""
+    scheduler = classes({Class.P0: 60})
+    at = 10 * SECOND
+    p0 = {"organization": 10, "service_class": Class.P0, "output_tokens_max": 50}
+    first = scheduler.arrive(request("a", prompt_tokens=700, **p0), at)
+    assert (first.reason, first.loan_mntu, first.priority) == (Reason.TIMED, 150_000, 0)
+    assert (first.level_before_mntu, first.level_after_mntu) == (750_000, -150_000)
+    at += SECOND
+    again = scheduler.arrive(request("b", prompt_tokens=901, **p0), at)
+    assert (again.level_before_mntu, again.charge_mntu) == (750_000, 1_101_000)
+    assert (again.reason, again.loan_mntu, again.priority) == (Reason.ENTITLED, 0, 3)
+    at += 2 * SECOND
+    third = scheduler.arrive(request("c", prompt_tokens=800, **p0), at)
+    assert (third.reason, third.loan_mntu) == (Reason.TIMED, 250_000), "it was full again"
+
+
+def test_all_holders_of_a_class_draw_on_one_loan_and_no_other_class_does() -> None:
+    scheduler = classes({Class.P0: 30, Class.P1: 60})
+    scheduler.set_flow(20, windows=[window(30)], at=0, service_class=Class.P0)
+    at = 10 * SECOND
+    asked = {"service_class": Class.P0, "output_tokens_max": 50, "prompt_tokens": 375}
+    decided = [scheduler.arrive(request(who, who, **asked), at) for who in (10, 20)]
+    assert [(each.reason, each.loan_mntu) for each in decided] == [
+        (Reason.TIMED, 200_000),
+        (Reason.ENTITLED, 0),
+    ]
+    of_p1 = request("p1", 11, **asked | {"service_class": Class.P1, "prompt_tokens": 1_000})
+    assert scheduler.arrive(of_p1, at).loan_mntu == 200_000
+
+
+def test_a_class_lends_by_the_rate_that_is_sold_in_the_hour() -> None:
+    scheduler = Scheduler(terms())
+    scheduler.set_flow(1, windows=[window(60, 0, HOUR), window(6, HOUR, 2 * HOUR)], at=0)
+    scheduler.set_flow(2, windows=[window(60, 0, HOUR)], at=0)
+    before = scheduler.arrive(request("a", prompt_tokens=2_100), HOUR - SECOND)
+    assert (before.loan_mntu, before.reason) == (500_000, Reason.TIMED)
+    scheduler.abort("a", at=HOUR - SECOND)
+    after = scheduler.arrive(request("b", prompt_tokens=0, output_tokens_max=60), 2 * HOUR - SECOND)
+    assert (after.level_before_mntu, after.loan_mntu) == (200_000, 0)
+    assert after.reason is Reason.ENTITLED, "6 lots lend 25,000 mNTU, not the 40,000 it lacks"
+
+
+def test_timed_requests_run_by_class_before_all_others_and_do_not_wait_for_the_window() -> None:
+    scheduler = classes({Class.P0: 60, Class.P1: 60, Class.P2: 60}, chunk_tokens=1_000)
+    at = 10 * SECOND
+    scheduler.arrive(request("shared", 2, service_class=Class.P3, prompt_tokens=1_000), at)
+    assert [each.request_id for each in scheduler.dispatch(at)] == ["shared"]
+    scheduler.arrive(request("waits", 2, service_class=Class.P3), at)
+    long = request("long", 12, prompt_tokens=2_500)
+    assert scheduler.arrive(long, at).reason is Reason.ENTITLED
+    scheduler.abort("long", at=at)
+    for each in (Class.P2, Class.P1, Class.P0):
+        made = request(each.name, 10 + each, service_class=each, prompt_tokens=300)
+        assert scheduler.arrive(made, at).reason is Reason.TIMED
+    decided = scheduler.dispatch(at)
+    assert [each.request_id for each in decided] == ["P0", "P1", "P2"]
+    assert [each.priority for each in decided] == [0, 1, 2]
+    assert scheduler.waiting == 1, "the window of the only replica is full for what is not timed"
+
+
+def test_a_replica_reads_one_long_shared_prompt_at_a_time() -> None:
+    scheduler = classes({Class.P2: 600}, chunk_tokens=65_536, kv_tokens=10**6)
+    at = 10 * SECOND
+    for name in ("first", "second"):
+        scheduler.arrive(request(name, 2, service_class=Class.P3, prompt_tokens=8_193), at)
+    timed = request("timed", 12, prompt_tokens=9_000)
+    assert scheduler.arrive(timed, at).reason is Reason.TIMED
+    assert [each.request_id for each in scheduler.dispatch(at)] == ["timed", "first"]
+    scheduler.first_token("first", at)
+    assert [each.request_id for each in scheduler.dispatch(at)] == ["second"]
+
+
 def test_entitled_requests_run_before_those_that_came_first_at_p3() -> None:
     scheduler = entitled(chunk_tokens=1_000)
     for number in range(3):
@@ -164,7 +245,7 @@ def test_a_small_request_at_p3_does_not_pass_a_large_entitled_one_that_waits_for
 
 def test_nobody_passes_those_of_the_same_flow_who_wait_for_its_level() -> None:
     scheduler = entitled(lots=60)
-    scheduler.arrive(request("a"), SECOND)
+    scheduler.arrive(request("a", prompt_tokens=800), SECOND)
     scheduler.arrive(request("b", overflow=Overflow.QUEUE), SECOND)
     later = scheduler.arrive(request("c", overflow=Overflow.REJECT), 3 * SECOND)
     assert later.reason is Reason.LEVEL_SPENT
@@ -305,7 +386,7 @@ def test_no_more_is_debited_than_the_hours_bought(steps) -> None:
 
 ARRIVALS = st.tuples(
     st.integers(1, 3),
-    st.sampled_from([Class.P2, Class.P2, Class.P3]),
+    st.sampled_from([Class.P0, Class.P2, Class.P3]),
     st.sampled_from(list(Overflow)),
     st.sampled_from([10, 100, 600, 2_500]),
     st.sampled_from([10, 600]),
@@ -330,7 +411,9 @@ class SchedulerUnderRandomUse(RuleBasedStateMachine):
         self.lots = {1: 600, 2: 60}
         self.ends_at = 300 * SECOND
         for organization, lots in self.lots.items():
-            self.scheduler.set_flow(organization, windows=[window(lots, 0, self.ends_at)], at=0)
+            hours = [window(lots // 2, 0, self.ends_at)]
+            for each in (Class.P0, Class.P2):
+                self.scheduler.set_flow(organization, windows=hours, at=0, service_class=each)
         self.alive: dict[str, Request] = {}
         self.running: dict[str, Decision] = {}
         self.final: dict[str, Decision] = {}
@@ -339,10 +422,10 @@ class SchedulerUnderRandomUse(RuleBasedStateMachine):
 
     def dispatch(self) -> None:
         decisions = self.scheduler.dispatch(self.at)
-        tiers = [d.class_served for d in decisions if d.outcome is not Outcome.SHED]
-        assert tiers == sorted(tiers), "entitled requests are dispatched before P3"
-        entitled_wait = len(self.scheduler._tiers[1])
-        assert not (entitled_wait and Class.P3 in tiers), "no entitled request waits behind P3"
+        lines = [d.priority for d in decisions if d.outcome is not Outcome.SHED]
+        assert lines == sorted(lines), "timed before entitled before P3"
+        entitled_wait = sum(len(line) for line in list(self.scheduler._lines.values())[:4])
+        assert not (entitled_wait and 4 in lines), "no entitled request waits behind P3"
         for decision in decisions:
             self.settle(decision)
 
@@ -385,7 +468,7 @@ class SchedulerUnderRandomUse(RuleBasedStateMachine):
         decision, made = self.running.pop(name), self.alive.pop(name)
         mntu = made.prompt_tokens * 1_000 + output * 4_000
         self.scheduler.finish(name, actual_mntu=mntu, output_tokens=output, at=self.at)
-        if decision.class_served is Class.P2:
+        if decision.class_served is not Class.P3:
             self.used[made.organization] += mntu * GRAINS_PER_MNTU
         self.dispatch()
 
@@ -425,15 +508,15 @@ class SchedulerUnderRandomUse(RuleBasedStateMachine):
         """Who is first in the line that moves next fits nowhere."""
         if not hasattr(self, "scheduler"):
             return
-        for place in (1, 2):
-            head = self.scheduler._tiers[place].peek()
+        for place in range(5):
+            head = self.scheduler._lines[place].peek()
             if head is None:
                 continue
             needed = head[1].kv_tokens
             for each in self.scheduler.inspect(self.at).replicas:
                 assert (
                     not each.available
-                    or each.prefill_tokens >= self.terms.chunk_tokens
+                    or (place >= 3 and each.prefill_tokens >= self.terms.chunk_tokens)
                     or each.sequences >= self.terms.sequences_max
                     or (each.sequences and each.kv_tokens + needed > self.terms.kv_tokens)
                 )
@@ -443,11 +526,13 @@ class SchedulerUnderRandomUse(RuleBasedStateMachine):
     def nobody_uses_more_than_was_bought(self) -> None:
         if not hasattr(self, "scheduler"):
             return
+        forgiven = dict.fromkeys(self.lots, 0)
         for flow in self.scheduler._flows.values():
             flow.level.refill(self.at)
-            bought = self.lots[flow.organization] * self.ends_at
-            assert self.used[flow.organization] - flow.level.forgiven <= bought
+            forgiven[flow.organization] += flow.level.forgiven
             assert flow.level.grains + flow.level.owed(self.at) >= 0
+        for organization, lots in self.lots.items():
+            assert self.used[organization] - forgiven[organization] <= lots * self.ends_at
 
     def teardown(self) -> None:
         """Everyone is served or refused in the end: nobody starves."""

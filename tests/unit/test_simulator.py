@@ -104,7 +104,7 @@ def test_overload_is_shed_at_p3_and_entitled_requests_keep_their_targets() -> No
     batch = simulator.batch_within(H100, CHAT, target)
     served = entitled(H100, lots, lots, batch).run(arrivals)
     timed = [each for each in served if each.arrival.organization == 1]
-    assert {each.decision.reason for each in timed} == {Reason.ENTITLED}
+    assert {each.decision.reason for each in timed} == {Reason.TIMED}
     assert sum(map(target.within, timed)) >= 0.99 * len(timed)
     shed = [each for each in served if each.decision.outcome is Outcome.SHED]
     assert len(shed) > 500

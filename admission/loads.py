@@ -1,0 +1,105 @@
+"""What runs on the replicas of a cluster, and which of them takes the next request.
+
+A replica may take a request while it has sequences and KV tokens free. For one that is not timed
+its prefill backlog must also be below one chunk, and a long prompt waits while another such is read
+there (RULEBOOK 7.7): so a timed request finds no more than that before it. Of those that may, the
+one with the least backlog takes it.
+"""
+
+from collections.abc import Iterator
+
+from admission.decisions import ClusterTerms
+from admission.inspection import ReplicaReport
+from admission.tickets import TIMED, Ticket
+
+LONG_PROMPT_TOKENS = 8_192
+"""A replica reads one shared prompt beyond this length at a time (RULEBOOK 7.7)."""
+
+
+class _Load:
+    """What was dispatched to a replica and has not ended."""
+
+    __slots__ = ("available", "kv_tokens", "long_prefills", "prefill_tokens", "sequences")
+
+    def __init__(self) -> None:
+        self.available = True
+        self.kv_tokens = 0
+        self.long_prefills = 0
+        self.prefill_tokens = 0
+        self.sequences = 0
+
+
+class Loads:
+    """The load of every replica of a cluster, by its number."""
+
+    def __init__(self, replicas: int) -> None:
+        self._loads = [_Load() for _ in range(replicas)]
+
+    @property
+    def any_available(self) -> bool:
+        """Whether anything can be dispatched at all."""
+        return any(load.available for load in self._loads)
+
+    def set_available(self, replica: int, *, available: bool) -> None:
+        """Take a replica out, or back."""
+        self._loads[replica].available = available
+
+    def least(self, ticket: Ticket, terms: ClusterTerms) -> int | None:
+        """Return the least loaded replica that may take a request, the lowest number first."""
+        is_timed, is_long = ticket.line in TIMED, _is_long(ticket)
+        best: int | None = None
+        best_load = (0, 0)
+        for number, load in enumerate(self._loads):
+            if not load.available or load.sequences >= terms.sequences_max:
+                continue
+            if load.sequences and load.kv_tokens + ticket.kv_tokens > terms.kv_tokens:
+                continue
+            if not is_timed and load.prefill_tokens >= terms.chunk_tokens:
+                continue
+            if is_long and load.long_prefills:
+                continue
+            its_load = (load.prefill_tokens, load.sequences)
+            if best is None or its_load < best_load:
+                best, best_load = number, its_load
+        return best
+
+    def begin(self, ticket: Ticket, replica: int) -> None:
+        """Give a request to a replica, which reads its prompt first."""
+        load = self._loads[replica]
+        load.sequences += 1
+        load.kv_tokens += ticket.kv_tokens
+        load.prefill_tokens += ticket.request.prompt_tokens
+        load.long_prefills += _is_long(ticket)
+        ticket.replica = replica
+        ticket.prefilling = True
+
+    def end_prefill(self, ticket: Ticket) -> None:
+        """Note that a prompt was read, or never will be; the same again changes nothing."""
+        if ticket.prefilling and ticket.replica is not None:
+            ticket.prefilling = False
+            load = self._loads[ticket.replica]
+            load.prefill_tokens -= ticket.request.prompt_tokens
+            load.long_prefills -= _is_long(ticket)
+
+    def end(self, ticket: Ticket) -> None:
+        """Take a request off its replica."""
+        assert ticket.replica is not None, "what runs has a replica"
+        self.end_prefill(ticket)
+        load = self._loads[ticket.replica]
+        load.sequences -= 1
+        load.kv_tokens -= ticket.kv_tokens
+
+    def reports(self) -> Iterator[ReplicaReport]:
+        """Yield what is believed of each replica."""
+        for load in self._loads:
+            yield ReplicaReport(
+                available=load.available,
+                prefill_tokens=load.prefill_tokens,
+                sequences=load.sequences,
+                kv_tokens=load.kv_tokens,
+            )
+
+
+def _is_long(ticket: Ticket) -> bool:
+    """Whether a prompt is shared and so long that a replica reads one such at a time."""
+    return ticket.line not in TIMED and ticket.request.prompt_tokens > LONG_PROMPT_TOKENS

@@ -1,0 +1,93 @@
+"""What a class may lend its holders, so that a request larger than a level is still timed.
+
+A request is timed when its flow's level is above zero and what its charge exceeds the level by
+fits the loan of its class (RULEBOOK 7.2): a quarter of a second of the rate that is sold at the
+class on the cluster, refilled at a quarter of that rate. All holders of the class draw on the one
+bucket, so that thirty long prompts at once cannot all be timed. Amounts are grains, as levels are:
+a lot is one grain a microsecond, and the bucket is kept in quarters of one, so nothing is rounded.
+"""
+
+from collections.abc import Collection
+
+from admission.decisions import ServiceClass
+from admission.tickets import Flow
+
+LOAN_US = 250_000
+"""How much of its sold rate a class may lend at once (RULEBOOK 7.2)."""
+_QUARTERS = 4
+_NEVER = 1 << 62
+
+
+class Loan:
+    """The loan bucket of one class, full at first; an instant before the last is taken as it."""
+
+    __slots__ = ("_quarters", "_refilled_at", "lots")
+
+    def __init__(self, *, lots: int, at: int) -> None:
+        self.lots = lots
+        self._quarters = lots * LOAN_US * _QUARTERS
+        self._refilled_at = at
+
+    def set_lots(self, lots: int, at: int) -> None:
+        """Change the rate that is sold; what may be lent never grows by it at once."""
+        self.refill(at)
+        self.lots = lots
+        self._quarters = min(self._quarters, lots * LOAN_US * _QUARTERS)
+
+    def refill(self, at: int) -> int:
+        """Bring the bucket up to `at` and return the whole grains it may lend."""
+        if at > self._refilled_at:
+            refilled = self._quarters + self.lots * (at - self._refilled_at)
+            self._quarters = min(self.lots * LOAN_US * _QUARTERS, refilled)
+            self._refilled_at = at
+        return self._quarters // _QUARTERS
+
+    def take(self, grains: int, at: int) -> bool:
+        """Lend grains when all of them are there, and return whether they were."""
+        assert grains >= 0, "a loan is not negative"
+        if grains > self.refill(at):
+            return False
+        self._quarters -= grains * _QUARTERS
+        return True
+
+
+class Loans:
+    """The loan buckets of every class, by the rate that is sold of it at the instant."""
+
+    def __init__(self) -> None:
+        self._loans: dict[ServiceClass, Loan] = {}
+        self._known_until = 0
+        """The instant at which the rate sold of some class changes next."""
+
+    def forget_rates(self) -> None:
+        """Have the rates added up again before the next loan: a flow's hours have changed."""
+        self._known_until = 0
+
+    def lend(
+        self, service_class: ServiceClass, grains: int, *, flows: Collection[Flow], at: int
+    ) -> bool:
+        """Lend what a charge exceeds its level by, and return whether the class could."""
+        if not grains:
+            return True
+        if at >= self._known_until:
+            self._set_rates(flows, at)
+        loan = self._loans.get(service_class)
+        return loan is not None and loan.take(grains, at)
+
+    def _set_rates(self, flows: Collection[Flow], at: int) -> None:
+        """Add up what is sold of each class, and find out until when that holds."""
+        sold: dict[ServiceClass, int] = {}
+        self._known_until = _NEVER
+        for flow in flows:
+            each = flow.service_class
+            sold[each] = sold.get(each, 0) + flow.level.lots(at)
+            for window in flow.level.windows:
+                edge = window.starts_at if at < window.starts_at else window.ends_at
+                if at < edge:
+                    self._known_until = min(self._known_until, edge)
+        for each, lots in sold.items():
+            loan = self._loans.get(each)
+            if loan is None:
+                self._loans[each] = Loan(lots=lots, at=at)
+            else:
+                loan.set_lots(lots, at)
