@@ -11,22 +11,27 @@ BEGIN
         USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'usage_is_append_only';
 END $$;
 
-CREATE TRIGGER request_is_append_only BEFORE UPDATE OR DELETE ON admission_request
-    FOR EACH STATEMENT EXECUTE FUNCTION admission_is_append_only();
-CREATE TRIGGER gatewaykey_is_append_only BEFORE UPDATE OR DELETE ON admission_gatewaykey
-    FOR EACH STATEMENT EXECUTE FUNCTION admission_is_append_only();
-CREATE TRIGGER receipt_is_append_only BEFORE UPDATE OR DELETE ON admission_receipt
-    FOR EACH STATEMENT EXECUTE FUNCTION admission_is_append_only();
-CREATE TRIGGER usage_is_append_only BEFORE UPDATE OR DELETE ON admission_usageevent
-    FOR EACH STATEMENT EXECUTE FUNCTION admission_is_append_only();
+DO $$
+DECLARE
+    v_table text;
+BEGIN
+    FOREACH v_table IN ARRAY ARRAY[
+        'admission_request', 'admission_usageevent', 'admission_receipt', 'admission_gatewaykey',
+        'admission_heartbeat', 'admission_probe', 'admission_poolinterval'] LOOP
+        EXECUTE format(
+            'CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %I'
+            ' FOR EACH STATEMENT EXECUTE FUNCTION admission_is_append_only()', v_table);
+    END LOOP;
+END $$;
+
+-- An offer changes by being withdrawn, and in nothing else: what it covered was at its price.
+CREATE TRIGGER cover_offer_stays BEFORE DELETE OR TRUNCATE OR UPDATE OF
+    id, cluster, price_ticks, lots, created_at
+    ON admission_coveroffer FOR EACH STATEMENT EXECUTE FUNCTION admission_is_append_only();
 """
 
 REVERSE = """
-DROP TRIGGER usage_is_append_only ON admission_usageevent;
-DROP TRIGGER receipt_is_append_only ON admission_receipt;
-DROP TRIGGER gatewaykey_is_append_only ON admission_gatewaykey;
-DROP TRIGGER request_is_append_only ON admission_request;
-DROP FUNCTION admission_is_append_only();
+DROP FUNCTION admission_is_append_only() CASCADE;
 DROP SEQUENCE admission_usage_number;
 """
 

@@ -426,21 +426,21 @@ END $$;
 SELECT ledger_guard(inhrelid::regclass) FROM pg_inherits
 WHERE inhparent IN ('settlement_transfer'::regclass, 'settlement_chainlink'::regclass);
 
-CREATE TRIGGER index_value_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
-    ON settlement_indexvalue FOR EACH STATEMENT EXECUTE FUNCTION append_only();
-CREATE TRIGGER seal_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
-    ON settlement_seal FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 CREATE TRIGGER account_stays BEFORE DELETE OR TRUNCATE
     ON settlement_account FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 CREATE TRIGGER chain_head_stays BEFORE DELETE OR TRUNCATE
     ON settlement_chainhead FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 
--- What was found, said or made of a day that is over is a fact; a dispute alone has states.
+-- What was found, said, paid or made of a day is a fact; a dispute alone has states.
 DO $$
 DECLARE
     v_table text;
 BEGIN
     FOREACH v_table IN ARRAY ARRAY[
+        'settlement_seal', 'settlement_mark', 'settlement_indexvalue', 'settlement_obligation',
+        'settlement_allocation', 'settlement_deliveryreport', 'settlement_intervalsettlement',
+        'settlement_slotsettlement', 'settlement_insurancepayment', 'settlement_packageresale',
+        'settlement_defaultevent', 'settlement_waterfalldraw', 'settlement_clockjump',
         'settlement_settlementrun', 'settlement_settlementrunline', 'settlement_deliverycorrection',
         'settlement_deliveryrevision', 'settlement_deliveryfigure', 'settlement_deliverydifference',
         'settlement_insuranceposition', 'settlement_insuredusage', 'settlement_insurancerunline',
@@ -451,6 +451,14 @@ BEGIN
             ' FOR EACH STATEMENT EXECUTE FUNCTION append_only()', v_table);
     END LOOP;
 END $$;
+
+-- Of these one thing changes: what was metered so far, what the machine made of an instruction.
+CREATE TRIGGER entitlement_stays BEFORE DELETE OR TRUNCATE OR UPDATE OF
+    id, organization_id, grade, starts_at, lots, price_ticks, escrow_micros
+    ON settlement_entitlement FOR EACH STATEMENT EXECUTE FUNCTION append_only();
+CREATE TRIGGER instruction_stays BEFORE DELETE OR TRUNCATE OR UPDATE OF
+    id, number, body, created_at
+    ON settlement_instruction FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 
 CREATE TRIGGER account_ledger_only BEFORE INSERT OR UPDATE
     ON settlement_account FOR EACH STATEMENT EXECUTE FUNCTION ledger_only();

@@ -130,7 +130,10 @@ def test_recovery_starts_at_the_newest_snapshot(market: Market) -> None:
 
 def test_a_snapshot_that_is_not_the_state_it_names_is_refused(market: Market) -> None:
     tasks.write_snapshot(after_commands=1)
-    models.Snapshot.objects.update(state_digest=bytes(32))
+    with connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")
+        cursor.execute("UPDATE exchange_snapshot SET state_digest = %s", [bytes(32)])
+        cursor.execute("SET session_replication_role = origin")
     with pytest.raises(recovery.Diverged):
         recovery.rebuild(market.connection, "main", up_to=market.engine.head.sequence)
 

@@ -357,10 +357,10 @@ def test_the_command_prints_a_table_and_fails_on_a_violation() -> None:
 
 
 def test_an_entitlement_may_have_lots_of_packages_at_other_prices(sound) -> None:
-    models.Allocation.objects.update(price_ticks=PRICE + 1)
+    corrupt(f"UPDATE settlement_allocation SET price_ticks = {PRICE + 1}")
     named = "entitlements equal obligations equal allocations"
     assert named in violated(), "not in the market"
-    models.Allocation.objects.update(package=1)
+    corrupt("UPDATE settlement_allocation SET package = 1")
     assert named in violated(), "its escrow is that of another price"
-    models.Entitlement.objects.update(escrow_micros=60 * (PRICE + 1) * LOTS)
+    corrupt(f"UPDATE settlement_entitlement SET escrow_micros = {60 * (PRICE + 1) * LOTS}")
     assert named not in violated()
