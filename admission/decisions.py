@@ -67,6 +67,14 @@ class ClusterTerms:
     certified_lots: int = 0
     """Estimates how fast the shared line moves; 0 when it is not known."""
     weights: WeightSchedule = field(default_factory=WeightSchedule)
+    iteration_us: int = 0
+    """Of one at full sequences, full KV and the longest context admitted; 0 when it is not known."""
+    reorders_prefills: bool = False
+    """Whether a prompt of a higher class passes one that the server has read a part of."""
+    context_tokens_max: int = 0
+    """The longest prompt that the grade admits; 0 when only the KV limits it."""
+    first_token_us: tuple[int, int, int, int] = (500_000, 1_000_000, 2_000_000, 5_000_000)
+    """The target of each class for a prompt of no more than 4,096 tokens (RULEBOOK 7.5)."""
     entitled_queue_max: int = 1_024
     """Of each line of requests whose level is above zero."""
     shared_queue_max: int = 1_024
