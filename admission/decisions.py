@@ -68,7 +68,7 @@ class ClusterTerms:
     """Estimates how fast the shared line moves; 0 when it is not known."""
     weights: WeightSchedule = field(default_factory=WeightSchedule)
     iteration_us: int = 0
-    """Of one at full sequences, full KV and the longest context admitted; 0 when it is not known."""
+    """Of one at full sequences, full KV and the longest context admitted; 0 when unknown."""
     reorders_prefills: bool = False
     """Whether a prompt of a higher class passes one that the server has read a part of."""
     context_tokens_max: int = 0
