@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from admission import answer, dialect, metering, upstream
+from admission import answer, dialect, metering, telemetry, upstream
 from admission.answer import Assembly, EventReader, Garbled
 from admission.decisions import Decision, Overflow, ServiceClass
 from admission.meter import Meter
@@ -255,7 +255,17 @@ class Flight:
             self._pool.abort(self._id, mntu=mntu)
         if self._hold is not None:
             self._hold.end(mntu)
-        self._recorded = self._writer.checkpoint(meter.row(state, self._pool.now()))
+        row = meter.row(state, self._pool.now())
+        self._recorded = self._writer.checkpoint(row)
+        if not self._ask.is_probe:
+            telemetry.ended(
+                row,
+                path=self._ask.call.path,
+                model=self._ask.grade.code,
+                pool=self._pool.cluster.public_id,
+                service_class=self._served,
+                elapsed_ns=clock.monotonic_ns() - self._ask.arrived_ns,
+            )
 
     async def _release(self) -> None:
         """Wait until the end is durable, and let the caller have it."""

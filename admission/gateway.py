@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import prometheus_client
 
-from admission import custody, dialect, metering, notary, observation, upstream, wishes
+from admission import custody, dialect, metering, notary, observation, telemetry, upstream, wishes
 from admission.decisions import Overflow, ServiceClass
 from admission.desk import Desk
 from admission.flight import Ask
@@ -316,7 +316,7 @@ class Gateway:
                     await self._ready(send)
                 case "GET", "/metrics":
                     kind = (b"content-type", prometheus_client.CONTENT_TYPE_LATEST.encode())
-                    await http.respond(send, 200, [kind], prometheus_client.generate_latest())
+                    await http.respond(send, 200, [kind], telemetry.text(self.pools))
                 case _:
                     raise dialect.Refused(
                         f"Unknown request URL: {scope['method']} {path[:200]}",

@@ -418,6 +418,7 @@ class Scheduler:
         ticket.place = Place.RUNNING
         tally = self._tallies[ticket.served]
         tally.admitted += 1
+        tally.queued += at > ticket.arrived_at
         tally.waits_us.append(at - ticket.arrived_at)
         tally.serve(
             organization,
@@ -446,6 +447,7 @@ class Scheduler:
             _, _, request_id = heappop(self._deadlines)
             ticket = self._tickets[request_id]
             self._unqueue(ticket, at)
+            self._tallies[ticket.served].queued += 1
             retry_after_us = max(RETRY_AFTER_US_DEFAULT, self._shared_wait_us())
             decisions.append(self._shed(ticket, Reason.WAITED_TOO_LONG, at, retry_after_us))
         return decisions
@@ -531,8 +533,6 @@ class Scheduler:
     def _decide(
         self, ticket: Ticket, outcome: Outcome, at: int, retry_after_us: int | None = None
     ) -> Decision:
-        if outcome is Outcome.QUEUE:
-            self._tallies[ticket.served].queued += 1
         return Decision(
             request_id=ticket.request.id,
             organization=ticket.request.organization,

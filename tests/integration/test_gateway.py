@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import openai
 import pytest
 import valkey as valkey_client
+from prometheus_client.parser import text_string_to_metric_families
 
 from admission import models
 from marketplace import keys
+from marketplace import models as catalog
 from tests.delivery import Stage, fetch, stage
 from tests.market import BUYER, CLUSTER, GRADE, OTHER, Market
 
@@ -284,6 +286,43 @@ def test_a_probe_passes_while_the_cluster_serves_and_is_nobodys_usage(delivery: 
     assert operations.probe_clusters(n=10) == {str(CLUSTER): [5, 10]}
     assert delivery.requests() == []
     assert models.Request.objects.filter(is_probe=True).count() == 14
+
+
+def test_metrics_tell_each_pool_and_how_long_answers_took(delivery: Stage) -> None:
+    def read() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{delivery.port}/metrics") as answer:
+            found = text_string_to_metric_families(answer.read().decode())
+            return {
+                f"{sample.name} {' '.join(sorted(sample.labels.values()))}": sample.value
+                for family in found
+                for sample in family.samples
+                if "le" not in sample.labels
+            }
+
+    pool = str(catalog.Cluster.objects.get(pk=CLUSTER).public_id)
+    before = read()
+    delivery.client().chat.completions.create(model=GRADE, messages=HELLO, max_tokens=40)
+    (end,) = delivery.ends(1)
+    after = read()
+    grown = {
+        name: value - before.get(name, 0)
+        for name, value in after.items()
+        if name.startswith(("gen_ai", "baseload_pool_requests")) and value != before.get(name)
+    }
+    of = " ".join(sorted(("P2", "baseload", GRADE, "chat", pool)))
+    inputs = " ".join(sorted(("P2", "baseload", GRADE, "chat", "input", pool)))
+    outputs = " ".join(sorted(("P2", "baseload", GRADE, "chat", "output", pool)))
+    admitted = " ".join(sorted(("P2", "admitted", pool)))
+    assert grown["gen_ai_server_time_to_first_token_seconds_count " + of] == 1
+    assert grown["gen_ai_server_time_per_output_token_seconds_count " + of] == 1
+    assert grown[f"gen_ai_server_request_duration_seconds_count  {of}"] == 1
+    assert grown["gen_ai_client_token_usage_sum " + inputs] == end.prompt_tokens
+    assert grown["gen_ai_client_token_usage_sum " + outputs] == 40
+    assert grown["baseload_pool_requests_total " + admitted] == 1
+    queued = " ".join(sorted(("P2", "queued", pool)))
+    assert "baseload_pool_requests_total " + queued not in grown, "nobody was before it"
+    assert after[f"baseload_pool_reachable {pool}"] == 1
+    assert after["baseload_pool_queue_length " + " ".join(sorted(("P2", pool)))] == 0
 
 
 def test_health_readiness_and_metrics_answer(delivery: Stage) -> None:
