@@ -7,14 +7,11 @@ for the interval, as instructions to the machine, and what is published of each 
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
 
 from django.db import connection
 
-from admission import cover, idle, models, queries, shortfall, simulator
-from admission.decisions import ServiceClass
+from admission import cover, demand, idle, models, queries, shortfall
+from admission.demand import Interval
 from admission.observation import reserve_prefix
 from admission.shortfall import Fate, Jump, Miss
 from marketplace import clock, contract
@@ -26,30 +23,8 @@ from settlement.delivery import NO_CLUSTER
 from settlement.queries import AllocationRow
 
 SHARED = "P3"
-PAST_INTERVALS_READ = 24
-"""Of the reports before an interval, what its debt and its believable demand are taken from."""
-PRESUMED_BY_INTERVALS = shortfall.PRESUMED_BY // contract.INTERVAL
 REFUSALS = frozenset({Fate.REFUSED, Fate.FAILED, Fate.SPILLED})
 """What says that a cluster had no capacity, as a probe that fails does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """One interval of a grade."""
-
-    grade: str
-    hour_starts_at: int
-    number: int
-
-    @property
-    def starts_at(self) -> int:
-        """Its first instant."""
-        return self.hour_starts_at + (self.number - 1) * contract.INTERVAL
-
-    @property
-    def ends_at(self) -> int:
-        """The first instant after it."""
-        return self.starts_at + contract.INTERVAL
 
 
 Delivered = dict[tuple[int, int, str], int]
@@ -62,7 +37,7 @@ def report(interval: Interval, at: int) -> None:
         starts_at=clock.to_datetime(interval.hour_starts_at), grade=interval.grade
     )
     delivered = _delivered(interval)
-    misses = _misses(interval)
+    misses = demand.misses(interval)
     deliveries = _deliveries(interval, allocations, delivered, misses)
     operations.report_delivery(deliveries=deliveries, at=at)
     _charge_usage(interval, delivered, allocations)
@@ -79,7 +54,7 @@ def review(interval: Interval, at: int) -> int:
     )
     if not allocations:
         return 0
-    deliveries = _deliveries(interval, allocations, _delivered(interval), _misses(interval))
+    deliveries = _deliveries(interval, allocations, _delivered(interval), demand.misses(interval))
     return operations.revise_delivery(deliveries=deliveries, at=at)
 
 
@@ -118,143 +93,9 @@ def _delivered(interval: Interval) -> Delivered:
             WHERE request.grade = %(grade)s AND NOT request.is_probe
             GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
             """,
-            _span(interval),
+            demand.span(interval),
         )
         return {(row[0], row[1], row[2]): row[3] for row in cursor.fetchall() if row[3]}
-
-
-def _misses(interval: Interval) -> list[Miss]:
-    """Return the requests in profile that a cluster did not serve as it should, each once.
-
-    Those of the minute before the interval are among them.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT request.organization_id, request.cluster, request.body_digest,
-                   request.charge_mntu, request.arrived_at, request.outcome, request.is_retry,
-                   request.retry_after_ms, request.queue_ms,
-                   coalesce(nullif(request.class_served, ''), request.class_requested),
-                   last.state, last.mntu, last.prompt_tokens - last.cached_tokens,
-                   last.first_token_ms, last.per_token_us, last.at,
-                   EXISTS (SELECT 1 FROM admission_request cover
-                           JOIN admission_usageevent used ON used.request_id = cover.id
-                           WHERE cover.cover_offer <> 0 AND used.state IN ('COMPLETED', 'ABORTED')
-                             AND cover.organization_id = request.organization_id
-                             AND cover.arrived_at = request.arrived_at
-                             AND cover.body_digest = request.body_digest)
-            FROM admission_request request
-            LEFT JOIN LATERAL (
-                SELECT * FROM admission_usageevent event
-                WHERE event.request_id = request.id ORDER BY sequence DESC LIMIT 1) last ON true
-            WHERE request.arrived_at >= %(starts_at)s - interval '1 minute'
-              AND request.arrived_at < %(ends_at)s AND request.grade = %(grade)s
-              AND NOT request.is_probe AND request.class_requested <> 'P3'
-              AND request.cover_offer = 0
-              AND (request.outcome = 'SHED' AND request.reason = 'NO_CAPACITY'
-                   OR request.outcome = 'ABORTED' AND request.is_in_profile
-                   OR request.outcome = 'ADMITTED' AND request.class_served <> 'P3'
-                      AND (last.state = 'FAILED'
-                           OR request.is_in_profile AND last.state IN ('COMPLETED', 'ABORTED')))
-            ORDER BY request.arrived_at, request.id
-            """,
-            _span(interval),
-        )
-        found = [_miss(Decided(*row)) for row in cursor.fetchall()]
-    # Once over all clusters: a request that two of them refused is one request.
-    return shortfall.once_each([miss for miss in found if miss is not None])
-
-
-class Decided(NamedTuple):
-    """A request that may have been missed, and how it ended if it ran."""
-
-    holder: int
-    cluster: int
-    body_digest: memoryview
-    charge_mntu: int
-    arrived_at: datetime
-    outcome: str
-    is_retry: bool
-    retry_after_ms: int
-    queue_ms: int
-    service_class: str
-    state: str | None
-    mntu: int | None
-    uncached_tokens: int | None
-    first_token_ms: int | None
-    per_token_us: int | None
-    ended_at: datetime | None
-    is_covered: bool
-
-
-def _miss(row: Decided) -> Miss | None:
-    """Return how a request was missed, or None where it was served within its targets.
-
-    Of one that failed, what it had generated was delivered. One that came too late was missed
-    whole, and so was one whose caller gave up on a first token that was late. One that was covered
-    says that its cluster had no capacity, and no demand was missed by it.
-    """
-    charge, waited_us, target_us = row.charge_mntu, 0, 0
-    targets = simulator.TARGETS[ServiceClass[row.service_class]]
-    if row.outcome == "SHED":
-        fate = Fate.REFUSED if row.retry_after_ms else Fate.SPILLED
-    elif row.outcome == "ABORTED":
-        fate, waited_us = Fate.HUNG_UP, 1_000 * row.queue_ms
-        # Its prompt is not known better than by its charge.
-        target_us = targets.first_token_us_for(charge // 1_000)
-    elif row.state == "FAILED":
-        fate, charge = Fate.FAILED, max(0, charge - (row.mntu or 0))
-    else:
-        target_us = targets.first_token_us_for(max(0, row.uncached_tokens or 0))
-        is_late = row.first_token_ms is None or 1_000 * row.first_token_ms > target_us
-        if row.state == "ABORTED":
-            if not is_late:
-                return None
-            assert row.ended_at is not None, "what has ended has done so at an instant"
-            fate = Fate.HUNG_UP
-            waited_us = clock.to_micros(row.ended_at) - clock.to_micros(row.arrived_at)
-        elif is_late or (row.per_token_us or 0) > targets.per_token_us:
-            fate, charge = Fate.LATE, row.mntu or 0
-        else:
-            return None
-    if row.is_covered:
-        charge = 0
-    return Miss(
-        holder=row.holder,
-        cluster=row.cluster,
-        body_digest=bytes(row.body_digest),
-        charge_mntu=charge,
-        arrived_at=clock.to_micros(row.arrived_at),
-        fate=fate,
-        is_retry=row.is_retry,
-        waited_us=waited_us,
-        target_us=target_us,
-        retry_after_us=1_000 * row.retry_after_ms,
-    )
-
-
-def _served(interval: Interval) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Return (instant of arrival, mNTU) of what each holder was served of its lots, by cluster."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT request.organization_id,
-                   CASE request.cover_offer WHEN 0 THEN request.cluster
-                                            ELSE request.covered_cluster END,
-                   request.arrived_at, coalesce(max(event.mntu), 0)::bigint
-            FROM admission_request request
-            JOIN admission_usageevent event ON event.request_id = request.id
-            WHERE request.arrived_at >= %(starts_at)s AND request.arrived_at < %(ends_at)s
-              AND request.grade = %(grade)s AND NOT request.is_probe
-              AND request.outcome = 'ADMITTED' AND request.class_served <> 'P3'
-            GROUP BY request.id ORDER BY request.arrived_at, request.id
-            """,
-            _span(interval),
-        )
-        found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        for holder, cluster, arrived_at, mntu in cursor.fetchall():
-            found[holder, cluster].append((clock.to_micros(arrived_at), mntu))
-    return found
 
 
 def _probes(interval: Interval) -> dict[int, dict[int, bool]]:
@@ -280,46 +121,6 @@ def _jumps(interval: Interval) -> list[Jump]:
     ]
 
 
-def _pasts(interval: Interval) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
-    """Return (lots, delivered, short) of the last reported intervals of every (holder, cluster).
-
-    Oldest first; one query for all who were served in the two hours before.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT allocation.holder, allocation.cluster, sum(allocation.lots)::bigint,
-                   sum(report.delivered_mntu)::bigint, sum(report.short_mntu)::bigint
-            FROM settlement_allocation allocation
-            JOIN settlement_deliveryreport report ON report.allocation_id = allocation.id
-            WHERE allocation.grade = %s
-              AND allocation.starts_at >= %s - interval '2 hours'
-              AND allocation.starts_at <= %s
-              AND allocation.starts_at + (report.interval - 1) * interval '5 minutes' < %s
-            GROUP BY allocation.holder, allocation.cluster, allocation.starts_at, report.interval
-            ORDER BY allocation.starts_at, report.interval
-            """,
-            [
-                interval.grade,
-                clock.to_datetime(interval.hour_starts_at),
-                clock.to_datetime(interval.hour_starts_at),
-                clock.to_datetime(interval.starts_at),
-            ],
-        )
-        found: dict[tuple[int, int], list[tuple[int, int, int]]] = defaultdict(list)
-        for holder, cluster, lots, delivered, short in cursor.fetchall():
-            found[holder, cluster].append((lots, delivered, short))
-    return {flow: past[-PAST_INTERVALS_READ:] for flow, past in found.items()}
-
-
-def _span(interval: Interval) -> dict[str, Any]:
-    return {
-        "starts_at": clock.to_datetime(interval.starts_at),
-        "ends_at": clock.to_datetime(interval.ends_at),
-        "grade": interval.grade,
-    }
-
-
 # What follows from it
 
 
@@ -341,38 +142,39 @@ def _deliveries(
     jumps = _jumps(interval)
     probes = _probes(interval)
     is_suspended = not _is_watched(interval, jumps)
-    refusals: dict[int, int] = defaultdict(int)
+    refusals = _refusals(interval, misses)
     missed: dict[tuple[int, int], list[Miss]] = defaultdict(list)
     for miss in misses:
-        if miss.fate in REFUSALS:
-            refusals[miss.cluster] += miss.arrived_at >= interval.starts_at
         missed[miss.holder, miss.cluster].append(miss)
     flows: dict[tuple[int, int], list[AllocationRow]] = defaultdict(list)
     for row in allocations:
         flows[row.holder, row.cluster].append(row)
-    pasts = _pasts(interval)
-    served = _served(interval) if any(miss.retry_after_us for miss in misses) else {}
-    covered = cover.delivered(_span(interval))
+    pasts = demand.pasts(interval)
+    is_told_to_wait = any(miss.retry_after_us for miss in misses)
+    served = demand.served(interval) if is_told_to_wait else {}
+    oldest = demand.oldest(interval) if is_told_to_wait else {}
+    covered = cover.delivered(demand.span(interval))
     deliveries = []
     for (holder, cluster), rows in sorted(flows.items()):
         made, passed = shortfall.probe_slots(
             cluster, interval.starts_at, made=probes.get(cluster, {}), jumps=jumps
         )
-        past = pasts.get((holder, cluster), [])
+        past = pasts.get((holder, cluster), ())
         lots = [row.lots for row in rows]
         owed = shortfall.owed_mntu(
-            lots=sum(lots), debt=shortfall.debt_mntu((each[0], each[1]) for each in past)
+            lots=sum(lots), debt=shortfall.debt_mntu((each.lots, each.delivered) for each in past)
         )
         used = _used(delivered, holder, cluster)
-        demand = [each[1] + each[2] for each in past]
         all_missed = shortfall.missed_mntu(
             missed[holder, cluster],
             starts_at=interval.starts_at,
             delivered_mntu=used,
-            recent_mntu=sum(demand[-PRESUMED_BY_INTERVALS:]),
+            recent=demand.recent(interval, past, oldest.get((holder, cluster), ())),
             served=served.get((holder, cluster), ()),
         )
-        short = shortfall.short_mntu(missed=all_missed, owed=owed, past_demand=demand)
+        short = shortfall.short_mntu(
+            missed=all_missed, owed=owed, past_demand=[each.asked for each in past]
+        )
         for row, owed_part, short_part, used_part, covers in zip(
             rows,
             shortfall.parts(owed, lots),
@@ -400,6 +202,15 @@ def _deliveries(
                 )
             )
     return deliveries
+
+
+def _refusals(interval: Interval, misses: Sequence[Miss]) -> dict[int, int]:
+    """Return how often each cluster had no capacity in an interval."""
+    found: dict[int, int] = defaultdict(int)
+    for miss in misses:
+        if miss.fate in REFUSALS:
+            found[miss.cluster] += miss.arrived_at >= interval.starts_at
+    return found
 
 
 def _used(delivered: Delivered, holder: int, cluster: int) -> int:
@@ -574,7 +385,7 @@ def _by_class(interval: Interval, column: str) -> dict[tuple[int, str], dict[str
               AND request.grade = %(grade)s AND NOT request.is_probe AND request.{column} <> ''
             GROUP BY 1, 2
             """,  # noqa: S608 - one of two constants
-            _span(interval),
+            demand.span(interval),
         )
         assert cursor.description is not None, "a query has columns"
         names = [column.name for column in cursor.description]

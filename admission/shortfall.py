@@ -147,33 +147,72 @@ def once_each(misses: Iterable[Miss]) -> list[Miss]:
     return kept
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recent:
+    """What a flow asked for in the 15 minutes before an interval, as far as its reports say."""
+
+    whole_mntu: int = 0
+    """In the intervals that are among the 15 minutes before any instant of this one."""
+    oldest_mntu: int = 0
+    """In the interval before those, which the 15 minutes cut."""
+    oldest: Sequence[tuple[int, int]] = ()
+    """(instant, mNTU) of what was asked for in that one."""
+
+    def since(self, at: int, starts_at: int) -> int:
+        """Return what was asked for from an instant of the oldest interval on, in mNTU.
+
+        What its report has beyond what was asked for at some instant (what was presumed then) is
+        spread over it evenly.
+        """
+        even = max(0, self.oldest_mntu - sum(mntu for _, mntu in self.oldest))
+        asked = sum(mntu for when, mntu in self.oldest if when >= at)
+        return self.whole_mntu + asked + even * (starts_at + INTERVAL - at) // INTERVAL
+
+
 def missed_mntu(
     misses: Sequence[Miss],
     *,
     starts_at: int,
     delivered_mntu: int,
-    recent_mntu: int = 0,
-    served: Iterable[tuple[int, int]] = (),
+    recent: Recent = Recent(),
+    served: Sequence[tuple[int, int]] = (),
 ) -> int:
     """Return the demand of one flow that was missed in an interval (RULEBOOK 6.3).
 
-    `misses` are those of the interval, and of the minute before it; `recent_mntu` is what the flow
-    asked for in the 15 minutes before. `served`, (instant, mNTU), is what it was served: a holder
-    that asks on in spite of being told to wait is presumed to ask for so much less.
+    `misses` are those of the interval, and of the minute before it; `served`, (instant, mNTU), is
+    what the flow was served in it.
     """
     ends_at = starts_at + INTERVAL
     counted = [miss for miss in once_each(misses) if starts_at <= miss.arrived_at < ends_at]
     late = sum(miss.charge_mntu for miss in counted if miss.fate in _LATE)
     plain = sum(miss.charge_mntu for miss in counted if miss.fate not in _LATE)
     late = max(0, late - delivered_mntu * LATE_PERCENT // 100)
+    asked = [(miss.arrived_at, miss.charge_mntu) for miss in counted if miss.fate is not Fate.LATE]
     waits = _waits(misses, starts_at, ends_at)
-    presumed = recent_mntu * sum(until - since for since, until in waits) // PRESUMED_BY
-    asked = [(miss.arrived_at, miss.charge_mntu) for miss in counted]
-    for at, mntu in (*asked, *served):
+    return plain + late + _presumed(waits, [*asked, *served], recent, starts_at)
+
+
+def _presumed(
+    waits: Sequence[tuple[int, int]],
+    asked: Sequence[tuple[int, int]],
+    recent: Recent,
+    starts_at: int,
+) -> int:
+    """Return what a flow is presumed to have asked for beyond what it did, while it was waiting.
+
+    In each wait it is the mean of the 15 minutes before it, what was presumed in them included;
+    who asks on in spite of being told to wait is presumed to ask for so much less.
+    """
+    presumed = 0
+    for since, until in waits:
+        before = presumed + sum(mntu for at, mntu in asked if at < since)
+        oldest_at = since - PRESUMED_BY
+        before += recent.since(oldest_at, starts_at - PRESUMED_BY)
+        mean = before * (until - since) // PRESUMED_BY
         # The refusal that a wait begins with is not what was asked in it.
-        if any(since < at < until for since, until in waits):
-            presumed -= mntu
-    return plain + late + max(0, presumed)
+        meanwhile = sum(mntu for at, mntu in asked if since < at < until)
+        presumed += max(0, mean - meanwhile)
+    return presumed
 
 
 _LATE = frozenset({Fate.LATE, Fate.HUNG_UP})

@@ -11,6 +11,7 @@ from django.db import transaction
 from admission import (
     certification,
     consumption,
+    demand,
     models,
     operations,
     outages,
@@ -46,7 +47,7 @@ def meter_usage(_slot: str, at: int) -> None:
 def report_interval(slot: str, at: int) -> None:
     """Report on an interval that ended a minute ago."""
     grade, hour_starts_at, number = slots.read_interval(slot)
-    interval = reporting.Interval(grade=grade, hour_starts_at=hour_starts_at, number=number)
+    interval = demand.Interval(grade=grade, hour_starts_at=hour_starts_at, number=number)
     reporting.report(interval, at)
 
 
@@ -71,7 +72,7 @@ def review_day(claim: Claim) -> None:
         with transaction.atomic():
             jobs.fence(claim)
             for number in range(1, contract.INTERVALS_PER_HOUR + 1):
-                interval = reporting.Interval(
+                interval = demand.Interval(
                     grade=grade, hour_starts_at=hour_starts_at, number=number
                 )
                 reporting.review(interval, claim.at)

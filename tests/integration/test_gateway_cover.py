@@ -9,7 +9,7 @@ import openai
 import pytest
 import valkey as valkey_client
 
-from admission import cover, models, operations, queries, reporting
+from admission import cover, demand, models, operations, queries, reporting
 from marketplace import clock as market_clock
 from marketplace import contract, keys
 from marketplace import models as catalog
@@ -57,11 +57,11 @@ def ask(client: openai.OpenAI):
     )
 
 
-def interval() -> reporting.Interval:
+def interval() -> demand.Interval:
     now = market_clock.now_micros()
     hour = contract.hour_start(now)
     number = (now - hour) // contract.INTERVAL + 1
-    return reporting.Interval(grade=GRADE, hour_starts_at=hour, number=number)
+    return demand.Interval(grade=GRADE, hour_starts_at=hour, number=number)
 
 
 def reported() -> tuple[int, int, list[tuple[int, int, int, int]]]:
@@ -74,9 +74,7 @@ def reported() -> tuple[int, int, list[tuple[int, int, int, int]]]:
         )
         if row.holder == BUYER
     ]
-    (one,) = reporting._deliveries(
-        now, allocations, reporting._delivered(now), reporting._misses(now)
-    )
+    (one,) = reporting._deliveries(now, allocations, reporting._delivered(now), demand.misses(now))
     covers = [(line.cluster, line.seller, line.price_ticks, line.mntu) for line in one.covers]
     return one.short_mntu, one.delivered_mntu, covers
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 import valkey as valkey_client
 
-from admission import models, observation, queries, reporting
+from admission import demand, models, observation, queries
 from admission.shortfall import Fate
 from marketplace import clock as market_clock
 from marketplace import contract, keys
@@ -41,10 +41,10 @@ def misses() -> list[tuple[int, int, Fate]]:
     """Return (holder, cluster, fate) of what is missed in the running interval."""
     now = market_clock.now_micros()
     hour = contract.hour_start(now)
-    interval = reporting.Interval(
+    interval = demand.Interval(
         grade=GRADE, hour_starts_at=hour, number=(now - hour) // contract.INTERVAL + 1
     )
-    return [(miss.holder, miss.cluster, miss.fate) for miss in reporting._misses(interval)]
+    return [(miss.holder, miss.cluster, miss.fate) for miss in demand.misses(interval)]
 
 
 def ask(client: openai.OpenAI, text: str = "Say it.", **more):

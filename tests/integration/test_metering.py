@@ -17,7 +17,7 @@ import valkey as valkey_client
 from django.conf import settings
 from django.db import connection, transaction
 
-from admission import consumption, metering, models, reporting
+from admission import consumption, demand, metering, models, reporting
 from marketplace import clock as market_clock
 from marketplace import contract, keys
 from settlement import models as clearing
@@ -66,7 +66,7 @@ def consume() -> int:
 def report(delivery: Stage, number: int) -> list[clearing.DeliveryReport]:
     """Report on an interval of the present hour a minute after its end."""
     hour = contract.hour_start(market_clock.now_micros())
-    interval = reporting.Interval(grade=GRADE, hour_starts_at=hour, number=number)
+    interval = demand.Interval(grade=GRADE, hour_starts_at=hour, number=number)
     with transaction.atomic():
         reporting.report(interval, market_clock.now_micros())
     return list(clearing.DeliveryReport.objects.filter(interval=number).order_by("allocation_id"))
@@ -159,7 +159,7 @@ def test_probes_at_a_leap_stand_for_what_was_leapt_over(delivery: Stage) -> None
         probes={str(CLUSTER): [4, 10]},
     )
     delivery.clock.set("2026-12-01T15:01:01Z")
-    interval = reporting.Interval(grade=GRADE, hour_starts_at=hour, number=3)
+    interval = demand.Interval(grade=GRADE, hour_starts_at=hour, number=3)
     with transaction.atomic():
         reporting.report(interval, market_clock.now_micros())
     row = clearing.DeliveryReport.objects.get(interval=3)
@@ -175,7 +175,7 @@ def test_pay_as_you_go_is_charged_by_interval_and_the_rest_given_back(delivery: 
     (end,) = delivery.ends(1)
     hour = contract.hour_start(market_clock.now_micros())
     for number in (1, 12):
-        interval = reporting.Interval(grade=GRADE, hour_starts_at=hour, number=number)
+        interval = demand.Interval(grade=GRADE, hour_starts_at=hour, number=number)
         with transaction.atomic():
             reporting.report(interval, market_clock.now_micros())
     charges = clearing.Instruction.objects.filter(id__startswith="charge:").order_by("number")

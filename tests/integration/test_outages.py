@@ -8,9 +8,9 @@ import pytest
 import valkey as valkey_client
 from django.db import connection, transaction
 
+from admission import demand, outages, reporting, shortfall
 from admission import models as admission_models
 from admission import operations as admission_operations
-from admission import outages, reporting, shortfall
 from exchange import events
 from exchange.reasons import Reject
 from marketplace import audit, contract
@@ -170,7 +170,7 @@ def test_open_hours_of_a_cluster_that_is_down_are_bought_in_and_what_remains_fai
 
     starts_at = contract.parse_symbol(NEXT).starts_at
     refused(starts_at + contract.SETTLEMENT_LAG, charge_mntu=3_000_000)
-    interval = reporting.Interval(grade=GRADE, hour_starts_at=starts_at, number=1)
+    interval = demand.Interval(grade=GRADE, hour_starts_at=starts_at, number=1)
     admission_models.Heartbeat.objects.create(
         gateway="g", interval_starts_at=market_clock.to_datetime(starts_at)
     )

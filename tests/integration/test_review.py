@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import valkey as valkey_client
 
+from admission import demand, reporting, shortfall
 from admission import models as admission_models
-from admission import reporting, shortfall
 from marketplace import clock as market_clock
 from marketplace import contract
 from marketplace import models as catalog
@@ -19,7 +19,7 @@ from tests.settling import LOTS, PRICE, STARTS_AT, WHOLE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-FIRST = reporting.Interval(grade=GRADE, hour_starts_at=STARTS_AT, number=1)
+FIRST = demand.Interval(grade=GRADE, hour_starts_at=STARTS_AT, number=1)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def market(
     market.close()
 
 
-def watch(interval: reporting.Interval) -> None:
+def watch(interval: demand.Interval) -> None:
     """Say that a gateway was there, and that every probe passed."""
     admission_models.Heartbeat.objects.create(
         gateway="g", interval_starts_at=market_clock.to_datetime(interval.starts_at)

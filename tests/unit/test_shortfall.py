@@ -77,9 +77,10 @@ def test_parts_sum_to_the_whole() -> None:
     assert sum(shortfall.parts(999_999_999_999, [7, 13, 1, 29])) == 999_999_999_999
 
 
-def missed(*misses: Miss, delivered: int = 0, recent: int = 0, served=()) -> int:
+def missed(*misses: Miss, delivered: int = 0, recent: int = 0, served=(), **oldest) -> int:
+    before = shortfall.Recent(whole_mntu=recent, **oldest)
     return shortfall.missed_mntu(
-        misses, starts_at=0, delivered_mntu=delivered, recent_mntu=recent, served=served
+        misses, starts_at=0, delivered_mntu=delivered, recent=before, served=served
     )
 
 
@@ -111,6 +112,25 @@ def made(at: int, fate: Fate = Fate.REFUSED, charge: int = 100, **more) -> Miss:
             {"recent": 9_000},
             100 + 30 + 150 - 30,
         ),
+        # Two that do not are two; what was asked before each, and presumed, is of its 15 minutes.
+        (
+            [
+                made(1, charge=900, retry_after_us=10 * SECOND),
+                made(100, charge=0, retry_after_us=90 * SECOND),
+            ],
+            {"recent": 9_000},
+            900 + 100 + (9_000 + 900 + 100) // 10,
+        ),
+        # Whoever asks for more in one wait is presumed to ask for as much as before in the other.
+        (
+            [
+                made(1, charge=0, retry_after_us=10 * SECOND),
+                made(2, charge=500),
+                made(100, charge=0, retry_after_us=90 * SECOND),
+            ],
+            {"recent": 8_500},
+            500 + (8_500 + 500) // 10,
+        ),
         (
             [made(1, retry_after_us=10 * SECOND)],
             {"recent": 9_000, "served": [(5 * SECOND, 40), (20 * SECOND, 999)]},
@@ -122,6 +142,29 @@ def made(at: int, fate: Fate = Fate.REFUSED, charge: int = 100, **more) -> Miss:
 )
 def test_what_is_missed_counts_each_request_once(misses: list, more: dict, expected: int) -> None:
     assert missed(*misses, **more) == expected
+
+
+@pytest.mark.parametrize(
+    ("refused_at", "expected"),
+    [
+        (0, 900 + 450 + 180),  # all of the oldest interval
+        (1, 900 + 450 + 179),  # and one second less of what is spread over it
+        (100, 900 + 450 + 120),  # what was asked at its hundredth second is just inside
+        (101, 900 + 119),  # and now it is not
+        (250, 900 + 30),
+    ],
+)
+def test_what_is_presumed_is_the_mean_of_fifteen_minutes_to_the_instant(
+    refused_at: int, expected: int
+) -> None:
+    oldest_at = -15 * 60
+    seen = missed(
+        made(refused_at, charge=0, retry_after_us=30 * SECOND),
+        recent=900 * 30,
+        oldest_mntu=(450 + 180) * 30,
+        oldest=[((oldest_at + 100) * SECOND, 450 * 30)],
+    )
+    assert seen == expected
 
 
 MISSES = st.lists(
