@@ -101,6 +101,7 @@ class Refuse(StrEnum):
     PACKAGE_UNKNOWN = "package_unknown"
     EXCEEDS_PACKAGE = "exceeds_package"
     TRANSFER_ENDED = "transfer_ended"
+    LOG_REWRITTEN = "log_rewritten"
 
 
 class OrderStatus(StrEnum):

@@ -94,6 +94,7 @@ CODES: dict[str, tuple[int, str]] = {
     "pool_full": (422, "The pool has as many members as it may have."),
     "commitment_ended": (422, "The commitment has ended, or was never made."),
     "transfer_ended": (422, "The offer has ended, or there is no such bid."),
+    "log_rewritten": (422, "The log of receipts had more leaves, or another root, before."),
     "own_group": (422, "A group does not deal with itself here."),
     "seller_unavailable": (422, "The seller is stopped, in debt, or lacks the margin to sell."),
     "listing_suspended": (422, "The curve is more than 10 % above the package's list price."),

@@ -309,6 +309,14 @@ class ResellPackage(Instruction, frozen=True, tag="resell_package"):
     p1_lots: tuple[int, ...] = ()
 
 
+class AnchorReceipts(Instruction, frozen=True, tag="anchor_receipts"):
+    """Note a signed head of the log of receipts: so many leaves, and their root in hexadecimal."""
+
+    size: int
+    root: str
+    at: int
+
+
 class BidTransfer(Instruction, frozen=True, tag="bid_transfer"):
     """Offer to be short, at a price, of lots whose seller has not met its margin call.
 
@@ -351,6 +359,7 @@ AnyInstruction = (
     | CommitPurchase
     | WithdrawCommitment
     | SetLayer
+    | AnchorReceipts
     | BidTransfer
     | WithdrawBid
     | BuyPackage

@@ -4,6 +4,8 @@ An instruction either changes the state and ends with `InstructionApplied`, or b
 changes nothing and ends with `InstructionRefused`: each handler checks first and acts after.
 """
 
+import re
+
 import msgspec
 
 from exchange import commands, events
@@ -48,6 +50,7 @@ CAUSE_MAX = 80
 NUMBER_MAX = 2**62
 """Highest id or instant that is taken from outside: all of them fit a row."""
 _BASIS_POINTS_MAX = 1_000
+_ROOT = re.compile("[0-9a-f]{64}")
 _PREMIUM_PERCENT_MAX = 1_000
 
 
@@ -141,6 +144,8 @@ def _dispatch(state: State, instruction: instructions.AnyInstruction, cause: str
             return insurance.pay_hour(state, instruction)
         case instructions.CorrectInsurance():
             return insurance.correct(state, instruction)
+        case instructions.AnchorReceipts():
+            return _anchor(state, instruction)
         case instructions.BidTransfer():
             return transfers.bid(state, instruction)
         case instructions.WithdrawBid():
@@ -333,6 +338,17 @@ def _switch(
             calendar.end_trading(state, instrument)  # It was due in the halt and could not be done.
         else:
             uncrossing.resume(state, instrument)
+
+
+def _anchor(state: State, order: instructions.AnchorReceipts) -> Refuse | None:
+    """Note a head of the log of receipts; the log only grows, and has one root at each size."""
+    if not 0 <= order.size <= NUMBER_MAX or not _ROOT.fullmatch(order.root):
+        return Refuse.INVALID_TERMS
+    size, root = state.anchored
+    if order.size < size or (order.size == size and order.root != root):
+        return Refuse.LOG_REWRITTEN
+    state.anchored = order.size, order.root
+    return None
 
 
 def _kill(state: State, order: instructions.KillSwitch) -> Refuse | None:

@@ -35,7 +35,7 @@ from exchange.reasons import OrderStatus
 from marketplace import contract
 from marketplace.contract import InstrumentState
 
-FORMAT = 9
+FORMAT = 10
 
 
 class _Account(msgspec.Struct, array_like=True):
@@ -140,6 +140,7 @@ class _State(msgspec.Struct, array_like=True):
     packages: list[Package]
     transfers: list[Transfer]
     backings: list[Backing]
+    anchored: tuple[int, str]
 
 
 def dump(state: State) -> bytes:
@@ -169,6 +170,7 @@ def dump(state: State) -> bytes:
             [state.packages[number] for number in sorted(state.packages)],
             [state.transfers[number] for number in sorted(state.transfers)],
             [state.backings[number] for number in sorted(state.backings)],
+            state.anchored,
         )
     )
 
@@ -277,6 +279,7 @@ def load(data: bytes) -> State:
     state.halted = written.halted
     state.prepaid_until = written.prepaid_until
     state.layer_max = written.layer_max
+    state.anchored = written.anchored
     state.next_order = written.next_order
     state.next_trade = written.next_trade
     state.counters.update(written.counters)

@@ -317,9 +317,9 @@ class State:
     """Everything the machine knows. `at` is the instant of what is being performed."""
 
     __slots__ = (
-        "accounts", "at", "backings", "by_id", "by_window", "calendar", "clusters", "counters",
-        "curves", "dirty", "events", "exchange", "grades", "groups", "halted", "holds", "hours",
-        "idle_entries", "instruments", "layer_max", "next_order", "next_trade", "orders",
+        "accounts", "anchored", "at", "backings", "by_id", "by_window", "calendar", "clusters",
+        "counters", "curves", "dirty", "events", "exchange", "grades", "groups", "halted", "holds",
+        "hours", "idle_entries", "instruments", "layer_max", "next_order", "next_trade", "orders",
         "packages", "payouts", "performing", "prepaid_until", "purchases", "repriced", "rules",
         "sequence", "stale", "touched_accounts", "touched_auctions", "touched_instruments",
         "touched_orders", "touched_positions", "transfers",
@@ -329,6 +329,8 @@ class State:
         self.sequence = 0
         self.at = 0
         self.rules = 0
+        self.anchored = (0, "")
+        """Leaves and root of the last head of the log of receipts."""
         self.halted = False
         self.accounts: dict[int, Account] = {}
         self.groups: dict[int, list[Account]] = {}
