@@ -11,15 +11,15 @@ they take over is delivered, and debited to the holder as if its own cluster had
 import contextlib
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from admission import dialect, metering, upstream
 from admission.decisions import Decision, Outcome, Overflow, Reason, Request, ServiceClass
 from admission.flight import Ask, Flight, Out
 from admission.pools import Pool, Pools
 from admission.reserves import Hold, InsufficientQuota, Reserves
-from admission.snapshot import Offer
+from admission.snapshot import Grade, Offer
 from marketplace import clock, contract, errors
 
 ATTEMPTS_MAX = 2
@@ -128,6 +128,50 @@ class Desk:
         self.client = client
         self.gateway = gateway
         self.lengths = PromptLengths()
+
+    async def serve_any(self, ask: Ask, substitutes: Iterable[Grade], out: Out) -> None:
+        """Serve a request; where there is no capacity for it, as the cheapest substitute that can.
+
+        :raises Refusal: that of the grade asked for, when none can; nothing was sent to `out` then.
+        """
+        try:
+            await self.serve(ask, out)
+        except NoCapacity:
+            if out.is_started:
+                raise
+            for grade in self.pools.by_price(
+                substitutes, ask.organization, service_class=ask.service_class
+            ):
+                try:
+                    prompt_tokens, limit = self.tokens(ask.organization, grade, ask.call)
+                    instead = replace(
+                        ask, grade=grade, prompt_tokens=prompt_tokens, output_tokens_max=limit
+                    )
+                    await self.serve(instead, out)
+                    return
+                except errors.Refusal:
+                    if out.is_started:
+                        raise
+            raise
+
+    def tokens(self, organization: int, grade: Grade, call: dialect.Call) -> tuple[int, int]:
+        """Return the estimated tokens of a prompt, and the limit of the output to it.
+
+        :raises Refused: when it asks for more than the grade gives.
+        """
+        prompt_tokens = self.lengths.estimate(organization, grade.code, call.prompt_bytes)
+        limit = call.output_tokens_max
+        if limit is None:
+            room = max(16, grade.context_tokens_max - prompt_tokens)
+            return prompt_tokens, min(grade.output_tokens_max, room)
+        if limit > grade.output_tokens_max:
+            raise dialect.Refused(
+                f"max_tokens is too large: {limit}. This model supports at most"
+                f" {grade.output_tokens_max} completion tokens.",
+                code="invalid_value",
+                param="max_tokens",
+            )
+        return prompt_tokens, limit
 
     async def serve(self, ask: Ask, out: Out) -> None:
         """Serve a request to its end.
@@ -490,6 +534,7 @@ class Desk:
             (b"x-baseload-class-requested", ask.service_class.name.encode()),
             (b"x-baseload-class-served", decision.class_served.name.encode()),
             (b"x-baseload-queue-ms", b"%d" % _queue_ms(decision)),
+            (b"x-baseload-grade-served", ask.grade.code.encode()),
             (b"x-baseload-pool", pool.cluster.public_id.encode()),
         ]
         flows = pool.flows(ask.organization, highest=ask.service_class)

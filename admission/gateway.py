@@ -354,6 +354,9 @@ class Gateway:
             raise _unknown_model(call.model)
         service_class = wishes.class_of(http.header(scope, b"x-baseload-class"), call, key)
         limits = self.limits.take(key.id, service_class.name)
+        substitutes = wishes.substitutes_of(
+            http.header(scope, b"x-baseload-substitutes"), grade, self.pools.snapshot
+        )
         ask = self._ask(
             organization=key.organization,
             key_id=key.id,
@@ -372,7 +375,7 @@ class Gateway:
         assert task is not None, "a request is served in a task"
         watch = asyncio.ensure_future(_cancel_on_hang_up(receive, task))
         try:
-            await desk.serve(ask, caller)
+            await desk.serve_any(ask, substitutes, caller)
         finally:
             watch.cancel()
 
@@ -397,18 +400,7 @@ class Gateway:
         :raises Refused: when it asks for more than the grade gives.
         """
         assert self._desk is not None, "the gateway was started"
-        prompt_tokens = self._desk.lengths.estimate(organization, grade.code, call.prompt_bytes)
-        limit = call.output_tokens_max
-        if limit is None:
-            room = max(16, grade.context_tokens_max - prompt_tokens)
-            limit = min(grade.output_tokens_max, room)
-        elif limit > grade.output_tokens_max:
-            raise dialect.Refused(
-                f"max_tokens is too large: {limit}. This model supports at most"
-                f" {grade.output_tokens_max} completion tokens.",
-                code="invalid_value",
-                param="max_tokens",
-            )
+        prompt_tokens, limit = self._desk.tokens(organization, grade, call)
         return Ask(
             organization=organization,
             key=key_id,

@@ -8,13 +8,13 @@ whose upstream keeps failing is left out for a moment where there is another.
 """
 
 import asyncio
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 
 from admission.decisions import Decision, Outcome, Request, ServiceClass
 from admission.inspection import FlowReport
 from admission.levels import GRAINS_PER_MNTU
 from admission.scheduler import Scheduler
-from admission.snapshot import Cluster, Hours, Offer, Snapshot
+from admission.snapshot import Cluster, Grade, Hours, Offer, Snapshot
 from marketplace import clock, contract
 
 FAILURES_MAX = 3
@@ -215,6 +215,22 @@ class Pools:
             if best is None or level > best_level:
                 best, best_level = pool, level
         return best
+
+    def by_price(
+        self, grades: Iterable[Grade], holder: int, *, service_class: ServiceClass
+    ) -> list[Grade]:
+        """Return grades in the order of what they cost a holder now.
+
+        Those whose lots it has left are paid for already; of the others the cheapest at P3 is next.
+        """
+
+        def cost(grade: Grade) -> tuple[bool, int, str]:
+            pool = self.entitled(holder, grade.code, service_class=service_class)
+            flows = () if pool is None else pool.flows(holder, highest=service_class)
+            is_paid = any(flow.level_mntu > 0 for flow in flows)
+            return not is_paid, grade.usage_price_ticks, grade.code
+
+        return sorted(grades, key=cost)
 
     def remaining_mntu(self, holder: int, grade: str, at: int) -> int:
         """Return what a holder may still use of a grade in this hour, on all its clusters."""

@@ -1,11 +1,14 @@
-"""What a caller wishes for in headers of our own: class, overflow, nonce; and what a client says.
+"""What a caller wishes for in headers of our own: class, overflow, substitutes, nonce; and more.
 
 A header that is not there leaves it to the request's service tier and to the key.
 """
 
 from admission import dialect, receipts
 from admission.decisions import Overflow, ServiceClass
+from admission.snapshot import Grade, Snapshot
 from marketplace import keys
+
+SUBSTITUTES_MAX = 8
 
 
 def class_of(header: str, call: dialect.Call, key: keys.Key) -> ServiceClass:
@@ -21,6 +24,24 @@ def class_of(header: str, call: dialect.Call, key: keys.Key) -> ServiceClass:
             param="x-baseload-class",
         )
     return ServiceClass[name]
+
+
+def substitutes_of(header: str, asked: Grade, snapshot: Snapshot) -> tuple[Grade, ...]:
+    """Return the grades that may serve in the stead of the one asked for, each once.
+
+    :raises Refused: when one is not known, or they are too many.
+    """
+    names = [name.strip() for name in header.split(",")] if header else []
+    grades = [snapshot.grade(name) for name in names]
+    found = {grade.code: grade for grade in grades if grade is not None}
+    if None in grades or len(names) > SUBSTITUTES_MAX:
+        raise dialect.Refused(
+            f"x-baseload-substitutes is at most {SUBSTITUTES_MAX} models of GET /v1/models,"
+            " with commas between.",
+            code="invalid_value",
+            param="x-baseload-substitutes",
+        )
+    return tuple(grade for code, grade in found.items() if code != asked.code)
 
 
 def nonce_of(header: str) -> str:

@@ -306,5 +306,5 @@ def test_nobody_hears_of_another_however_often_connections_and_keys_change(
             if frame["type"] == "update":
                 assert frame["previous_sequence"] == chain[channel], frame
             chain[channel] = frame["sequence"]
-    assert all(counts[channel] > 100 for channel in ("orders", "fills", "account")), counts
+    assert all(counts[channel] > 50 for channel in ("orders", "fills", "account")), counts
     world.market.close()

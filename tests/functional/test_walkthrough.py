@@ -44,7 +44,7 @@ def test_the_seeded_market_is_there_at_first_sight(deployment: stack.Stack) -> N
         if books and not one_sided:
             break
         assert time.monotonic() < until, one_sided
-        time.sleep(0.2)
+        time.sleep(0.5)
     assert {book["product"] for book in books} == {
         "hour", "day", "week", "month", "slot", "cap", "cover",
     }  # fmt: skip

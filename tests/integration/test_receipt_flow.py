@@ -89,7 +89,7 @@ def test_an_answer_names_a_receipt_that_says_what_was_metered(delivery: Stage) -
         "per_token_us": str(end.per_token_us),
         "pool": "",
         "queue_ms": "0",
-        "reason": "entitled",
+        "reason": "timed",
     }
     assert receipt.public["pool"] == raw.headers["x-baseload-pool"]
     assert receipt.private["nonce"] == "my-7"
