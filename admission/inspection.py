@@ -37,6 +37,12 @@ class ClassReport:
     first_token_us_p99: int
     jain: Fraction | None
     """Over flows that waited through the last whole window; None when there were not two."""
+    bound_us: int | None = None
+    """How late the first token of a timed request may be (RULEBOOK 7.6); None: no bound."""
+    is_bound_void: bool = False
+    """Whether timed requests wait now, because sequences or KV are exhausted."""
+    lag_us: int | None = None
+    """The worst of the last timed requests less the bound: below zero it was kept by so much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +90,7 @@ class Tally:
         "admitted",
         "arrived",
         "backlogged_since",
+        "bounded_us",
         "first_tokens_us",
         "jain",
         "queued",
@@ -103,6 +110,8 @@ class Tally:
         self.aborted = 0
         self.waits_us: deque[int] = deque(maxlen=WAITS_KEPT)
         self.first_tokens_us: deque[int] = deque(maxlen=WAITS_KEPT)
+        self.bounded_us: deque[int] = deque(maxlen=WAITS_KEPT)
+        """The first tokens of timed requests that did not wait for sequences or KV."""
         self.backlogged_since: dict[int, int] = {}
         self.served: dict[int, Fraction] = {}
         self.window = 0
@@ -140,7 +149,9 @@ class Tally:
         self.served = {}
         self.window = window
 
-    def report(self, *, queued_now: int, running_now: int) -> ClassReport:
+    def report(
+        self, *, queued_now: int, running_now: int, bound_us: int | None, is_bound_void: bool
+    ) -> ClassReport:
         """Return the counts and the percentiles of the last waits."""
         waits = sorted(self.waits_us)
         first_tokens = sorted(self.first_tokens_us)
@@ -159,6 +170,13 @@ class Tally:
             first_token_us_p50=percentile(first_tokens, 50),
             first_token_us_p99=percentile(first_tokens, 99),
             jain=self.jain,
+            bound_us=bound_us,
+            is_bound_void=is_bound_void,
+            lag_us=(
+                max(self.bounded_us) - bound_us
+                if self.bounded_us and bound_us is not None
+                else None
+            ),
         )
 
 

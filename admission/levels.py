@@ -22,6 +22,8 @@ GRAINS_PER_MNTU = 60
 """One lot is one grain a microsecond."""
 BURST_US = (750_000, 1_000_000, 2_000_000)
 """How much of its rate a flow of P0, P1 or P2 may save up (RULEBOOK 7.2)."""
+LOAN_US = 250_000
+"""How much of the rate sold of it a class may lend at once (RULEBOOK 7.2)."""
 OUTPUT_HISTORY = 100
 """How many of the last outputs the 90th percentile looks at (RULEBOOK 7.3)."""
 OUTPUT_TOKENS_PRIOR = 256

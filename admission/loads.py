@@ -3,14 +3,14 @@
 A replica may take a request while it has sequences and KV tokens free. For one that is not timed
 its prefill backlog must also be below one chunk, and a long prompt waits while another such is read
 there (RULEBOOK 7.7): so a timed request finds no more than that before it. Of those that may, the
-one with the least backlog takes it.
+one takes it that has least to read before it: of its own line and of those before.
 """
 
 from collections.abc import Iterator
 
 from admission.decisions import ClusterTerms
 from admission.inspection import ReplicaReport
-from admission.tickets import TIMED, Ticket
+from admission.tickets import LINES, TIMED, Ticket
 
 LONG_PROMPT_TOKENS = 8_192
 """A replica reads one shared prompt beyond this length at a time (RULEBOOK 7.7)."""
@@ -19,14 +19,20 @@ LONG_PROMPT_TOKENS = 8_192
 class _Load:
     """What was dispatched to a replica and has not ended."""
 
-    __slots__ = ("available", "kv_tokens", "long_prefills", "prefill_tokens", "sequences")
+    __slots__ = ("available", "kv_tokens", "long_prefills", "prefills", "sequences")
 
     def __init__(self) -> None:
         self.available = True
         self.kv_tokens = 0
         self.long_prefills = 0
-        self.prefill_tokens = 0
+        self.prefills = [0] * len(LINES)
+        """Prompt tokens to read, by the line they came from."""
         self.sequences = 0
+
+    @property
+    def prefill_tokens(self) -> int:
+        """All prompt tokens to read."""
+        return sum(self.prefills)
 
 
 class Loads:
@@ -36,9 +42,9 @@ class Loads:
         self._loads = [_Load() for _ in range(replicas)]
 
     @property
-    def any_available(self) -> bool:
-        """Whether anything can be dispatched at all."""
-        return any(load.available for load in self._loads)
+    def available(self) -> int:
+        """How many replicas anything can be dispatched to."""
+        return sum(load.available for load in self._loads)
 
     def set_available(self, replica: int, *, available: bool) -> None:
         """Take a replica out, or back."""
@@ -48,7 +54,7 @@ class Loads:
         """Return the least loaded replica that may take a request, the lowest number first."""
         is_timed, is_long = ticket.line in TIMED, _is_long(ticket)
         best: int | None = None
-        best_load = (0, 0)
+        best_load = (0, 0, 0)
         for number, load in enumerate(self._loads):
             if not load.available or load.sequences >= terms.sequences_max:
                 continue
@@ -58,7 +64,8 @@ class Loads:
                 continue
             if is_long and load.long_prefills:
                 continue
-            its_load = (load.prefill_tokens, load.sequences)
+            before_it = sum(load.prefills[: ticket.line + 1])
+            its_load = (before_it, load.prefill_tokens, load.sequences)
             if best is None or its_load < best_load:
                 best, best_load = number, its_load
         return best
@@ -68,7 +75,7 @@ class Loads:
         load = self._loads[replica]
         load.sequences += 1
         load.kv_tokens += ticket.kv_tokens
-        load.prefill_tokens += ticket.request.prompt_tokens
+        load.prefills[ticket.line] += ticket.request.prompt_tokens
         load.long_prefills += _is_long(ticket)
         ticket.replica = replica
         ticket.prefilling = True
@@ -78,7 +85,7 @@ class Loads:
         if ticket.prefilling and ticket.replica is not None:
             ticket.prefilling = False
             load = self._loads[ticket.replica]
-            load.prefill_tokens -= ticket.request.prompt_tokens
+            load.prefills[ticket.line] -= ticket.request.prompt_tokens
             load.long_prefills -= _is_long(ticket)
 
     def end(self, ticket: Ticket) -> None:

@@ -3,17 +3,19 @@
 A request is timed when its flow's level is above zero and what its charge exceeds the level by
 fits the loan of its class (RULEBOOK 7.2): a quarter of a second of the rate that is sold at the
 class on the cluster, refilled at a quarter of that rate. All holders of the class draw on the one
-bucket, so that thirty long prompts at once cannot all be timed. Amounts are grains, as levels are:
+bucket, so that thirty long prompts at once cannot all be timed. What of its prompt exceeds the
+flow's pace (`admission.tickets`) has to be lent as well. Amounts are grains, as levels are:
 a lot is one grain a microsecond, and the bucket is kept in quarters of one, so nothing is rounded.
 """
 
 from collections.abc import Collection
+from fractions import Fraction
 
 from admission.decisions import ServiceClass
+from admission.latency_bound import Sold
+from admission.levels import LOAN_US
 from admission.tickets import Flow
 
-LOAN_US = 250_000
-"""How much of its sold rate a class may lend at once (RULEBOOK 7.2)."""
 _QUARTERS = 4
 _NEVER = 1 << 62
 
@@ -50,12 +52,17 @@ class Loan:
         self._quarters -= grains * _QUARTERS
         return True
 
+    def give_back(self, grains: int) -> None:
+        """Take back what was lent to a request that never ran."""
+        self._quarters = min(self._quarters + grains * _QUARTERS, self.lots * LOAN_US * _QUARTERS)
+
 
 class Loans:
     """The loan buckets of every class, by the rate that is sold of it at the instant."""
 
     def __init__(self) -> None:
         self._loans: dict[ServiceClass, Loan] = {}
+        self._largest: dict[ServiceClass, int] = {}
         self._known_until = 0
         """The instant at which the rate sold of some class changes next."""
 
@@ -69,18 +76,46 @@ class Loans:
         """Lend what a charge exceeds its level by, and return whether the class could."""
         if not grains:
             return True
-        if at >= self._known_until:
-            self._set_rates(flows, at)
+        self._know_rates(flows, at)
         loan = self._loans.get(service_class)
         return loan is not None and loan.take(grains, at)
+
+    def give_back(self, service_class: ServiceClass, grains: int) -> None:
+        """Take back what was lent to a request that never ran."""
+        if grains:
+            self._loans[service_class].give_back(grains)
+
+    def left(self, service_class: ServiceClass, at: int) -> int:
+        """Return the grains that a class may lend, by the rates that were last known."""
+        loan = self._loans.get(service_class)
+        return 0 if loan is None else loan.refill(at)
+
+    def sold(self, flows: Collection[Flow], at: int) -> list[Sold]:
+        """Return what of P0, P1 and P2 is sold at an instant."""
+        self._know_rates(flows, at)
+        return [
+            Sold(
+                lots=Fraction(self._loans[each].lots if each in self._loans else 0),
+                lots_largest=Fraction(self._largest.get(each, 0)),
+            )
+            for each in ServiceClass
+            if each is not ServiceClass.P3
+        ]
+
+    def _know_rates(self, flows: Collection[Flow], at: int) -> None:
+        if at >= self._known_until:
+            self._set_rates(flows, at)
 
     def _set_rates(self, flows: Collection[Flow], at: int) -> None:
         """Add up what is sold of each class, and find out until when that holds."""
         sold: dict[ServiceClass, int] = {}
+        self._largest = {}
         self._known_until = _NEVER
         for flow in flows:
             each = flow.service_class
-            sold[each] = sold.get(each, 0) + flow.level.lots(at)
+            lots = flow.level.lots(at)
+            sold[each] = sold.get(each, 0) + lots
+            self._largest[each] = max(self._largest.get(each, 0), lots)
             for window in flow.level.windows:
                 edge = window.starts_at if at < window.starts_at else window.ends_at
                 if at < edge:

@@ -2,8 +2,9 @@
 
 The same object runs live, where a caller waits for `begin`'s duration before it calls `complete`,
 and in virtual time, where nobody waits. An iteration decodes one token of every running sequence
-and spends what is left of the token budget on prompts, in order of priority and then of arrival. A
-prompt whose last chunk was read gives its first token at the end of that iteration.
+and spends what is left of the token budget on prompts, in order of priority and then of arrival,
+also where another was read in part. A prompt whose last chunk was read gives its first token at the
+end of that iteration.
 
 KV is counted in tokens. A prompt starts only when it fits whole; when the running sequences outgrow
 the cache, the newest is preempted: its tokens are dropped, and read again as a prompt when there is
@@ -190,20 +191,13 @@ class Replica:
         budget = self.cluster.chunk_tokens - decoding
         plan: list[tuple[Sequence, int]] = []
         tokens, pairs = 0, 0.0
-        for sequence in self._prefilling.values():
-            if budget <= 0:
-                break
+        begun = sorted(self._prefilling.values(), key=_place, reverse=True)
+        while budget > 0 and (sequence := self._next_prompt(begun)) is not None:
             taken = min(budget, sequence.target_tokens - sequence.computed_tokens)
             plan.append((sequence, taken))
             tokens += taken
             budget -= taken
             pairs += taken * (sequence.computed_tokens + taken * 0.5)
-        while budget > 0 and (admitted := self._admit()) is not None:
-            taken = min(budget, admitted.target_tokens - admitted.computed_tokens)
-            plan.append((admitted, taken))
-            tokens += taken
-            budget -= taken
-            pairs += taken * (admitted.computed_tokens + taken * 0.5)
         self._plan = plan
         self._duration_us = self._timing.iteration_us(tokens, pairs, decoding, self._context)
         return self._duration_us
@@ -263,13 +257,30 @@ class Replica:
         )
         assert self.backlog_tokens == waiting, "the backlog is what was not read"
 
+    def _next_prompt(self, begun: list[Sequence]) -> Sequence | None:
+        """Return the prompt to read next; one of a higher class passes those that were `begun`."""
+        if begun:
+            while self._waiting and not self._waits(self._waiting[0]):
+                heappop(self._waiting)
+            if not self._waiting or _place(begun[-1]) < self._waiting[0][:2]:
+                return begun.pop()
+        admitted = self._admit()
+        if admitted is None and begun:
+            return begun.pop()
+        return admitted
+
+    def _waits(self, entry: tuple[int, int, Sequence]) -> bool:
+        """Whether an entry of the line is still that of a sequence which waits."""
+        _, order, sequence = entry
+        return self._sequences.get(sequence.id) is sequence and sequence._order == order
+
     def _admit(self) -> Sequence | None:
         """Begin the prompt that is next in line, if the batch and the cache have room for it."""
         while self._waiting:
-            _, order, sequence = self._waiting[0]
-            if self._sequences.get(sequence.id) is not sequence or sequence._order != order:
+            if not self._waits(self._waiting[0]):
                 heappop(self._waiting)
                 continue
+            sequence = self._waiting[0][2]
             room = self.cluster.kv_tokens - self.kv_used - self.running
             if self.running >= self.cluster.sequences_max or sequence.target_tokens + 1 > room:
                 return None
@@ -326,3 +337,8 @@ class Replica:
             self.preemptions += 1
             self._preempted.append(newest)
             heappush(self._waiting, (newest.priority, newest._order, newest))
+
+
+def _place(sequence: Sequence) -> tuple[int, int]:
+    """Return where a sequence stands in the line: by priority, then by arrival."""
+    return sequence.priority, sequence._order

@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from heapq import heappop, heappush
 
+from admission import latency_bound
 from admission.decisions import (
     ClusterTerms,
     Decision,
@@ -41,10 +42,8 @@ from admission.decisions import (
 from admission.fairness import FairQueue
 from admission.inspection import FlowReport, Inspection, Tally
 from admission.levels import (
-    BURST_US,
     GRAINS_PER_MNTU,
     OUTPUT_TOKENS_PRIOR,
-    Level,
     OutputEstimate,
     Window,
 )
@@ -100,10 +99,11 @@ class Scheduler:
         assert service_class is not ServiceClass.P3, "what is shared has no level"
         flow = self._flows.get((organization, service_class))
         if flow is None:
-            level = Level(windows=windows, at=at, burst_us=BURST_US[service_class])
-            self._flows[organization, service_class] = Flow(organization, service_class, level)
+            flow = Flow(organization, service_class, windows=windows, at=at)
+            self._flows[organization, service_class] = flow
         else:
             flow.level.set_windows(windows, at)
+            flow.pace.set_windows(windows, at)
         self._loans.forget_rates()
 
     def set_idle_slots(self, slots: Mapping[int, Sequence[Window]]) -> None:
@@ -130,7 +130,7 @@ class Scheduler:
         tally.arrived += 1
         if request.prompt_tokens >= self.terms.kv_tokens:
             return self._shed(ticket, Reason.CONTEXT_TOO_LONG, at, None)
-        if not self._loads.any_available:
+        if not self._loads.available:
             return self._shed(ticket, Reason.NO_CAPACITY, at, RETRY_AFTER_US_DEFAULT)
         if request.service_class is ServiceClass.P3:
             return self._wait_shared(ticket, at)
@@ -156,7 +156,10 @@ class Scheduler:
         ticket = self._tickets.get(request_id)
         if ticket is not None and ticket.prefilling:
             self._loads.end_prefill(ticket)
-            self._tallies[ticket.served].first_tokens_us.append(at - ticket.arrived_at)
+            tally = self._tallies[ticket.served]
+            tally.first_tokens_us.append(at - ticket.arrived_at)
+            if ticket.line in TIMED and not ticket.waited_us:
+                tally.bounded_us.append(at - ticket.arrived_at)
 
     def charged(self, request_id: str, *, mntu: int, at: int) -> None:
         """Note what a running request used so far; what exceeds its charge is debited."""
@@ -239,12 +242,23 @@ class Scheduler:
         return Inspection(
             at=at,
             classes={
-                each: self._tallies[each].report(queued_now=queued[each], running_now=running[each])
+                each: self._tallies[each].report(
+                    queued_now=queued[each],
+                    running_now=running[each],
+                    bound_us=self.bound_us(each, at),
+                    is_bound_void=any(len(self._lines[place]) for place in TIMED[: each + 1]),
+                )
                 for each in ServiceClass
             },
             flows=tuple(self._flow_report(flow, at) for _, flow in sorted(self._flows.items())),
             replicas=tuple(self._loads.reports()),
         )
+
+    def bound_us(self, service_class: ServiceClass, at: int) -> int | None:
+        """Return how late the first token of a timed request may be by what is sold, if any."""
+        sold = self._loans.sold(self._flows.values(), at)
+        replicas = self._loads.available
+        return latency_bound.bound_us(self.terms, sold, service_class, replicas=replicas)
 
     def flow(
         self, organization: int, *, at: int, service_class: ServiceClass = ServiceClass.P2
@@ -313,12 +327,17 @@ class Scheduler:
 
     def _entitle(self, ticket: Ticket, flow: Flow, at: int) -> bool:
         """Debit the charge and put the request in its line; return False when that is full."""
-        excess_grains = max(0, ticket.charge_grains - flow.level.grains)
+        prompt_grains = ticket.request.prompt_tokens * self.terms.weights.uncached * GRAINS_PER_MNTU
+        paced_grains = min(prompt_grains, max(0, flow.pace.refill(at)))
+        excess_grains = max(
+            0, ticket.charge_grains - flow.level.grains, prompt_grains - paced_grains
+        )
         timed = TIMED[flow.service_class]
         if len(self._lines[timed]) < self.terms.entitled_queue_max and self._loans.lend(
             flow.service_class, excess_grains, flows=self._flows.values(), at=at
         ):
             ticket.line, ticket.reason, ticket.loan_grains = timed, Reason.TIMED, excess_grains
+            ticket.paced_grains = flow.pace.debit(paced_grains)
         elif len(self._lines[Place.ENTITLED]) < self.terms.entitled_queue_max:
             ticket.line, ticket.reason = Place.ENTITLED, Reason.ENTITLED
         else:
@@ -416,10 +435,11 @@ class Scheduler:
         self._waiting_grains -= ticket.charge_grains
         self._loads.begin(ticket, replica)
         ticket.place = Place.RUNNING
+        ticket.waited_us = at - ticket.arrived_at
         tally = self._tallies[ticket.served]
         tally.admitted += 1
-        tally.queued += at > ticket.arrived_at
-        tally.waits_us.append(at - ticket.arrived_at)
+        tally.queued += ticket.waited_us > 0
+        tally.waits_us.append(ticket.waited_us)
         tally.serve(
             organization,
             Fraction(ticket.charge_grains, weight),
@@ -494,6 +514,9 @@ class Scheduler:
             return
         flow.level.refill(at)
         flow.level.credit(ticket.debited)
+        flow.pace.refill(at)
+        flow.pace.credit(ticket.paced_grains)
+        self._loans.give_back(flow.service_class, ticket.loan_grains)
 
     def _leave(self, ticket: Ticket, actual_mntu: int, at: int) -> None:
         """Free the replica of a running request and reconcile its charge."""

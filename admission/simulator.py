@@ -96,11 +96,14 @@ def terms_of(
     weights: WeightSchedule | None = None,
     certified_lots: int = 0,
     sequences_max: int | None = None,
+    context_tokens_max: int = 0,
 ) -> ClusterTerms:
     """Return what a scheduler has to know of a cluster.
 
-    `sequences_max` is that of the certification; without one it is the server's own.
+    `sequences_max` is that of the certification; without one it is the server's own. The longest
+    context is the grade's; without one it is all of the KV.
     """
+    longest = min(context_tokens_max or cluster.kv_tokens, cluster.kv_tokens)
     return ClusterTerms(
         replicas=cluster.replicas,
         chunk_tokens=cluster.chunk_tokens,
@@ -108,7 +111,18 @@ def terms_of(
         kv_tokens=cluster.kv_tokens,
         certified_lots=certified_lots,
         weights=weights or WeightSchedule(),
+        iteration_us=longest_iteration_us(
+            cluster, sequences=sequences_max or cluster.sequences_max, context_tokens_max=longest
+        ),
+        reorders_prefills=True,
+        context_tokens_max=longest,
     )
+
+
+def longest_iteration_us(cluster: Cluster, *, sequences: int, context_tokens_max: int) -> int:
+    """Return the iteration at full sequences, full KV and the longest context (RULEBOOK 7.6)."""
+    pairs = cluster.chunk_tokens * float(context_tokens_max)
+    return cluster.timing.iteration_us(cluster.chunk_tokens, pairs, sequences, cluster.kv_tokens)
 
 
 class Simulation:

@@ -6,10 +6,11 @@ sequences and KV tokens of a replica) is a sum over the tickets there.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from enum import IntEnum
 
 from admission.decisions import Reason, Request, ServiceClass
-from admission.levels import Level
+from admission.levels import BURST_US, Level, Window
 
 
 class Place(IntEnum):
@@ -44,12 +45,14 @@ class Ticket:
         "level_before",
         "line",
         "loan_grains",
+        "paced_grains",
         "place",
         "prefilling",
         "reason",
         "replica",
         "request",
         "served",
+        "waited_us",
     )
 
     def __init__(self, request: Request, *, at: int, charge_grains: int, kv_tokens: int) -> None:
@@ -64,6 +67,8 @@ class Ticket:
         """Which it stands in, or stood in before it ran."""
         self.loan_grains = 0
         """What its class lent it beyond its level."""
+        self.paced_grains = 0
+        """What of its prompt its flow's pace was debited."""
         self.flow: Flow | None = None
         self.served = ServiceClass.P3
         self.reason = Reason.PAY_AS_YOU_GO
@@ -71,16 +76,24 @@ class Ticket:
         self.level_after: int | None = None
         self.replica: int | None = None
         self.prefilling = False
+        self.waited_us = 0
+        """Until it ran."""
 
 
 class Flow:
     """One organization's rate in one class and the requests that wait for its level."""
 
-    __slots__ = ("level", "organization", "service_class", "waiting", "waiting_grains")
+    __slots__ = ("level", "organization", "pace", "service_class", "waiting", "waiting_grains")
 
-    def __init__(self, organization: int, service_class: ServiceClass, level: Level) -> None:
+    def __init__(
+        self, organization: int, service_class: ServiceClass, *, windows: Sequence[Window], at: int
+    ) -> None:
+        burst_us = BURST_US[service_class]
         self.organization = organization
         self.service_class = service_class
-        self.level = level
+        self.level = Level(windows=windows, at=at, burst_us=burst_us)
+        self.pace = Level(windows=windows, at=at, burst_us=burst_us)
+        """Debited the prompts of timed requests only, and never given back what a request did not
+        use: so what comes at once to a server is bounded, whatever estimates are corrected by."""
         self.waiting: deque[Ticket] = deque()
         self.waiting_grains = 0
