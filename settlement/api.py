@@ -12,7 +12,7 @@ from django.db.models import Q
 
 from marketplace import clock, contract, models, wire
 from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
-from settlement import delivery, ledger, margin
+from settlement import cash, delivery, ledger, margin
 from settlement import models as settlement_models
 from settlement import queries as settlement_queries
 
@@ -146,7 +146,7 @@ class ListLedger(Endpoint):
     def handle(self, call: Call) -> Listed[Item]:
         """Answer."""
         kind = self._KINDS[call.query.account]
-        rows = settlement_queries.ledger_entries(
+        rows = cash.ledger_entries(
             call.organization,
             kind=kind,
             before=call.page.number(),
@@ -427,6 +427,7 @@ class ListSettlements(Endpoint):
         short_ntu: str
         delivered_ntu: str
         released: str
+        covered: str
         refunded: str
         compensated: str
         settled_at: str
@@ -441,7 +442,7 @@ class ListSettlements(Endpoint):
         found = list(rows[: call.page.fetch])
         pools = _pools({row.allocation.cluster for row in found})
 
-        def show(row: settlement_models.IntervalSettlement) -> ListSettlements.Item:
+        def show(row: Any) -> ListSettlements.Item:
             allocation = row.allocation
             hour = clock.to_micros(allocation.starts_at)
             begins = hour + (row.interval - 1) * contract.INTERVAL
@@ -461,6 +462,7 @@ class ListSettlements(Endpoint):
                 short_ntu=wire.ntu_text(row.short_mntu),
                 delivered_ntu=wire.ntu_text(row.delivered_mntu),
                 released=wire.micros_text(row.released_micros),
+                covered=wire.micros_text(row.covered_micros),
                 refunded=wire.micros_text(row.refunded_micros),
                 compensated=wire.micros_text(row.compensated_micros),
                 settled_at=wire.moment_text(row.at),

@@ -2,7 +2,8 @@
 
 Three figures stand beside each other: the gateway's, by which it is settled, the seller's and the
 holder's. What cover has delivered its holder got and its seller did not deliver, so the gateway's
-figure is with it for the one and without it for the other. Beside them is what its intervals paid
+figure is with it for the one and without it for the other; of what was in escrow for it, whoever
+covered was paid `covered_micros`. Beside them is what its intervals paid
 and what later runs have added.
 """
 
@@ -33,12 +34,14 @@ class Delivery:
     """How many are settled."""
     available_mntu: int
     short_mntu: int
+    covered_mntu: int
     gateway_mntu: int
     seller_mntu: int | None
     holder_mntu: int | None
     is_different: bool
     """Whether a run has found that the figures do not agree."""
     released_micros: int
+    covered_micros: int
     refunded_micros: int
     compensated_micros: int
     corrected_delivery_micros: int
@@ -69,6 +72,7 @@ _DELIVERIES = """
     )
     SELECT chosen.id, holder, seller, cluster, chosen.grade, starts_at, lots, price_ticks,
            paid.intervals, paid.available_mntu, paid.short_mntu,
+           helped.mntu AS covered_mntu,
            CASE seller WHEN %(organization)s THEN metered.gateway_mntu - helped.mntu
            ELSE metered.gateway_mntu END AS gateway_mntu,
            (SELECT mntu FROM settlement_deliveryfigure said
@@ -79,7 +83,8 @@ _DELIVERIES = """
             ORDER BY said.id DESC LIMIT 1) AS holder_mntu,
            EXISTS (SELECT 1 FROM settlement_deliverydifference found
                    WHERE found.allocation_id = chosen.id) AS is_different,
-           paid.released_micros, paid.refunded_micros, paid.compensated_micros,
+           paid.released_micros, shared.covered_micros, paid.refunded_micros,
+           paid.compensated_micros,
            added.delivery AS corrected_delivery_micros,
            added.damages AS corrected_damages_micros,
            (SELECT count(*) FROM settlement_settlementrun run
@@ -106,6 +111,8 @@ _DELIVERIES = """
         WHERE report.allocation_id = chosen.id) metered,
     LATERAL (SELECT coalesce(sum(mntu), 0)::bigint AS mntu
              FROM settlement_deliverycover WHERE allocation_id = chosen.id) helped,
+    LATERAL (SELECT coalesce(sum(released_micros), 0)::bigint AS covered_micros
+             FROM settlement_coversettlement WHERE allocation_id = chosen.id) shared,
     LATERAL (
         SELECT coalesce(sum(delivery_micros), 0)::bigint AS delivery,
                coalesce(sum(damages_micros), 0)::bigint AS damages

@@ -20,7 +20,8 @@ class DeliveryOut(Answer):
 
     `gateway_ntu` is what it is settled by, `seller_ntu` and `holder_ntu` what the parties say, and
     `is_different` whether the day's run found that they do not agree. What later runs added is
-    signed: above zero it went to the holder.
+    signed: above zero it went to the holder. Others' standing offers have delivered `covered_ntu`
+    of it in the seller's stead, and were paid `covered` for it from the same escrow.
     """
 
     id: str
@@ -33,11 +34,13 @@ class DeliveryOut(Answer):
     intervals_settled: int
     available_ntu: str
     short_ntu: str
+    covered_ntu: str
     gateway_ntu: str
     seller_ntu: str | None
     holder_ntu: str | None
     is_different: bool
     released: str
+    covered: str
     refunded: str
     compensated: str
     corrected_delivery: str
@@ -398,11 +401,13 @@ def delivery_out(row: deliveries.Delivery, organization_id: int) -> DeliveryOut:
         intervals_settled=row.intervals,
         available_ntu=wire.ntu_text(row.available_mntu),
         short_ntu=wire.ntu_text(row.short_mntu),
+        covered_ntu=wire.ntu_text(row.covered_mntu),
         gateway_ntu=wire.ntu_text(row.gateway_mntu),
         seller_ntu=None if row.seller_mntu is None else wire.ntu_text(row.seller_mntu),
         holder_ntu=None if row.holder_mntu is None else wire.ntu_text(row.holder_mntu),
         is_different=row.is_different,
         released=wire.micros_text(row.released_micros),
+        covered=wire.micros_text(row.covered_micros),
         refunded=wire.micros_text(row.refunded_micros),
         compensated=wire.micros_text(row.compensated_micros),
         corrected_delivery=wire.micros_text(row.corrected_delivery_micros),

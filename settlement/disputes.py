@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import connection, transaction
+from django.db.models import F, Sum
 
 from marketplace import clock, contract, errors
 from settlement import models, planning, runs
@@ -23,7 +24,7 @@ from settlement import resettlement as rules
 DISPUTED_UNTIL = 2 * contract.DAY
 """How long before the last run disputes end, so that somebody can decide them."""
 DECIDED_ALONE_MICROS_MAX = 100_000_000
-"""What one operator may move by a decision: 100 USD."""
+"""What one operator may decide on, in money moved and in what cover was paid: 100 USD."""
 FIGURES_MAX = 20
 """How often a party may correct its figure of an allocation."""
 FIGURE_MNTU_MAX = 10**15
@@ -251,7 +252,11 @@ def _to_decide(dispute_id: int, operator_id: int) -> models.Dispute:
 
 
 def _moved(dispute: models.Dispute, available_mntu: int, short_mntu: int) -> int:
-    """Return what deciding so moves between the parties, back or forth, in micro-USD."""
+    """Return what deciding so moves between the parties, back or forth, in micro-USD.
+
+    What cover was paid in these intervals counts too: it was moved by the figures that are decided
+    on, though nothing takes it back.
+    """
     (found,) = runs.gather_hour(dispute.allocation)
     owed = runs.owed_with(
         found,
@@ -264,7 +269,10 @@ def _moved(dispute: models.Dispute, available_mntu: int, short_mntu: int) -> int
         due=owed[1],
         posted=found.posted,
     )
-    return abs(added.delivery) + abs(added.damages)
+    covered = models.CoverSettlement.objects.filter(
+        allocation=dispute.allocation_id, interval__in=dispute.intervals
+    ).aggregate(micros=Sum(F("released_micros") + F("excess_micros"), default=0))
+    return abs(added.delivery) + abs(added.damages) + int(covered["micros"])
 
 
 def _revise(dispute: models.Dispute, moment: datetime) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from django.db import connection
 
-from settlement import queries
+from settlement import cash
 from settlement.ledger import Code, Kind, cash_account
 
 ACCOUNTS = {Kind.CASH: "cash", Kind.ESCROW: "escrow", Kind.USAGE_HOLD: "usage_hold"}
@@ -236,9 +236,11 @@ def _part(organization_id: int, kind: Kind, since: datetime, until: datetime) ->
             {"account": account, "since": since, "until": until},
         )
         rows = cursor.fetchall()
+    balances = cash.balances_at(organization_id, kinds=[kind], since=since, until=until)
+    opening, closing = balances[kind]
     return Part(
         account=ACCOUNTS[kind],
-        opening_micros=queries.balance_at(organization_id, kind=kind, before=since),
+        opening_micros=opening,
         movements=tuple(
             Movement(
                 code=Code(code).name.lower(),
@@ -248,7 +250,7 @@ def _part(organization_id: int, kind: Kind, since: datetime, until: datetime) ->
             )
             for code, count, received, paid in rows
         ),
-        closing_micros=queries.balance_at(organization_id, kind=kind, before=until),
+        closing_micros=closing,
     )
 
 

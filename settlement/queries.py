@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
+from django.db.models import BigIntegerField, Exists, F, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
 
 from marketplace import clock, contract
 from marketplace.errors import NotFound, OutcomeUnknown
 from marketplace.models import Instrument
-from settlement import backlog, ledger, models
-from settlement.ledger import Kind
+from settlement import backlog, models
 
 INSTRUCTION_POLL_S = 0.015
 INSTRUCTION_TIMEOUT_S = 5.0
@@ -128,107 +128,6 @@ def wait_for_instruction(
 
 
 # Ledger
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerEntry:
-    """A transfer as one account sees it: `amount_micros` is signed, the balance is after it."""
-
-    sequence: int
-    at: datetime
-    code: int
-    amount_micros: int
-    balance_micros: int
-    cause: str
-    other_account: int
-
-
-def ledger_entries(
-    organization_id: int,
-    *,
-    kind: int = Kind.CASH,
-    before: int | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: int = 100,
-) -> list[LedgerEntry]:
-    """Return transfers of one cash account, the newest first, with the balance after each.
-
-    `before` is the sequence of the last entry of the page before.
-    """
-    account_id = ledger.cash_account(organization_id, kind)
-    one_side = """
-        (SELECT sequence, at, code, {sign}amount AS amount, cause, {other} AS other
-         FROM settlement_transfer
-         WHERE {side} = %(account)s AND chain = 'cash' AND phase IN (0, 2)
-           AND (%(before)s::bigint IS NULL OR sequence < %(before)s)
-           AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
-           AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
-         ORDER BY sequence DESC LIMIT %(limit)s)"""
-    received = one_side.format(sign="", side="credit_account", other="debit_account")
-    paid = one_side.format(sign="-", side="debit_account", other="credit_account")
-    values = {
-        "account": account_id,
-        "before": before,
-        "since": since,
-        "until": until,
-        "limit": limit,
-    }
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"{received} UNION ALL {paid} ORDER BY sequence DESC LIMIT %(limit)s",
-            values,
-        )
-        rows = cursor.fetchall()
-    if not rows:
-        return []
-    balance = balance_at(organization_id, kind=kind, sequence=rows[0][0])
-    entries = []
-    for sequence, at, code, amount, cause, other in rows:
-        entries.append(
-            LedgerEntry(
-                sequence=sequence,
-                at=at,
-                code=code,
-                amount_micros=amount,
-                balance_micros=balance,
-                cause=cause,
-                other_account=other,
-            )
-        )
-        balance -= amount
-    return entries
-
-
-def balance_at(
-    organization_id: int,
-    *,
-    kind: int = Kind.CASH,
-    sequence: int | None = None,
-    before: datetime | None = None,
-) -> int:
-    """Return a cash account's balance after a sequence, or before an instant; else now.
-
-    It is counted back from today's balance, since recent pages are read most.
-    """
-    account_id = ledger.cash_account(organization_id, kind)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT coalesce((SELECT credits - debits FROM settlement_account
-                             WHERE id = %(account)s), 0)
-                - coalesce((SELECT sum(amount) FROM settlement_transfer
-                            WHERE credit_account = %(account)s AND chain = 'cash'
-                              AND phase IN (0, 2)
-                              AND (sequence > %(sequence)s OR at >= %(before)s)), 0)
-                + coalesce((SELECT sum(amount) FROM settlement_transfer
-                            WHERE debit_account = %(account)s AND chain = 'cash'
-                              AND phase IN (0, 2)
-                              AND (sequence > %(sequence)s OR at >= %(before)s)), 0)
-            """,
-            {"account": account_id, "sequence": sequence, "before": before},
-        )
-        return int(cursor.fetchone()[0])
 
 
 def chain_sequence(chain: str) -> int:
@@ -444,11 +343,23 @@ def contiguous_hours(
 
 
 def settlements(organization_id: int) -> QuerySet[models.IntervalSettlement]:
-    """Return settled intervals of an organization, as holder or seller, the latest first."""
+    """Return settled intervals of an organization, as holder or seller, the latest first.
+
+    Each has `covered_micros`, what was paid to cover from its escrow.
+    """
+    covered = (
+        models.CoverSettlement.objects.filter(
+            allocation=OuterRef("allocation"), interval=OuterRef("interval")
+        )
+        .values("allocation")
+        .annotate(micros=Sum("released_micros"))
+        .values("micros")
+    )
     return (
         models.IntervalSettlement.objects.filter(
             Q(allocation__holder=organization_id) | Q(allocation__seller=organization_id)
         )
+        .annotate(covered_micros=Coalesce(Subquery(covered), 0, output_field=BigIntegerField()))
         .select_related("allocation")
         .order_by("-allocation__starts_at", "-interval", "-id")
     )

@@ -4,7 +4,7 @@ A statement has one part per cash account (cash, escrow, held for usage): the ba
 with, every transfer, grouped by what it was about and why, and the balance it closed with. Opening
 and closing are counted from the ledger apart from the lines, and a statement that does not add up
 is not shown. Beside the money stand the settled intervals with what was available, delivered,
-released, refunded and compensated: the same rows for the holder and for the seller.
+released, covered, refunded and compensated: the same rows for the holder and for the seller.
 """
 
 import csv
@@ -12,9 +12,10 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from marketplace import clock, contract, text, wire
-from settlement import ledger, models, queries
+from settlement import cash, ledger, models, queries
 from settlement.ledger import Code, Kind
 
 TRANSFERS_MAX = 100_000
@@ -74,6 +75,7 @@ class IntervalLine:
     short_mntu: int
     delivered_mntu: int
     released_micros: int
+    covered_micros: int
     refunded_micros: int
     compensated_micros: int
     at: datetime
@@ -102,8 +104,10 @@ def statement(
     :raises PeriodTooLong: when an account has more than `TRANSFERS_MAX` transfers in it.
     """
     assert since < until, "a period has a length"
+    balances = cash.balances_at(organization_id, kinds=KINDS, since=since, until=until)
     parts = tuple(
-        _account_part(organization_id, kind, since, until, trade_symbols) for kind in KINDS
+        _account_part(organization_id, kind, since, until, balances[kind], trade_symbols)
+        for kind in KINDS
     )
     return Statement(
         organization_id=organization_id,
@@ -150,18 +154,18 @@ def _account_part(
     kind: Kind,
     since: datetime,
     until: datetime,
+    balances: tuple[int, int],
     trade_symbols: TradeSymbols | None,
 ) -> AccountPart:
     """Return one account's part, which adds up."""
-    entries = queries.ledger_entries(
+    entries = cash.moved(
         organization_id, kind=kind, since=since, until=until, limit=TRANSFERS_MAX + 1
     )
     if len(entries) > TRANSFERS_MAX:
         raise PeriodTooLong(
             f"more than {TRANSFERS_MAX} transfers of organization {organization_id}"
         )
-    opening = queries.balance_at(organization_id, kind=kind, before=since)
-    closing = queries.balance_at(organization_id, kind=kind, before=until)
+    opening, closing = balances
     total = sum(entry.amount_micros for entry in entries)
     assert opening + total == closing, "a statement adds up"
     subjects = _subjects({entry.cause for entry in entries}, trade_symbols)
@@ -229,7 +233,7 @@ def _symbol(grade: str, starts_at: datetime) -> str:
 
 def _intervals(organization_id: int, since: datetime, until: datetime) -> Iterable[IntervalLine]:
     """Yield the intervals settled in the period, the earliest first."""
-    rows = queries.settlements(organization_id).filter(at__gte=since, at__lt=until)
+    rows: Any = queries.settlements(organization_id).filter(at__gte=since, at__lt=until)
     for row in rows.order_by("allocation__starts_at", "interval", "id"):
         lots = row.allocation
         is_holder = lots.holder == organization_id
@@ -244,6 +248,7 @@ def _intervals(organization_id: int, since: datetime, until: datetime) -> Iterab
             short_mntu=row.short_mntu,
             delivered_mntu=row.delivered_mntu,
             released_micros=row.released_micros,
+            covered_micros=row.covered_micros,
             refunded_micros=row.refunded_micros,
             compensated_micros=row.compensated_micros,
             at=row.at,

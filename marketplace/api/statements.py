@@ -60,6 +60,7 @@ class IntervalLine(Answer):
     short_ntu: str
     delivered_ntu: str
     released: str
+    covered: str
     refunded: str
     compensated: str
     settled_at: str
@@ -156,6 +157,7 @@ def _statement(organization_id: int, since: int, until: int) -> Statement:
                 short_ntu=wire.ntu_text(row.short_mntu),
                 delivered_ntu=wire.ntu_text(row.delivered_mntu),
                 released=wire.micros_text(row.released_micros),
+                covered=wire.micros_text(row.covered_micros),
                 refunded=wire.micros_text(row.refunded_micros),
                 compensated=wire.micros_text(row.compensated_micros),
                 settled_at=_text(row.at),

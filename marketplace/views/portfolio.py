@@ -11,8 +11,8 @@ from django.views.decorators.http import require_POST, require_safe
 from exchange import queries as exchange_queries
 from marketplace import clock, contract, forms, models, operations, wire
 from marketplace.views import instrument, once, shared
+from settlement import cash, statements
 from settlement import queries as settlement_queries
-from settlement import statements
 from settlement.ledger import Code
 
 FILLS_SHOWN = 50
@@ -59,7 +59,7 @@ def _portfolio(
                 "amount": entry.amount_micros,
                 "balance": entry.balance_micros,
             }
-            for entry in settlement_queries.ledger_entries(organization, limit=LEDGER_SHOWN)
+            for entry in cash.ledger_entries(organization, limit=LEDGER_SHOWN)
         ],
         "deposit_id": shared.fresh_id("page"),
         "deposit_amount": amount,

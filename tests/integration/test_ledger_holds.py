@@ -6,7 +6,8 @@ import pytest
 from django.db import Error, connection, transaction
 
 from marketplace import clock as market_clock
-from settlement import audit, models, posting, queries
+from settlement import audit, models, posting
+from settlement import cash as cash_queries
 from settlement.ledger import Code, Kind, Phase, cash_account
 from tests.integration.test_ledger import AT, FEES, OUTSIDE, balance, cash, move, post
 
@@ -226,7 +227,7 @@ def test_a_statement_of_an_account_is_continuous_and_ends_with_its_balance(funde
     for number in range(6):
         post(hold(f"h{number}", 20), move(cash(7), cash(8), 3))
         post(end(Phase.POST if number % 2 else Phase.VOID, f"h{number}", 20))
-    entries = queries.ledger_entries(7, limit=100)[::-1]
+    entries = cash_queries.ledger_entries(7, limit=100)[::-1]
     assert [entry.amount_micros for entry in entries] == [
         500,
         -3,
@@ -244,7 +245,7 @@ def test_a_statement_of_an_account_is_continuous_and_ends_with_its_balance(funde
         assert entry.balance_micros == before + entry.amount_micros
         before = entry.balance_micros
     assert before == balance(7) == 422
-    assert queries.balance_at(7, sequence=entries[3].sequence) == 474
+    assert cash_queries.balance_at(7, sequence=entries[3].sequence) == 474
 
 
 def test_fields_that_run_together_make_different_hashes() -> None:

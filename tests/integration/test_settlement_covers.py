@@ -6,14 +6,23 @@ from datetime import UTC, date, datetime
 import msgspec
 import pytest
 import valkey as valkey_client
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 
 from admission import cover
 from marketplace import audit as whole_audit
 from marketplace import clock as market_clock
 from marketplace import models as catalog
 from marketplace import months
-from settlement import deliveries, instructions, jobs, models, slots
+from settlement import (
+    deliveries,
+    disputes,
+    instructions,
+    jobs,
+    models,
+    queries,
+    slots,
+    statements,
+)
 from settlement.ledger import Code
 from tests import settling
 from tests.market import BUYER, GRADE, OTHER, SELLER, Market
@@ -159,12 +168,51 @@ def test_the_holder_got_what_its_seller_did_not_deliver(market, clock) -> None:
             allocation_id=1, party=party, mntu=said, at=market_clock.now()
         )
     (held,), (sold,) = (deliveries.deliveries(who) for who in (BUYER, SELLER))
+    for party in (held, sold):
+        assert (party.covered_mntu, party.covered_micros) == (COVERED, RELEASED)
+        paid = party.released_micros + party.covered_micros + party.refunded_micros
+        assert paid == 12 * PER_INTERVAL, "the whole escrow went somewhere"
+    assert not deliveries.deliveries(OTHER), "who covers is no party"
     assert (held.gateway_mntu, sold.gateway_mntu) == (USED + COVERED, USED)
     clock.set(FINAL_AT)
     settling.settle_all(market)
     assert not models.DeliveryDifference.objects.exists()
     assert transfers(Code.DELIVERY_CORRECTION, Code.DAMAGES_CORRECTION) == []
     assert violations() == []
+
+
+def test_what_cover_was_paid_shows_in_the_intervals_of_both_parties(market) -> None:
+    for who in (BUYER, SELLER):
+        covered = {row.interval: row.covered_micros for row in queries.settlements(who)}
+        assert covered == {number: RELEASED if number == BAD else 0 for number in range(1, 13)}
+        day = statements.statement(
+            who,
+            since=datetime(2026, 12, 1, tzinfo=UTC),
+            until=datetime(2026, 12, 2, tzinfo=UTC),
+        )
+        assert [one.covered_micros for one in day.intervals if one.covered_micros] == [RELEASED]
+
+
+def test_one_operator_decides_on_no_more_than_a_hundred_dollars_with_what_cover_was_paid(
+    market, clock, monkeypatch
+) -> None:
+    """That there was half more moves half of the refund and all damages; cover was paid beside."""
+    moved = PER_INTERVAL // 2 + DAMAGES + RELEASED + EXCESS
+    monkeypatch.setattr(disputes, "DECIDED_ALONE_MICROS_MAX", moved - 1)
+
+    def decide(operator: int) -> models.Dispute:
+        with transaction.atomic():
+            return disputes.uphold(
+                dispute_id=dispute.pk, operator_id=operator, available_mntu=WHOLE // 2,
+                short_mntu=0, reason="It served half", at=clock.at,
+            )  # fmt: skip
+
+    dispute = disputes.open_dispute(
+        organization_id=SELLER, allocation_id=1, intervals=[BAD], reason="We had half", at=clock.at
+    )
+    proposed = decide(901)
+    assert (proposed.state, proposed.moves_micros) == ("PROPOSED", moved)
+    assert decide(902).state == "UPHELD"
 
 
 def test_a_seller_that_claims_what_cover_delivered_differs(market, clock) -> None:

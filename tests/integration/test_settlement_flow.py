@@ -14,6 +14,7 @@ from marketplace import audit as whole_audit
 from marketplace import clock as market_clock
 from marketplace import contract
 from settlement import (
+    cash,
     instructions,
     jobs,
     kinds,
@@ -305,13 +306,13 @@ def test_a_suspended_interval_returns_the_escrow_and_nobody_is_short(market: Mar
 
 
 def test_the_ledger_of_an_account_pages_without_gaps_and_ends_at_its_balance(delivered) -> None:
-    whole = queries.ledger_entries(BUYER, limit=1000)
+    whole = cash.ledger_entries(BUYER, limit=1000)
     assert whole[0].balance_micros == queries.account(BUYER).cash_micros
     for newer, older in itertools.pairwise(whole):
         assert older.balance_micros == newer.balance_micros - newer.amount_micros
     assert whole[-1].balance_micros == whole[-1].amount_micros
     paged, before = [], None
-    while page := queries.ledger_entries(BUYER, before=before, limit=2):
+    while page := cash.ledger_entries(BUYER, before=before, limit=2):
         paged += page
         before = page[-1].sequence
     assert paged == whole

@@ -131,6 +131,7 @@ class Settlement(Model, frozen=True, kw_only=True):
     short_ntu: Decimal
     delivered_ntu: Decimal
     released: Decimal
+    covered: Decimal
     refunded: Decimal
     compensated: Decimal
     settled_at: datetime

@@ -29,11 +29,14 @@ class Delivery(Model, frozen=True, kw_only=True):
     intervals_settled: int
     available_ntu: Decimal
     short_ntu: Decimal
+    covered_ntu: Decimal
     gateway_ntu: Decimal
     seller_ntu: Decimal | None = None
     holder_ntu: Decimal | None = None
     is_different: bool
     released: Decimal
+    covered: Decimal
+    """What others were paid from the escrow for covering it."""
     refunded: Decimal
     compensated: Decimal
     corrected_delivery: Decimal
