@@ -1,10 +1,11 @@
 """A whole day of a grade settled again, by everything known at the time of the run.
 
 A run gathers its inputs anew: who was allocated what, the reports with what is known better since
-(`DeliveryRevision`), the index in force. It computes every interval by the same rules as the
-machine did, compares with all that was posted, and writes an instruction for each hour in which
-something differs: signed differences, never an edit. What was gathered and what was found are kept
-as hashes, so that two runs with equal inputs are seen to be equal; the second posts nothing.
+(`DeliveryRevision`), the index in force; lots of a package keep the package's own price (RULEBOOK
+4.7). It computes every interval by the same rules as the machine did, compares with all that was
+posted, and writes an instruction for each hour in which something differs: signed differences,
+never an edit. What was gathered and what was found are kept as hashes, so that two runs with equal
+inputs are seen to be equal; the second posts nothing.
 
 A run is one transaction, named by what it is about (`LLAMA70B/20261205/final`). Killed before it
 commits it has done nothing, and done again it writes the same bytes; afterwards it is found to be
@@ -202,7 +203,7 @@ def _gather(grade: str, since: datetime, until: datetime) -> Iterator[Found]:
     suspended = {(row["starts_at"], row["interval"]) for row in rows if row["is_suspended"]}
     prices = {
         starts_at: index_queries.index_price(grade, clock.to_micros(starts_at)).price_ticks
-        for starts_at in sorted({row["starts_at"] for row in rows})
+        for starts_at in sorted({row["starts_at"] for row in rows if not row["package"]})
     }
     parties = {row[side] for row in rows for side in ("holder", "seller")}
     groups = _groups(parties)
@@ -216,7 +217,7 @@ def _gather(grade: str, since: datetime, until: datetime) -> Iterator[Found]:
             holder=holder,
             seller=seller,
             lots=first["lots"],
-            price=prices[first["starts_at"]],
+            price=first["price"] if first["package"] else prices[first["starts_at"]],
             is_one_group=groups.get(holder, holder) == groups.get(seller, seller),
             intervals=tuple(
                 rules.Interval(
@@ -269,7 +270,7 @@ def _rows(grade: str, since: datetime, until: datetime) -> list[dict[str, Any]]:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT allocation.id, holder, seller, lots, price_ticks AS price, starts_at,
+            SELECT allocation.id, holder, seller, lots, price_ticks AS price, package, starts_at,
                    settled.interval, settled.next_mark_ticks AS next_mark,
                    coalesce(revision.available_mntu, report.available_mntu, 0) AS available,
                    coalesce(revision.short_mntu, report.short_mntu, 0) AS short,

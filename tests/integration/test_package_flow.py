@@ -9,7 +9,8 @@ from admission import queries as admission_queries
 from admission.decisions import ServiceClass
 from marketplace import clock as market_clock
 from marketplace.contract import DAY
-from settlement import audit, instructions, models, queries
+from settlement import audit, instructions, jobs, models, queries
+from tests import settling
 from tests.market import BUYER, CLUSTER, GRADE, OTHER, SELLER, Market, buy, sell
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -89,3 +90,42 @@ def test_a_package_is_bought_cut_and_delivered_beside_the_market(market: Market,
     assert rates == {ServiceClass.P1: 6, ServiceClass.P2: 19}
     assert queries.entitlements(OTHER, now=market_clock.now())[0].escrow_micros == 60 * 1_100 * 5
     assert [finding for finding in audit.run() if finding.violations] == []
+
+
+def test_a_days_run_computes_a_package_at_its_own_price(
+    market: Market, clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interval of package and market was refunded, each at its price: nothing differs later."""
+    monkeypatch.setattr(jobs, "ring", lambda queue: None)
+    starts_at = market_clock.now_micros() // DAY * DAY + DAY
+    market.instruct(
+        "buy:1",
+        instructions.BuyPackage(
+            listing=5,
+            seller=SELLER,
+            buyer=BUYER,
+            grade=GRADE,
+            starts_at=starts_at,
+            ends_at=starts_at + DAY,
+            lots=(0,) * 14 + (20,) + (0,) * 9,
+            p1_lots=(),
+            price_ticks=1_100,
+            list_price_ticks=1_200,
+        ),
+    )
+    clock.set("2026-12-01T12:01Z")
+    market.work()
+    market.execute(
+        sell(SELLER, 1_250, 10, "s1", instrument=NEXT_HOUR),
+        buy(BUYER, 1_250, 10, "b1", instrument=NEXT_HOUR),
+    )
+    with settling.only_settlements_kinds():
+        for at in ("2026-12-02T13:56Z", "2026-12-02T15:02Z", "2026-12-03T02:00:01Z"):
+            clock.set(at)
+            settling.settle_all(market)
+    refunded = models.IntervalSettlement.objects.filter(interval=settling.BAD).order_by("id")
+    assert [row.refunded_micros for row in refunded] == [5 * 1_250 * 10, 5 * 1_100 * 20]
+    run = models.SettlementRun.objects.get()
+    assert (run.kind, run.allocations) == ("FINAL", 2)
+    assert bytes(run.result_digest) == bytes(run.posted_digest)
+    assert not models.SettlementRunLine.objects.exists()
