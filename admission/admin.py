@@ -160,3 +160,39 @@ class MeterCursorAdmin(backoffice.ReadOnly):
 
     list_display = ("name", "xid", "number")
     ordering = ("name",)
+
+
+@admin.register(models.ReceiptWaiting)
+class ReceiptWaitingAdmin(backoffice.ReadOnly):
+    """Receipts that the log does not have yet."""
+
+    list_display = ("id", "organization_id", "cluster", "interval_starts_at")
+    ordering = ("interval_starts_at", "id")
+
+
+@admin.register(models.LogLeaf)
+class LogLeafAdmin(backoffice.ReadOnly):
+    """Leaves of the log of receipts."""
+
+    list_display = ("id", "name", "cluster", "interval_starts_at")
+    search_fields = ("=id", "=name")
+    ordering = ("-id",)
+    exclude = ("hash",)
+
+
+@admin.register(models.LogNode)
+class LogNodeAdmin(backoffice.ReadOnly):
+    """Complete subtrees of the log of receipts."""
+
+    list_display = ("id",)
+    ordering = ("-id",)
+    exclude = ("hash",)
+
+
+@admin.register(models.LogHead)
+class LogHeadAdmin(backoffice.ReadOnly):
+    """Signed heads of the log of receipts."""
+
+    list_display = ("at", "size", "signing_key")
+    ordering = ("-at",)
+    exclude = ("root", "signature")

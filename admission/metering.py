@@ -174,7 +174,11 @@ receipts AS (
     FROM json_to_recordset(%s::json) AS p(
         id uuid, hash text, issuer text, organization_id bigint, grade text, cluster bigint,
         class_requested text, sequence bigint, interval_starts_at bigint, public text,
-        private text, salt text, signature text))
+        private text, salt text, signature text)
+    RETURNING id, organization_id, cluster, interval_starts_at),
+waiting AS (
+    INSERT INTO admission_receiptwaiting (id, organization_id, cluster, interval_starts_at)
+    SELECT id, organization_id, cluster, interval_starts_at FROM receipts)
 INSERT INTO admission_usageevent (
     request_id, sequence, prompt_tokens, cached_tokens, output_tokens, reasoning_tokens, mntu,
     state, is_estimated, is_bounded, first_token_ms, per_token_us, at, number, xid)

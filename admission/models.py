@@ -3,9 +3,9 @@
 from django.db import models
 from django.db.models import Q
 
-from admission.proofs import GatewayKey, Receipt
+from admission.proofs import GatewayKey, LogHead, LogLeaf, LogNode, Receipt, ReceiptWaiting
 
-__all__ = ["GatewayKey", "Receipt"]
+__all__ = ["GatewayKey", "LogHead", "LogLeaf", "LogNode", "Receipt", "ReceiptWaiting"]
 
 
 class Request(models.Model):

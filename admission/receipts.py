@@ -98,7 +98,24 @@ class Receipt:
 
 def sealed(*, private: Part, salt: bytes) -> str:
     """Return the salted hash of a private part, hexadecimal."""
-    return hashlib.sha256(_SEALED + salt + canonical(private)).hexdigest()
+    return sealed_bytes(private=canonical(private), salt=salt)
+
+
+def sealed_bytes(*, private: bytes, salt: bytes) -> str:
+    """Return the same of a private part that is written already."""
+    return hashlib.sha256(_SEALED + salt + private).hexdigest()
+
+
+def part(written: str) -> Part:
+    """Return a part as it was written.
+
+    :raises NotCanonical: when it is not an object of strings.
+    """
+    found = json.loads(written)
+    _require_strings(found)
+    if not isinstance(found, dict):
+        raise NotCanonical("a part is an object")
+    return found
 
 
 def leaf_of(*, issuer: str, public: Part, sealed: str) -> bytes:

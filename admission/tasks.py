@@ -18,6 +18,7 @@ from admission import (
     reporting,
     shortfall,
     simulator,
+    transparency_log,
 )
 from marketplace import clock, contract
 from marketplace import models as catalog
@@ -30,6 +31,7 @@ from settlement.kinds import Claim, Kind
 METER_EVERY = 2 * contract.MICROS_PER_SECOND
 CERTIFY_LEASE_S = 120.0
 REVIEW_DAY_LEASE_S = 300.0
+GROW_LOG_LEASE_S = 120.0
 CERTIFY_WAIT_S = 20.0
 """How long a certification waits for the machine to take its result."""
 
@@ -114,6 +116,11 @@ def probe(claim: Claim) -> None:
     with transaction.atomic():
         jobs.fence(claim)
         outages.end(slot_at)
+
+
+def grow_log(slot: str, _at: int) -> None:
+    """Take receipts and keys into the log, and sign its head."""
+    transparency_log.grow(slots.read_instant(slot))
 
 
 def find_outages(slot: str, _at: int) -> None:
@@ -210,6 +217,14 @@ kinds.register(
         schedule=kinds.PerInterval(),
         handler=find_outages,
         after=kinds.REPORT_INTERVAL,
+    )
+)
+kinds.register(
+    Kind(
+        name="grow_log",
+        schedule=kinds.Every(period=contract.INTERVAL),
+        handler=grow_log,
+        lease_s=GROW_LOG_LEASE_S,
     )
 )
 kinds.register(

@@ -34,7 +34,7 @@ from marketplace import private_files
 BASE_DIR = Path(__file__).resolve().parent.parent
 PORTS = {"WEB_PORT": 8000, "GATEWAY_PORT": 8080, "CLUSTER_PORT": 8090}
 PORT_NAMES = {"WEB_PORT": "web", "GATEWAY_PORT": "gateway", "CLUSTER_PORT": "cluster"}
-SECRETS = ("SECRET_KEY", "KEY_PEPPER")
+SECRETS = ("SECRET_KEY", "KEY_PEPPER", "RECEIPTS_SECRET")
 APPLICATION_ROLE = "baseload_app"
 READY_TIMEOUT_S = 150
 LOCK_WAIT_S = 3.0

@@ -53,6 +53,8 @@ def _secret(name: str) -> str:
 
 
 SECRET_KEY = _secret("SECRET_KEY")
+RECEIPTS_SECRET = _secret("RECEIPTS_SECRET")
+"""What the root key of receipts is made of; it signs nothing else."""
 KEY_PEPPER = _secret("KEY_PEPPER")
 """Keys an HMAC over API keys, so that a dump of the database holds no usable key."""
 

@@ -209,4 +209,47 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('organization_id', 'grade', 'cluster', 'class_requested', 'sequence'), name='receipt_is_next_of_its_flow')],
             },
         ),
+        migrations.CreateModel(
+            name='ReceiptWaiting',
+            fields=[
+                ('id', models.UUIDField(primary_key=True, serialize=False)),
+                ('organization_id', models.BigIntegerField()),
+                ('cluster', models.BigIntegerField()),
+                ('interval_starts_at', models.DateTimeField()),
+            ],
+        ),
+        migrations.CreateModel(
+            name='LogLeaf',
+            fields=[
+                ('id', models.BigIntegerField(primary_key=True, serialize=False)),
+                ('hash', models.BinaryField(max_length=32, unique=True)),
+                ('name', models.CharField(max_length=48, unique=True)),
+                ('leaf', models.TextField()),
+                ('cluster', models.BigIntegerField(default=0)),
+                ('interval_starts_at', models.DateTimeField(null=True)),
+            ],
+            options={
+                'indexes': [models.Index(fields=['cluster', 'interval_starts_at', 'id'], name='leaf_by_interval')],
+            },
+        ),
+        migrations.CreateModel(
+            name='LogNode',
+            fields=[
+                ('id', models.BigIntegerField(primary_key=True, serialize=False)),
+                ('hash', models.BinaryField(max_length=32)),
+            ],
+        ),
+        migrations.CreateModel(
+            name='LogHead',
+            fields=[
+                ('at', models.DateTimeField(primary_key=True, serialize=False)),
+                ('size', models.BigIntegerField()),
+                ('root', models.BinaryField(max_length=32)),
+                ('signing_key', models.CharField(max_length=32)),
+                ('signature', models.BinaryField(max_length=64)),
+            ],
+            options={
+                'indexes': [models.Index(fields=['size'], name='head_by_size')],
+            },
+        ),
     ]

@@ -17,6 +17,7 @@ DECLARE
 BEGIN
     FOREACH v_table IN ARRAY ARRAY[
         'admission_request', 'admission_usageevent', 'admission_receipt', 'admission_gatewaykey',
+        'admission_logleaf', 'admission_lognode', 'admission_loghead',
         'admission_heartbeat', 'admission_probe', 'admission_poolinterval'] LOOP
         EXECUTE format(
             'CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %I'

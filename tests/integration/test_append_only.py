@@ -12,6 +12,7 @@ CHANGE = {
     "admission_metercursor": "moves on",
     "admission_meteredrequest": "grows until its request has ended",
     "admission_outage": "ends",
+    "admission_receiptwaiting": "is taken into the log",
     "exchange_auction": "is the present one",
     "exchange_head": "moves on",
     "exchange_order": "is filled",

@@ -75,6 +75,8 @@ OUTCOME = (  # accounts of capacity are named by owner and unit: their ids have 
     "SELECT cluster, slot_at, passed FROM admission_probe ORDER BY 1, 2",
     "SELECT cluster, began_at, ended_at, lots FROM admission_outage ORDER BY 1, 2",
     "SELECT cluster, state, lots FROM admission_certification ORDER BY 1",
+    "SELECT id, hash, leaf FROM admission_logleaf ORDER BY id",
+    "SELECT at, size, root FROM admission_loghead ORDER BY at",
     "SELECT sequence, state_digest FROM exchange_snapshot ORDER BY 1",
 )
 

@@ -259,6 +259,7 @@ def test_a_killed_gateway_loses_nothing_that_was_completed(unserved: Stage, tmp_
         "CLUSTER_PORT": str(unserved.cluster_port),
         "KEY_PEPPER": settings.KEY_PEPPER,
         "SECRET_KEY": settings.SECRET_KEY,
+        "RECEIPTS_SECRET": settings.RECEIPTS_SECRET,
     }
     process = subprocess.Popen([sys.executable, "-m", "config.serve", "gateway"], env=environment)
     try:

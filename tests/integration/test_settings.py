@@ -13,6 +13,7 @@ PRODUCTION = {
     "DEPLOYMENT": "production",
     "SECRET_KEY": "s" * 50,
     "KEY_PEPPER": "p" * 50,
+    "RECEIPTS_SECRET": "r" * 50,
     "PUBLIC_ORIGIN": "https://exchange.example",
     "DATABASE_URL": "postgresql://app:pw@db.example:6432/market?sslmode=require",
     "VALKEY_URL": "valkey://:pw@queue.example:6379/0",
@@ -69,6 +70,7 @@ def test_production_takes_its_servers_its_role_and_its_origin(tmp_path: Path) ->
     [
         ({"SECRET_KEY": ""}, "SECRET_KEY must be given in production"),
         ({"KEY_PEPPER": "short"}, "KEY_PEPPER must be given in production"),
+        ({"RECEIPTS_SECRET": ""}, "RECEIPTS_SECRET must be given in production"),
         ({"PUBLIC_ORIGIN": "http://exchange.example"}, "PUBLIC_ORIGIN must be an https:// origin"),
         ({"DATABASE_URL": ""}, "DATABASE_URL must be given in production"),
         ({"VALKEY_URL": ""}, "VALKEY_URL must be given in production"),
