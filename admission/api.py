@@ -147,7 +147,11 @@ class ListPools(Endpoint):
 
 
 class LiveClass(Answer):
-    """One class of a pool now: waits of its last requests, counts since its gateway started."""
+    """One class of a pool now: waits of its last requests, counts since its gateway started.
+
+    `bound_ms` is how late the first token of a timed request may be; null: no bound. `lag_ms` is
+    the worst of the last ones less the bound. While `is_bound_void`, they wait for memory.
+    """
 
     queue_length: int
     running: int
@@ -159,6 +163,9 @@ class LiveClass(Answer):
     shed: int
     spilled: int
     jain: float | None
+    bound_ms: int | None
+    is_bound_void: bool
+    lag_ms: int | None
 
 
 class Live(Answer):
@@ -272,6 +279,9 @@ def _live(row: queries.LivePool) -> Live:
                 shed=one.shed,
                 spilled=one.spilled,
                 jain=one.jain,
+                bound_ms=one.bound_ms,
+                is_bound_void=one.is_bound_void,
+                lag_ms=one.lag_ms,
             )
             for name, one in sorted(row.classes.items())
         },

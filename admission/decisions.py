@@ -20,6 +20,10 @@ class ServiceClass(IntEnum):
     P3 = 3
 
 
+FIRST_TOKEN_US = (500_000, 1_000_000, 2_000_000, 5_000_000)
+"""The targets of P0 to P3 in a grade that names none (RULEBOOK 7.5)."""
+
+
 class Overflow(StrEnum):
     """What becomes of a request that its flow's level does not cover."""
 
@@ -73,8 +77,8 @@ class ClusterTerms:
     """Whether a prompt of a higher class passes one that the server has read a part of."""
     context_tokens_max: int = 0
     """The longest prompt that the grade admits; 0 when only the KV limits it."""
-    first_token_us: tuple[int, int, int, int] = (500_000, 1_000_000, 2_000_000, 5_000_000)
-    """The target of each class for a prompt of no more than 4,096 tokens (RULEBOOK 7.5)."""
+    first_token_us: tuple[int, int, int, int] = FIRST_TOKEN_US
+    """The target of each class for a prompt of no more than 4,096 tokens."""
     entitled_queue_max: int = 1_024
     """Of each line of requests whose level is above zero."""
     shared_queue_max: int = 1_024

@@ -15,6 +15,8 @@ from fractions import Fraction
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
+from admission.decisions import ClusterTerms
+
 COUNTER_SCALE = 1_000
 """Counters are kept in thousandths, so that a division by a large weight does not vanish."""
 
@@ -72,13 +74,15 @@ class FairQueue(Generic[T]):
             return organization, queue[0]
         return None
 
-    def pop(self, *, charge: int, weight: int) -> T:
-        """Take the next request and move its organization's counter by charge over weight."""
-        head = self.peek()
-        assert head is not None, "only a queue that is not empty is popped"
-        organization, item = head
+    def heads(self) -> Iterator[tuple[int, T]]:
+        """Yield everybody who waits and its first request, who is next first."""
+        for _, organization in sorted((self._counters[each], each) for each in self._queues):
+            yield organization, self._queues[organization][0]
+
+    def pop(self, organization: int, *, charge: int, weight: int) -> T:
+        """Take an organization's first request and move its counter by charge over weight."""
         self._virtual = max(self._virtual, self._counters[organization])
-        self._queues[organization].popleft()
+        item = self._queues[organization].popleft()
         self._length -= 1
         self._drop_if_empty(organization)
         self.correct(organization, charge=charge, weight=weight)
@@ -102,6 +106,51 @@ class FairQueue(Generic[T]):
             del self._queues[organization]
         elif len(self._heap) > 64 + 4 * len(self._queues):
             self._heap = sorted((self._counters[o], o) for o in self._queues)
+
+
+class Shares:
+    """Who waits or runs in one line, by what weight, and the sequences and KV that each holds.
+
+    A flow holds at most its share of them, and one more, while another waits (RULEBOOK 7.7).
+    """
+
+    __slots__ = ("_held", "_total", "_weights")
+
+    def __init__(self) -> None:
+        self._weights: dict[int, int] = {}
+        self._total = 0
+        self._held: dict[int, tuple[int, int]] = {}
+
+    def join(self, organization: int, weight: int) -> None:
+        """Count an organization in, by the weight it has when it comes."""
+        if organization not in self._weights:
+            self._weights[organization] = weight
+            self._total += weight
+
+    def leave(self, organization: int) -> None:
+        """Count out an organization of which nothing waits, unless something still runs."""
+        if organization in self._weights and organization not in self._held:
+            self._total -= self._weights.pop(organization)
+
+    def begin(self, organization: int, kv_tokens: int) -> None:
+        """Note that a request runs."""
+        sequences, held = self._held.get(organization, (0, 0))
+        self._held[organization] = sequences + 1, held + kv_tokens
+
+    def end(self, organization: int, kv_tokens: int) -> None:
+        """Note that it runs no more."""
+        sequences, held = self._held.pop(organization)
+        if sequences > 1:
+            self._held[organization] = sequences - 1, held - kv_tokens
+
+    def is_over(self, organization: int, replicas: int, terms: ClusterTerms) -> bool:
+        """Whether an organization holds more than its share of so many replicas already."""
+        sequences, kv_tokens = self._held.get(organization, (0, 0))
+        part = replicas * self._weights[organization]
+        return (
+            sequences * self._total > terms.sequences_max * part
+            or kv_tokens * self._total > terms.kv_tokens * part
+        )
 
 
 def jain(shares: Iterable[Fraction | int]) -> Fraction:

@@ -1,12 +1,14 @@
 """What runs on the replicas of a cluster, and which of them takes the next request.
 
 A replica may take a request while it has sequences and KV tokens free. For one that is not timed
-its prefill backlog must also be below one chunk, and a long prompt waits while another such is read
-there (RULEBOOK 7.7): so a timed request finds no more than that before it. Of those that may, the
-one takes it that has least to read before it: of its own line and of those before.
+some of both are held back, its prefill backlog must also be below one chunk, and a long prompt
+waits while another such is read there (RULEBOOK 7.7): so a timed request finds no more than that
+before it. Of those that may, the one takes it that has least to read before it: of its own line and
+of those before.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from admission.decisions import ClusterTerms
 from admission.inspection import ReplicaReport
@@ -14,6 +16,14 @@ from admission.tickets import LINES, TIMED, Ticket
 
 LONG_PROMPT_TOKENS = 8_192
 """A replica reads one shared prompt beyond this length at a time (RULEBOOK 7.7)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBack:
+    """What of each replica is kept free for timed requests."""
+
+    sequences: int = 0
+    kv_tokens: int = 0
 
 
 class _Load:
@@ -50,7 +60,7 @@ class Loads:
         """Take a replica out, or back."""
         self._loads[replica].available = available
 
-    def least(self, ticket: Ticket, terms: ClusterTerms) -> int | None:
+    def least(self, ticket: Ticket, terms: ClusterTerms, held_back: HeldBack) -> int | None:
         """Return the least loaded replica that may take a request, the lowest number first."""
         is_timed, is_long = ticket.line in TIMED, _is_long(ticket)
         best: int | None = None
@@ -60,7 +70,7 @@ class Loads:
                 continue
             if load.sequences and load.kv_tokens + ticket.kv_tokens > terms.kv_tokens:
                 continue
-            if not is_timed and load.prefill_tokens >= terms.chunk_tokens:
+            if not is_timed and not _has_room_beside(load, ticket, terms, held_back):
                 continue
             if is_long and load.long_prefills:
                 continue
@@ -105,6 +115,19 @@ class Loads:
                 sequences=load.sequences,
                 kv_tokens=load.kv_tokens,
             )
+
+
+def _has_room_beside(load: _Load, ticket: Ticket, terms: ClusterTerms, held_back: HeldBack) -> bool:
+    """Whether a request that is not timed leaves those that are what they need."""
+    if load.prefill_tokens >= terms.chunk_tokens:
+        return False
+    if not load.sequences:
+        return True
+    sequences, kv_tokens = load.sequences + 1, load.kv_tokens + ticket.kv_tokens
+    return (
+        sequences + held_back.sequences <= terms.sequences_max
+        and kv_tokens + held_back.kv_tokens <= terms.kv_tokens
+    )
 
 
 def _is_long(ticket: Ticket) -> bool:

@@ -11,11 +11,15 @@ a lot is one grain a microsecond, and the bucket is kept in quarters of one, so 
 from collections.abc import Collection
 from fractions import Fraction
 
-from admission.decisions import ServiceClass
+from admission.decisions import ClusterTerms, ServiceClass
 from admission.latency_bound import Sold
 from admission.levels import LOAN_US
+from admission.loads import HeldBack
 from admission.tickets import Flow
 
+HELD_BACK_DIVISOR = 8
+"""Of the sequences and KV that what is sold would take, this part is kept free for it: while the
+other requests end in their turn, no more is needed than for what comes at once."""
 _QUARTERS = 4
 _NEVER = 1 << 62
 
@@ -101,6 +105,18 @@ class Loans:
             for each in ServiceClass
             if each is not ServiceClass.P3
         ]
+
+    def held_back(self, terms: ClusterTerms, flows: Collection[Flow], at: int) -> HeldBack:
+        """Return what of each replica is kept free: an eighth of what is sold of it."""
+        if not terms.certified_lots:
+            return HeldBack()
+        self._know_rates(flows, at)
+        sold = min(terms.certified_lots, sum(loan.lots for loan in self._loans.values()))
+        divisor = HELD_BACK_DIVISOR * terms.certified_lots
+        return HeldBack(
+            sequences=terms.sequences_max * sold // divisor,
+            kv_tokens=terms.kv_tokens * sold // divisor,
+        )
 
     def _know_rates(self, flows: Collection[Flow], at: int) -> None:
         if at >= self._known_until:

@@ -162,6 +162,9 @@ def live_of(pools: Pools, gateway: str) -> dict[str, bytes]:
                 shed=report.shed,
                 spilled=report.spilled,
                 jain=None if report.jain is None else float(report.jain),
+                bound_ms=None if report.bound_us is None else -(-report.bound_us // 1_000),
+                is_bound_void=report.is_bound_void,
+                lag_ms=None if report.lag_us is None else -(-report.lag_us // 1_000),
             )
             for each in ServiceClass
             for report in (seen.classes[each],)

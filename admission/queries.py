@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connection
 
 from admission import models, receipts
-from admission.decisions import ServiceClass
+from admission.decisions import FIRST_TOKEN_US, ServiceClass
 from admission.levels import Window
 from admission.live_cluster import ClusterConfig
 from admission.snapshot import Cluster, Grade, Hours, Offer, Snapshot, cluster_terms
@@ -141,8 +141,18 @@ def _cluster(row: catalog.Cluster, grade: catalog.Grade, at: int) -> Cluster:
             certified_lots=row.certified_lots,
             is_modelled=row.is_modelled,
             weights=_weights(grade),
+            context_tokens_max=grade.context_tokens_max,
+            first_token_us=_first_token_us(grade),
         ),
     )
+
+
+def _first_token_us(grade: catalog.Grade) -> tuple[int, int, int, int]:
+    match grade.first_token_ms:
+        case [p0, p1, p2, p3]:
+            return p0 * 1_000, p1 * 1_000, p2 * 1_000, p3 * 1_000
+        case _:
+            return FIRST_TOKEN_US
 
 
 def _usage_prices(hour: int) -> dict[str, int]:
@@ -393,6 +403,11 @@ class LiveClass(msgspec.Struct, frozen=True, kw_only=True):
     shed: int = 0
     spilled: int = 0
     jain: float | None = None
+    bound_ms: int | None = None
+    """How late the first token of a timed request may be (RULEBOOK 7.6)."""
+    is_bound_void: bool = False
+    lag_ms: int | None = None
+    """The worst of the last timed requests less the bound; below zero it was kept."""
 
 
 class LivePool(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,9 +27,9 @@ and after every `first_token`, `finish` and `abort`.
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from heapq import heappop, heappush
 
 from admission import latency_bound
+from admission.deadlines import Deadlines
 from admission.decisions import (
     ClusterTerms,
     Decision,
@@ -39,7 +39,7 @@ from admission.decisions import (
     Request,
     ServiceClass,
 )
-from admission.fairness import FairQueue
+from admission.fairness import FairQueue, Shares
 from admission.inspection import FlowReport, Inspection, Tally
 from admission.levels import (
     GRAINS_PER_MNTU,
@@ -82,9 +82,9 @@ class Scheduler:
         self._loans = Loans()
         self._idle_slots: Mapping[int, Sequence[Window]] = {}
         self._waiting_grains = 0
-        self._deadlines: list[tuple[int, int, str]] = []
-        self._arrivals = 0
+        self._deadlines = Deadlines()
         self._loads = Loads(terms.replicas)
+        self._shares = {place: Shares() for place in (Place.ENTITLED, Place.SHARED)}
         self._tallies = {each: Tally() for each in ServiceClass}
 
     def set_flow(
@@ -141,15 +141,29 @@ class Scheduler:
         decisions = self._shed_late(at)
         if self._waiting_flows:
             self._promote(at, decisions)
+        held_back = self._loans.held_back(self.terms, self._flows.values(), at)
         for place in LINES:
-            line = self._lines[place]
-            while (head := line.peek()) is not None:
-                _, ticket = head
-                replica = self._loads.least(ticket, self.terms)
+            while (ticket := self._next_of(place)) is not None:
+                replica = self._loads.least(ticket, self.terms, held_back)
                 if replica is None:
                     return decisions
                 decisions.append(self._run(ticket, replica, at))
         return decisions
+
+    def _next_of(self, place: Place) -> Ticket | None:
+        """Return who is next in a line; who holds more than its share only if all who wait do."""
+        line = self._lines[place]
+        head = line.peek()
+        if head is None:
+            return None
+        organization, ticket = head
+        shares = self._shares.get(place)
+        if shares is None or not shares.is_over(organization, self._loads.available, self.terms):
+            return ticket
+        for other, its_first in line.heads():
+            if not shares.is_over(other, self._loads.available, self.terms):
+                return its_first
+        return ticket
 
     def first_token(self, request_id: str, at: int) -> None:
         """Note that a request's prompt was read: its replica may be fed again."""
@@ -192,6 +206,8 @@ class Scheduler:
         ticket = self._tickets[request_id]
         assert ticket.place is Place.RUNNING, "a request ends where it runs"
         self._leave(ticket, actual_mntu, at)
+        if not ticket.request.output_tokens_max:
+            return
         organization = ticket.request.organization
         estimate = self._estimates.get(organization)
         if estimate is None:
@@ -221,7 +237,8 @@ class Scheduler:
 
     def next_wake(self, at: int) -> int | None:
         """Return when `dispatch` is due again if nothing else happens, or None."""
-        wake = self._first_deadline()
+        first = self._deadlines.first(self._tickets)
+        wake = None if first is None else first.deadline
         for flow in self._waiting_flows.values():
             flow.level.refill(at)
             ready_at = flow.level.ready_at()
@@ -357,8 +374,10 @@ class Scheduler:
         self._tickets[ticket.request.id] = ticket
         self._waiting_grains += ticket.charge_grains
         self._lines[ticket.line].push(organization, ticket)
+        if ticket.line in self._shares:
+            self._shares[ticket.line].join(organization, self._weight(ticket, at))
         self._tallies[ticket.served].wait(organization, at)
-        self._set_deadline(ticket, at + wait_us_max)
+        self._deadlines.set(ticket, at + wait_us_max)
 
     def _overflow(self, ticket: Ticket, flow: Flow | None, reason: Reason, at: int) -> Decision:
         """Do with a request that its level does not cover what its policy says."""
@@ -382,7 +401,7 @@ class Scheduler:
         flow.waiting.append(ticket)
         flow.waiting_grains += ticket.charge_grains
         self._waiting_flows[flow.organization, flow.service_class] = flow
-        self._set_deadline(ticket, at + self.terms.flow_wait_us_max)
+        self._deadlines.set(ticket, at + self.terms.flow_wait_us_max)
         return self._decide(ticket, Outcome.QUEUE, at)
 
     def _wait_shared(
@@ -430,8 +449,10 @@ class Scheduler:
         organization = ticket.request.organization
         weight = self._weight(ticket, at)
         line = self._lines[ticket.line]
-        taken = line.pop(charge=ticket.charge_grains, weight=weight)
-        assert taken is ticket, "the head of the line runs"
+        taken = line.pop(organization, charge=ticket.charge_grains, weight=weight)
+        assert taken is ticket, "the first of its organization runs"
+        if ticket.line in self._shares:
+            self._shares[ticket.line].begin(organization, ticket.kv_tokens)
         self._waiting_grains -= ticket.charge_grains
         self._loads.begin(ticket, replica)
         ticket.place = Place.RUNNING
@@ -463,33 +484,12 @@ class Scheduler:
     def _shed_late(self, at: int) -> list[Decision]:
         """Refuse what has waited as long as its line allows."""
         decisions = []
-        while (first := self._first_deadline()) is not None and first <= at:
-            _, _, request_id = heappop(self._deadlines)
-            ticket = self._tickets[request_id]
+        while (ticket := self._deadlines.first(self._tickets)) and ticket.deadline <= at:
             self._unqueue(ticket, at)
             self._tallies[ticket.served].queued += 1
             retry_after_us = max(RETRY_AFTER_US_DEFAULT, self._shared_wait_us())
             decisions.append(self._shed(ticket, Reason.WAITED_TOO_LONG, at, retry_after_us))
         return decisions
-
-    def _set_deadline(self, ticket: Ticket, deadline: int) -> None:
-        ticket.deadline = deadline
-        self._arrivals += 1
-        heappush(self._deadlines, (deadline, self._arrivals, ticket.request.id))
-
-    def _first_deadline(self) -> int | None:
-        """Return the earliest deadline of a request that still waits."""
-        while self._deadlines:
-            deadline, _, request_id = self._deadlines[0]
-            ticket = self._tickets.get(request_id)
-            if (
-                ticket is not None
-                and ticket.place is not Place.RUNNING
-                and ticket.deadline == deadline
-            ):
-                return deadline
-            heappop(self._deadlines)
-        return None
 
     # Ending
 
@@ -509,6 +509,8 @@ class Scheduler:
         line.remove(organization, ticket)
         if not line.waiting(organization):
             self._tallies[ticket.served].leave(organization)
+            if ticket.line in self._shares:
+                self._shares[ticket.line].leave(organization)
         self._waiting_grains -= ticket.charge_grains
         if flow is None:
             return
@@ -522,6 +524,11 @@ class Scheduler:
         """Free the replica of a running request and reconcile its charge."""
         self._loads.end(ticket)
         del self._tickets[ticket.request.id]
+        if (shares := self._shares.get(ticket.line)) is not None:
+            organization = ticket.request.organization
+            shares.end(organization, ticket.kv_tokens)
+            if not self._lines[ticket.line].waiting(organization):
+                shares.leave(organization)
         self._recharge(ticket, actual_mntu * GRAINS_PER_MNTU, at)
 
     def _recharge(self, ticket: Ticket, grains: int, at: int) -> None:

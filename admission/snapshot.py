@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from admission import cluster as physics
-from admission.decisions import ClusterTerms, ServiceClass
+from admission import simulator
+from admission.decisions import FIRST_TOKEN_US, ClusterTerms, ServiceClass
 from admission.levels import Window
 from marketplace import contract
 
@@ -106,6 +107,8 @@ def cluster_terms(
     certified_lots: int,
     is_modelled: bool,
     weights: contract.WeightSchedule,
+    context_tokens_max: int = 0,
+    first_token_us: tuple[int, int, int, int] = FIRST_TOKEN_US,
 ) -> ClusterTerms:
     """Return what a cluster can take, by the model of its hardware."""
     hardware = physics.Cluster(
@@ -116,6 +119,13 @@ def cluster_terms(
         replicas=replicas,
     )
     is_known = physics.problem(hardware) is None
+    iteration_us = 0
+    if is_known:
+        iteration_us = simulator.longest_iteration_us(
+            hardware,
+            sequences=hardware.sequences_max,
+            context_tokens_max=context_tokens_max or hardware.kv_tokens,
+        )
     return ClusterTerms(
         replicas=replicas,
         chunk_tokens=hardware.chunk_tokens,
@@ -123,4 +133,8 @@ def cluster_terms(
         kv_tokens=hardware.kv_tokens if is_known and is_modelled else LIVE_KV_TOKENS,
         certified_lots=certified_lots,
         weights=weights,
+        iteration_us=iteration_us,
+        reorders_prefills=is_modelled,
+        context_tokens_max=context_tokens_max,
+        first_token_us=first_token_us,
     )

@@ -19,7 +19,11 @@ from admission.inspection import ClassReport
 from admission.metering import UsageRow
 from admission.pools import Pool, Pools
 
-OPERATIONS = {dialect.CHAT: "chat", dialect.COMPLETIONS: "text_completion"}
+OPERATIONS = {
+    dialect.CHAT: "chat",
+    dialect.COMPLETIONS: "text_completion",
+    dialect.EMBEDDINGS: "embeddings",
+}
 """`gen_ai.operation.name` of a path."""
 PROVIDER = "baseload"
 _LABELS = (
@@ -129,6 +133,16 @@ class _PoolGauges(Collector):
             "Jain's index of flows that waited through the last ten seconds.",
             labels=of_class,
         )
+        bound = GaugeMetricFamily(
+            "baseload_pool_bound_seconds",
+            "How late the first token of a timed request may be.",
+            labels=of_class,
+        )
+        lag = GaugeMetricFamily(
+            "baseload_pool_lag_seconds",
+            "The worst first token of the last timed requests less the bound.",
+            labels=of_class,
+        )
         utilisation = GaugeMetricFamily(
             "baseload_pool_utilisation", "Share of the sequences in use.", labels=["pool"]
         )
@@ -154,13 +168,17 @@ class _PoolGauges(Collector):
                     decided.add_metric([*labels, outcome], count)
                 if report.jain is not None:
                     fairness.add_metric(labels, float(report.jain))
+                if report.bound_us is not None:
+                    bound.add_metric(labels, report.bound_us / 1e6)
+                if report.lag_us is not None:
+                    lag.add_metric(labels, report.lag_us / 1e6)
             sequences = sum(replica.sequences for replica in seen.replicas)
             kv_tokens = sum(replica.kv_tokens for replica in seen.replicas)
             utilisation.add_metric([name], sequences / (terms.replicas * terms.sequences_max))
             memory.add_metric([name], kv_tokens / (terms.replicas * terms.kv_tokens))
             replicas.add_metric([name], sum(replica.available for replica in seen.replicas))
             reachable.add_metric([name], float(not pool.is_ejected))
-        yield from (waiting, running, waits, decided, fairness)
+        yield from (waiting, running, waits, decided, fairness, bound, lag)
         yield from (utilisation, memory, replicas, reachable)
 
 

@@ -86,6 +86,8 @@ def _classes(
                 "shed": now.shed if now else None,
                 "spilled": now.spilled if now else None,
                 "jain": None if now is None or now.jain is None else round(now.jain, 4),
+                "bound_ms": now.bound_ms if now else None,
+                "lag_ms": now.lag_ms if now else None,
                 "utilisation": _utilisation(live),
             }
         )

@@ -221,6 +221,41 @@ def test_a_replica_reads_one_long_shared_prompt_at_a_time() -> None:
     assert [each.request_id for each in scheduler.dispatch(at)] == ["second"]
 
 
+def test_sequences_and_memory_are_held_back_for_what_is_sold() -> None:
+    """Half of the cluster is sold, so a sixteenth of each replica is not for P3."""
+    sold = {"certified_lots": 120, "sequences_max": 32, "kv_tokens": 16_000, "chunk_tokens": 65_536}
+    scheduler = classes({Class.P2: 60}, **sold)
+    at = 10 * SECOND
+    for number in range(40):
+        made = request(number, 2, service_class=Class.P3, prompt_tokens=1, output_tokens_max=1)
+        scheduler.arrive(made, at)
+    assert len(scheduler.dispatch(at)) == 30
+    for number in range(3):
+        made = request(f"t{number}", 12, prompt_tokens=1, output_tokens_max=1)
+        assert scheduler.arrive(made, at).reason is Reason.TIMED
+    assert [each.request_id for each in scheduler.dispatch(at)] == ["t0", "t1"]
+    scheduler = classes({Class.P2: 60}, **sold)
+    for number in range(3):
+        made = request(number, 2, service_class=Class.P3, prompt_tokens=7_500, output_tokens_max=1)
+        scheduler.arrive(made, at)
+    assert len(scheduler.dispatch(at)) == 1, "15,000 of 16,000 tokens, of which 1,000 are kept"
+
+
+def test_who_holds_more_than_its_share_lets_others_pass_but_leaves_nothing_idle() -> None:
+    scheduler = Scheduler(terms(sequences_max=8, chunk_tokens=65_536))
+    p3 = {"service_class": Class.P3, "prompt_tokens": 1_000, "output_tokens_max": 1}
+    for number in range(10):
+        scheduler.arrive(request(number, 1, **p3), 0)
+    assert len(scheduler.dispatch(0)) == 8, "nobody else waits"
+    for number in range(4):
+        scheduler.arrive(request(f"b{number}", 2, **p3 | {"prompt_tokens": 3_000}), 0)
+    served = []
+    for name in "0123":
+        scheduler.finish(name, actual_mntu=1_004_000, output_tokens=1, at=0)
+        served += [each.request_id for each in scheduler.dispatch(0)]
+    assert served == ["b0", "b1", "b2", "8"], "it is next after b0, but holds more than four"
+
+
 def test_entitled_requests_run_before_those_that_came_first_at_p3() -> None:
     scheduler = entitled(chunk_tokens=1_000)
     for number in range(3):
@@ -360,7 +395,7 @@ def test_two_who_both_wait_are_served_alike(charges, weights) -> None:
     while queue.waiting(1) and queue.waiting(2):
         organization, charge = queue.peek()
         weight = weights[organization - 1]
-        queue.pop(charge=charge, weight=weight)
+        queue.pop(organization, charge=charge, weight=weight)
         served[organization] += Fraction(charge, weight)
         assert abs(served[1] - served[2]) <= bound
 

@@ -105,6 +105,9 @@ class PoolClass(Model, frozen=True, kw_only=True):
     shed: int
     spilled: int
     jain: float | None = None
+    bound_ms: int | None = None
+    is_bound_void: bool = False
+    lag_ms: int | None = None
 
 
 class PoolNow(Model, frozen=True, kw_only=True):
