@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from exchange import events
 from exchange.machine import damages, proceeds, waterfall
-from exchange.machine.records import Allocation
+from exchange.machine.records import Allocation, Hour
 from exchange.machine.state import State
 from marketplace import contract
 from settlement import delivery, instructions
@@ -54,6 +54,7 @@ def is_possible(state: State, allocation: Allocation, line: instructions.Deliver
 
 def release(
     state: State,
+    hour: Hour,
     allocation: Allocation,
     interval: int,
     line: instructions.DeliveryLine,
@@ -72,7 +73,7 @@ def release(
             cause,
         )
         waterfall.repay(state, seller, amount, cause)
-        proceeds.lock(state, seller, amount, state.at)
+        proceeds.lock(state, seller, amount, hour.starts_at)
         due = delivery.cover_excess(
             delivery.Cover(cover.price_ticks, cover.mntu), price=allocation.price
         )
@@ -98,7 +99,7 @@ def settle(state: State, month: damages.MonthOf, interval: int, covered: Iterabl
         )
         damages.note_paid(failing, month, sum(amounts))
         for each, amount in zip(own, amounts, strict=True):
-            proceeds.lock(state, state.accounts[each.line.seller], amount, state.at)
+            proceeds.lock(state, state.accounts[each.line.seller], amount, month.hour_starts_at)
             paid[each.allocation.id, each.line.offer] = amount
     for each in known:
         cover = each.line

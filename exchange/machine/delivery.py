@@ -413,7 +413,7 @@ def _pay_interval(
         proceeds.lock(state, seller, legs.released, hour.starts_at)
         waterfall.repay(state, holder, legs.refunded, cause)
         if helpers:
-            covered += covers.release(state, allocation, order.interval, line, legs)
+            covered += covers.release(state, hour, allocation, order.interval, line, legs)
         paid_out = legs.released + legs.refunded + sum(legs.covered)
         hour.entitlements[allocation.entitlement].escrow -= paid_out
         settled.append((allocation, line, legs))
@@ -471,6 +471,7 @@ def _compensate(
         )
         for (allocation, _), amount in zip(own, amounts, strict=True):
             paid[allocation.id] = amount
+            proceeds.lock(state, state.accounts[allocation.holder], amount, month.hour_starts_at)
     return paid
 
 

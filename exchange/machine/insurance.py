@@ -15,7 +15,16 @@ a cluster of a grade keeps its cover, which pays it nothing while it has one.
 from collections.abc import Iterator, Mapping
 
 from exchange import events, insurance_events
-from exchange.machine import coverage, listing, marks, premiums, sessions, waterfall, withdrawals
+from exchange.machine import (
+    coverage,
+    listing,
+    marks,
+    premiums,
+    proceeds,
+    sessions,
+    waterfall,
+    withdrawals,
+)
 from exchange.machine.records import Hour
 from exchange.machine.state import Account, Instrument, State
 from exchange.reasons import Close, Refuse
@@ -186,6 +195,8 @@ def _pay(
     waterfall.settle(state, payments, code, cause)
     for number in sorted(payments):
         mntu = tokens.get(number, 0)
+        if interval:  # Compensation of an interval, which a run may still find to be too much.
+            proceeds.lock(state, state.accounts[number], payments[number], starts_at)
         _tell(state, book, starts_at, interval, number, mntu, payments[number], price)
 
 

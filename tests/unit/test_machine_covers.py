@@ -145,3 +145,25 @@ def test_a_report_of_impossible_cover_is_refused_and_changes_nothing(covers) -> 
     floor = closed()
     assert settle(floor, 0, 0, *covers) == "invalid_report"
     assert floor.moved() == []
+
+
+def test_what_cover_is_paid_after_midnight_is_of_the_day_it_was_delivered_on() -> None:
+    floor = Floor("18:00")
+    floor.account(SELLER, certified=100)
+    floor.account(BUYER)
+    floor.account(HELPER, certified=100)
+    floor.sell(SELLER, 40, PRICE, instrument=f"{GRADE}.H.20251205T23Z")
+    floor.buy(BUYER, 40, PRICE, instrument=f"{GRADE}.H.20251205T23Z")
+    floor.to("+1 00:01")
+    line = instructions.DeliveryLine(1, 0, 0, 0, (cover(HELPER, 1_500, 40_000),))
+    assert (
+        floor.instruct(
+            instructions.SettleInterval(
+                grade=GRADE, hour_starts_at=hour("23"), interval=12, lines=(line,)
+            )
+        )
+        is None
+    )
+    assert floor.view(HELPER).locked == 50_000 + 10_000
+    floor.to("+1 02:00")
+    assert floor.view(HELPER).locked == 0

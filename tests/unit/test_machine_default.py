@@ -373,6 +373,27 @@ def test_proceeds_can_be_withdrawn_two_hours_into_the_next_day() -> None:
     assert floor.view(SELLER).withdrawable == floor.view(SELLER).available
 
 
+def test_compensation_can_be_withdrawn_when_its_day_is_final_and_a_refund_at_once() -> None:
+    """A quarter of the price of what was missed, 62,500; the whole 250,000 is the buyer's own."""
+    floor = Floor("13:00")
+    floor.account(SELLER, certified=100)
+    floor.account(BUYER)
+    floor.sell(SELLER, 40, 1_250)
+    floor.buy(BUYER, 40, 1_250)
+    floor.to("19:55")
+    (allocated,) = floor.of(events.Allocated)
+    before = floor.view(BUYER)
+    floor.settle("20", 1, {allocated.allocation: (0, 200_000)})
+    after = floor.view(BUYER)
+    assert after.cash == before.cash + 250_000 + 62_500
+    assert after.locked == 62_500
+    assert after.withdrawable == before.withdrawable + 250_000
+    floor.to("+1 01:59")
+    assert floor.view(BUYER).locked == 62_500
+    floor.to("+1 02:00")
+    assert floor.view(BUYER).withdrawable == floor.view(BUYER).available
+
+
 def test_a_snapshot_in_the_middle_of_calls_and_debts_restores_them() -> None:
     initial = 60 * HOURS_OF_MONTH * 50 * 1_250 // 20
     floor = short(cash=initial)
