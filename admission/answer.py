@@ -105,6 +105,20 @@ def usage_of(chunk: dict[str, Any]) -> Usage | None:
     return Usage(prompt=counts[0], cached=counts[1], output=counts[2], reasoning=counts[3])
 
 
+def embeddings(body: bytes, count: int) -> tuple[dict[str, Any], Usage | None]:
+    """Return an answer that is vectors, one for each input, and the usage it claims.
+
+    :raises Garbled: when it is something else.
+    """
+    found = decode(body)
+    data = found.get("data")
+    if not isinstance(data, list) or len(data) != count:
+        raise Garbled("there is not one embedding for each input")
+    if not all(isinstance(one, dict) and one.get("embedding") for one in data):
+        raise Garbled("an embedding is missing")
+    return found, usage_of(found)
+
+
 def is_finishing(chunk: dict[str, Any]) -> bool:
     """Whether some choice ends in this chunk."""
     return any(choice.get("finish_reason") for choice in chunk.get("choices") or ())

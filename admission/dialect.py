@@ -23,8 +23,14 @@ MODEL_LENGTH_MAX = 120
 TIERS = {"auto": "", "default": "", "priority": "P1", "flex": "P3"}
 """The class that a `service_tier` asks for; empty is the key's own."""
 TIER_OF_CLASS = {"P0": "priority", "P1": "priority", "P2": "default", "P3": "flex"}
-CHAT, COMPLETIONS = "chat/completions", "completions"
-_LIMITS = {CHAT: ("max_completion_tokens", "max_tokens"), COMPLETIONS: ("max_tokens",)}
+INPUTS_MAX = 2_048
+"""Texts of one request for embeddings."""
+CHAT, COMPLETIONS, EMBEDDINGS = "chat/completions", "completions", "embeddings"
+_LIMITS = {
+    CHAT: ("max_completion_tokens", "max_tokens"),
+    COMPLETIONS: ("max_tokens",),
+    EMBEDDINGS: (),
+}
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "requests"}
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -69,7 +75,7 @@ class Call:
     """What a request asks for, as far as the gateway has to know."""
 
     path: str
-    """`chat/completions` or `completions`."""
+    """`chat/completions`, `completions` or `embeddings`."""
     body: dict[str, Any]
     model: str
     is_stream: bool
@@ -78,7 +84,7 @@ class Call:
     choices: int
     """Choices times prompts: how many outputs are generated."""
     output_tokens_max: int | None
-    """Per output, as asked; None when the caller set no limit."""
+    """Per output, as asked; None when the caller set no limit, 0 where nothing is generated."""
     tier_class: str
     prompt_bytes: int
     messages: int
@@ -98,6 +104,8 @@ def parse(path: str, body: bytes) -> Call:
     if not isinstance(model, str) or not 0 < len(model) <= MODEL_LENGTH_MAX:
         raise Refused("You must provide a model.", code="missing_required_parameter", param="model")
     is_stream = _boolean(fields, "stream")
+    if is_stream and path == EMBEDDINGS:
+        raise _invalid("stream", "false: embeddings are not streamed")
     options = fields.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise _invalid("stream_options", "an object")
@@ -109,8 +117,12 @@ def parse(path: str, body: bytes) -> Call:
         messages, images = _messages(fields)
         prompts = 1
         said: Any = [fields["messages"], fields.get("tools"), fields.get("response_format")]
+    elif path == EMBEDDINGS:
+        prompts = 1
+        messages = _prompts(fields, "input", most=INPUTS_MAX)
+        said = fields["input"]
     else:
-        prompts = _prompts(fields)
+        prompts = _prompts(fields, "prompt", most=CHOICES_MAX)
         said = fields["prompt"]
     choices = _integer(fields, "n", low=1, high=CHOICES_MAX, default=1) * prompts
     if choices > CHOICES_MAX:
@@ -141,7 +153,7 @@ def upstream_body(
     cache_salt: str,
     is_extended: bool,
 ) -> bytes:
-    """Return the body that goes upstream: always streamed, with usage in every chunk.
+    """Return the body that goes upstream: a completion is streamed, with usage in every chunk.
 
     `is_extended` says that the upstream knows the fields OpenAI does not have.
     """
@@ -149,13 +161,14 @@ def upstream_body(
     for owned in ("service_tier", "priority", "cache_salt", "request_id"):
         body.pop(owned, None)
     body["model"] = model
-    body["stream"] = True
-    body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    # Every name of the limit says the same, so that whichever the upstream heeds is what is billed.
-    limits = [name for name in _LIMITS[call.path] if body.get(name) is not None]
-    for name in _LIMITS[CHAT]:
-        body.pop(name, None)
-    body |= dict.fromkeys(limits or ["max_tokens"], output_tokens_max)
+    if call.path != EMBEDDINGS:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+        # Every name of the limit says the same: whichever the upstream heeds is what is billed.
+        limits = [name for name in _LIMITS[call.path] if body.get(name) is not None]
+        for name in _LIMITS[CHAT]:
+            body.pop(name, None)
+        body |= dict.fromkeys(limits or ["max_tokens"], output_tokens_max)
     if is_extended:
         body |= {"priority": priority, "request_id": request_id, "cache_salt": cache_salt}
     return msgspec.json.encode(body)
@@ -219,25 +232,27 @@ def _is_image(part: object) -> bool:
     return "image_url" in part
 
 
-def _prompts(fields: Mapping[str, Any]) -> int:
-    """Return how many prompts a completion has; each is a text or a list of token ids."""
-    prompt = fields.get("prompt")
+def _prompts(fields: Mapping[str, Any], name: str, *, most: int) -> int:
+    """Return how many prompts a request has; each is a text or a list of token ids."""
+    prompt = fields.get(name)
     if isinstance(prompt, str):
         return 1
     if isinstance(prompt, list) and prompt:
         if all(type(token) is int for token in prompt):
             return 1
-        if len(prompt) <= CHOICES_MAX and all(
+        if len(prompt) <= most and all(
             isinstance(each, str)
             or (isinstance(each, list) and each and all(type(token) is int for token in each))
             for each in prompt
         ):
             return len(prompt)
-    raise _invalid("prompt", f"a text, token ids, or at most {CHOICES_MAX} of them")
+    raise _invalid(name, f"a text, token ids, or at most {most} of them")
 
 
 def _output_limit(path: str, fields: Mapping[str, Any]) -> int | None:
     """Return the caller's limit of tokens per output."""
+    if path == EMBEDDINGS:
+        return 0
     limits = [
         _integer(fields, name, low=1, high=1 << 31, default=0)
         for name in _LIMITS[path]

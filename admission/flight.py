@@ -26,6 +26,8 @@ from marketplace import clock, errors
 HANG_UP_WAIT_S = 10.0
 """How long an upstream may take to stop after a hang-up and to say what it generated; the caller
 has gone and waits for nothing."""
+EMBEDDINGS_BYTES_MAX = 256 * 1_024 * 1_024
+"""2,048 vectors of 4,096 numbers, written out, are some 170 MB."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -109,6 +111,8 @@ class Flight:
         self._reader = EventReader()
         self._assembly = None if ask.call.is_stream else Assembly()
         self._last_chunk: dict[str, Any] | None = None
+        self._whole = b""
+        """An answer that is not streamed, as it goes to the caller."""
         self._recorded: asyncio.Future[None] | None = None
         self._state = ""
         """How it ended, once it has."""
@@ -135,7 +139,10 @@ class Flight:
         opened: upstream.Answer | None = None
         try:
             opened = await asyncio.shield(opening)
-            await self._relay(opened)
+            if self._ask.call.path == dialect.EMBEDDINGS:
+                await self._take_in(opened)
+            else:
+                await self._relay(opened)
         except asyncio.CancelledError:
             await self._hang_up(opening)
             raise
@@ -163,9 +170,31 @@ class Flight:
             cache_salt=f"organization-{ask.organization}",
             is_extended=cluster.is_modelled,
         )
-        return await self._client.open(cluster.endpoint, ask.call.path, body, self._id)
+        kind = upstream.JSON if ask.call.path == dialect.EMBEDDINGS else upstream.EVENT_STREAM
+        return await self._client.open(cluster.endpoint, ask.call.path, body, self._id, kind=kind)
 
-    # While it streams
+    # While it comes
+
+    async def _take_in(self, opened: upstream.Answer) -> None:
+        """Take an answer that is not streamed in, whole, and keep it until the end is recorded."""
+        body = bytearray()
+        async for packet in opened.packets():
+            body += packet
+            if len(body) > EMBEDDINGS_BYTES_MAX:
+                raise Garbled("the answer is too long")
+        self.meter.streamed_bytes = len(body)
+        found, usage = answer.embeddings(bytes(body), self._ask.call.messages)
+        # Until here the caller has seen nothing, and nothing of it was of use: another may try.
+        self.has_begun = True
+        if usage is not None:
+            self.meter.claim(usage)
+        if self.meter.piece():
+            self._pool.first_token(self._id)
+        self._pool.succeeded()
+        self._settle("COMPLETED")
+        billed = self.meter.usage.prompt
+        usage_fields = {"prompt_tokens": billed, "total_tokens": billed}
+        self._whole = _encoder.encode(found | {"usage": usage_fields})
 
     async def _relay(self, opened: upstream.Answer) -> None:
         """Pass the answer on as it comes, up to its last chunks, which wait for the record."""
@@ -279,6 +308,9 @@ class Flight:
             return
         if not self._out.is_started:
             await self._out.start(self._headers)
+        if self._whole:
+            await self._out.end(self._whole)
+            return
         if self._assembly is not None:
             body = self._assembly.answer(usage=self.meter.usage, service_tier=self._tier)
             await self._out.end(body)

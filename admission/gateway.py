@@ -1,6 +1,6 @@
 """The gateway: an OpenAI-compatible data plane as a raw ASGI application, in a process of its own.
 
-    POST /v1/chat/completions, /v1/completions    GET /v1/models, /v1/models/{id}
+    POST /v1/chat/completions, /v1/completions, /v1/embeddings    GET /v1/models, /v1/models/{id}
     GET /healthz, /readyz, /metrics               POST /probe (the deployment's own probes)
 
 A request is authenticated from the key snapshot, judged by the scheduler of a cluster, recorded,
@@ -306,6 +306,8 @@ class Gateway:
                     await self._complete(scope, receive, send, dialect.CHAT, decided)
                 case "POST", "/v1/completions":
                     await self._complete(scope, receive, send, dialect.COMPLETIONS, decided)
+                case "POST", "/v1/embeddings":
+                    await self._complete(scope, receive, send, dialect.EMBEDDINGS, decided)
                 case "GET", "/v1/models":
                     await self._models(scope, send)
                 case "GET", _ if path.startswith("/v1/models/"):
@@ -345,7 +347,7 @@ class Gateway:
         path: str,
         decided: list[str],
     ) -> None:
-        """Serve a completion, noting in `decided` which decisions have receipts."""
+        """Serve a completion or embeddings, noting in `decided` which decisions have receipts."""
         arrived_ns = clock.monotonic_ns()
         body = await http.read_body(receive, BODY_BYTES_MAX)
         key = await self._authenticate(scope, body)
@@ -561,7 +563,7 @@ def _model_of(grade: Grade) -> dict[str, Any]:
 
 def _path_label(path: str) -> str:
     """Return a path as a metric's label, of which there are few."""
-    for known in ("chat/completions", "completions", "models"):
+    for known in ("chat/completions", "completions", "embeddings", "models"):
         if path.startswith(f"/v1/{known}"):
             return known
     return "other"

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from admission import cluster as cluster_model
-from admission import modelled_answers
+from admission import modelled_answers, modelled_embeddings
 from admission.live_cluster import ClusterConfig, Job, LiveCluster
 from admission.replica import Sequence
 from marketplace import clock
@@ -167,6 +167,8 @@ class ModelServer:
                 await self._complete(live, scope, receive, send, is_chat=True)
             case ["POST", "v1", "completions"]:
                 await self._complete(live, scope, receive, send, is_chat=False)
+            case ["POST", "v1", "embeddings"]:
+                await self._embed(live, scope, receive, send)
             case ["GET", "v1", "models"]:
                 model = {
                     "id": live.config.grade or live.config.model,
@@ -216,6 +218,41 @@ class ModelServer:
             return
         rank = headers.get(b"x-data-parallel-rank", b"").decode("latin-1")
         await completion.run(receive, send, replica=int(rank) if rank.isdecimal() else None)
+
+    async def _embed(self, live: LiveCluster, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer with the vectors of some texts, once all of them are read."""
+        if live.refuses() or live.is_full or live.is_closed:
+            await _refuse(send)
+            return
+        try:
+            asked = modelled_embeddings.read(await _body(receive))
+        except (modelled_answers.BadRequest, ValueError) as error:
+            await _error(send, 400, str(error))
+            return
+        if not all(live.fits(tokens + 1) for tokens in asked.prompts):
+            await _error(send, 400, "an input does not fit the context")
+            return
+        named = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = named or f"{next(self._numbers)}"
+        sequences = [
+            Sequence(
+                f"{request_id}/{index}", prompt_tokens=tokens, output_tokens=1,
+                priority=asked.priority,
+            )
+            for index, tokens in enumerate(asked.prompts)
+        ]  # fmt: skip
+        job = live.start(request_id, sequences, prompt=sum(asked.prompts), is_stream=False)
+        hung_up = asyncio.ensure_future(_hang_up(receive, job))
+        try:
+            while job.pending and not job.canceled and not hung_up.done():
+                await job.wait()
+        finally:
+            hung_up.cancel()
+            live.end(request_id, job, completion=0, reasoning=0)
+        if job.pending:
+            await _refuse(send)
+        else:
+            await _respond(send, 200, modelled_embeddings.whole(asked), _JSON)
 
     def _metrics(self) -> bytes:
         """Return every gauge of every cluster in Prometheus' text form."""

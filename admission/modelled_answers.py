@@ -79,21 +79,16 @@ def read(body: bytes, *, is_chat: bool) -> Asked:
 
     :raises BadRequest: with a message for the caller.
     """
-    try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise BadRequest("the body is not JSON") from None
-    if not isinstance(fields, dict):
-        raise BadRequest("the body is not an object")
-    prompts = [_chat_tokens(fields)] if is_chat else _prompt_tokens(fields.get("prompt"))
-    choices = _integer(fields, "n", 1) or 1
+    fields = fields_of(body)
+    prompts = [_chat_tokens(fields)] if is_chat else prompt_tokens(fields.get("prompt"), "prompt")
+    choices = integer(fields, "n", 1) or 1
     if not 1 <= choices * len(prompts) <= CHOICES_MAX:
         raise BadRequest("too many choices")
     options = fields.get("stream_options") or {}
     if not isinstance(options, dict):
         raise BadRequest("stream_options is an object")
-    limit = _integer(fields, "max_completion_tokens", None)
-    limit = _integer(fields, "max_tokens", None) if limit is None else limit
+    limit = integer(fields, "max_completion_tokens", None)
+    limit = integer(fields, "max_tokens", None) if limit is None else limit
     if limit is not None and limit < 1:
         raise BadRequest("max_tokens must be at least 1")
     return Asked(
@@ -102,16 +97,34 @@ def read(body: bytes, *, is_chat: bool) -> Asked:
         prompts=tuple(tokens for tokens in prompts for _ in range(choices)),
         choices=choices,
         output_tokens_max=limit,
-        output_tokens_min=_integer(fields, "min_tokens", 0) or 0,
+        output_tokens_min=integer(fields, "min_tokens", 0) or 0,
         ignores_end=fields.get("ignore_eos") is True,
         is_stream=fields.get("stream") is True,
         includes_usage=options.get("include_usage") is True,
         repeats_usage=options.get("continuous_usage_stats") is True,
-        priority=_integer(fields, "priority", 0) or 0,
+        priority=integer(fields, "priority", 0) or 0,
     )
 
 
-def _integer(fields: Mapping[str, Any], name: str, default: int | None) -> int | None:
+def fields_of(body: bytes) -> dict[str, Any]:
+    """Return the fields of a body.
+
+    :raises BadRequest: when it is not a JSON object.
+    """
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BadRequest("the body is not JSON") from None
+    if not isinstance(fields, dict):
+        raise BadRequest("the body is not an object")
+    return fields
+
+
+def integer(fields: Mapping[str, Any], name: str, default: int | None) -> int | None:
+    """Return a whole number that may be missing.
+
+    :raises BadRequest: when it is something else.
+    """
     value = fields.get(name)
     if value is None:
         return default
@@ -136,7 +149,11 @@ def _chat_tokens(fields: Mapping[str, Any]) -> int:
     return tokens
 
 
-def _prompt_tokens(prompt: object) -> list[int]:
+def prompt_tokens(prompt: object, name: str) -> list[int]:
+    """Return how many tokens each of one or more prompts counts.
+
+    :raises BadRequest: when it is neither texts nor token ids.
+    """
     if isinstance(prompt, str):
         return [max(1, text_tokens(prompt))]
     if isinstance(prompt, list) and prompt:
@@ -144,7 +161,7 @@ def _prompt_tokens(prompt: object) -> list[int]:
             return [len(prompt)]
         if all(isinstance(each, str | list) and each for each in prompt):
             return [len(e) if isinstance(e, list) else max(1, text_tokens(e)) for e in prompt]
-    raise BadRequest("prompt is a text, a list of token ids, or a list of them")
+    raise BadRequest(f"{name} is a text, a list of token ids, or a list of them")
 
 
 class Writer:

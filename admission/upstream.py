@@ -35,6 +35,8 @@ ABORT_TIMEOUT_S = 0.5
 CONNECTIONS_MAX = 2_048
 READ_BUFFER_BYTES = 65_536
 ERROR_BYTES_MAX = 65_536
+EVENT_STREAM, JSON = "text/event-stream", "application/json"
+"""Content types of answers."""
 MESSAGE_LENGTH_MAX = 500
 
 
@@ -232,8 +234,10 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def open(self, endpoint: str, path: str, body: bytes, request_id: str) -> Answer:
-        """Send a request and return its answer once the headers are there.
+    async def open(
+        self, endpoint: str, path: str, body: bytes, request_id: str, *, kind: str = EVENT_STREAM
+    ) -> Answer:
+        """Send a request and return its answer, of this content type, once the headers are there.
 
         :raises UpstreamRefused: when the upstream refused the request itself.
         :raises UpstreamFailed: when it could not be reached, or failed.
@@ -250,9 +254,9 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError):
             raise UpstreamFailed("unreachable") from None
         if response.status == 200:
-            if response.content_type != "text/event-stream":
+            if response.content_type != kind:
                 response.close()
-                raise UpstreamFailed("not_a_stream")
+                raise UpstreamFailed("not_a_stream" if kind == EVENT_STREAM else "not_json")
             return Answer(response)
         try:
             error = await response.content.read(ERROR_BYTES_MAX)
