@@ -60,6 +60,7 @@ API: list[URLPattern | URLResolver] = [
         resource(orders.ShowOrder, orders.AmendOrder, orders.CancelOrder),
     ),
     path("api/v1/strips", resource(orders.PlaceStrip)),
+    path("api/v1/strips/test", resource(orders.PreviewStrip)),
     # Account
     path("api/v1/account", resource(settlement.ShowAccount)),
     path("api/v1/positions", resource(settlement.ListPositions)),

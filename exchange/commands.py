@@ -164,9 +164,9 @@ class CancelAllAfter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class PreviewOrder(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
-    """Ask what an order would do now. A question: it has no place in the journal."""
+    """Ask what an order or a strip would do now. A question: it has no place in the journal."""
 
-    order: PlaceOrder
+    order: PlaceOrder | PlaceStrip
 
 
 Command = (

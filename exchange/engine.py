@@ -332,7 +332,12 @@ class Engine:
         """Return what an order would do where the machine stands, the batch it came in done."""
         assert isinstance(each.command, commands.PreviewOrder), "a question"
         try:
-            found = self.machine.preview(each.command.order)
+            asked = each.command.order
+            found: events.Event
+            if isinstance(asked, commands.PlaceStrip):
+                found = self.machine.preview_strip(asked)
+            else:
+                found = self.machine.preview(asked)
         except Exception:
             logger.critical("a preview broke an invariant", exc_info=True)
             return passing.Answer(each, envelope.INTERNAL_ERROR)

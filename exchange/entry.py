@@ -5,6 +5,7 @@
     POST   /api/v1/orders/test              200 with what an order would do; nothing is placed
     POST   /api/v1/orders/cancel-all-after  200 with when all orders will leave
     POST   /api/v1/strips                   201 with the strip, once it is durable
+    POST   /api/v1/strips/test              200 with what a strip would do; nothing is placed
     PATCH  /api/v1/orders/{id}              200 with the order as amended
     DELETE /api/v1/orders/{id}              200 with the order
     DELETE /api/v1/orders                   200 with the canceled orders (instrument, side, grade)
@@ -60,7 +61,7 @@ class InternalError(errors.Refusal):
 
 def serves(method: str, path: str) -> bool:
     """Whether a request is one of those that this application answers."""
-    return method in METHODS and (path in (ORDERS, STRIPS) or path.startswith(ORDERS + "/"))
+    return method in METHODS and (path in _POSTS or path.startswith(ORDERS + "/"))
 
 
 class Entry:
@@ -217,6 +218,12 @@ class _Exchange:
         reply = await self._client().submit(intake.preview_order(key.organization, given))
         return http.encode(preview_wire.preview_out(given.instrument, reply.events))
 
+    async def _preview_strip(self, key: keys.Key, body: bytes) -> bytes:
+        """Say what a strip would do."""
+        given = http.decode(body, _strip_question)
+        reply = await self._client().submit(intake.preview_strip(key.organization, given))
+        return http.encode(preview_wire.strip_preview_out(reply.events))
+
     async def _set_switch(self, key: keys.Key, body: bytes) -> bytes:
         """Set or unset the organization's dead-man's switch."""
         command = intake.set_switch(key.organization, http.decode(body, _switch))
@@ -350,6 +357,7 @@ _POSTS: dict[str, Callable[[_Exchange, keys.Key, bytes], Awaitable[bytes]]] = {
     ORDERS + "/test": _Exchange._preview,
     ORDERS + "/cancel-all-after": _Exchange._set_switch,
     STRIPS: _Exchange._place_strip,
+    STRIPS + "/test": _Exchange._preview_strip,
 }
 _PROCESS, _numbers = "req_" + secrets.token_hex(8), count(1)
 """Requests are numbered within a process, which has a name of its own."""
@@ -359,6 +367,7 @@ _question = msgspec.json.Decoder(intake.PreviewIn)
 _amendment = msgspec.json.Decoder(intake.AmendIn)
 _batch = msgspec.json.Decoder(intake.BatchIn)
 _strip = msgspec.json.Decoder(intake.StripIn)
+_strip_question = msgspec.json.Decoder(intake.StripPreviewIn)
 _switch = msgspec.json.Decoder(intake.SwitchIn)
 
 

@@ -393,6 +393,32 @@ class Previewed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
     """Of a purchase of a price cap: lots, and at most their lots x ticks and their fee."""
 
 
+class StripHour(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a strip would trade in one of its hours: as of an order (`Previewed`)."""
+
+    instrument: str
+    fills: tuple[tuple[int, int], ...]
+    best_before: int
+    best_after: int
+
+
+class StripPreviewed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=33):
+    """What a strip would do; never journaled.
+
+    `grade` is the one of its alternatives that would trade, its own where none would; `lots` are
+    those in each hour; margin, fee and what is left are of all hours together.
+    """
+
+    reason: str
+    status: str
+    grade: str
+    lots: int
+    hours: tuple[StripHour, ...]
+    fee: int
+    margin: int
+    available_after: int
+
+
 class DeliveryCorrected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=60):
     """A later run added this to what an allocation had paid: signed micro-USD to its holder.
 
@@ -509,6 +535,7 @@ Event = (
     | Uncrossed
     | SwitchSet
     | Previewed
+    | StripPreviewed
     | Cascaded
     | DeliveryCorrected
     | SlotsSettled

@@ -105,7 +105,7 @@ class BatchIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ]
 
 
-class StripIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class StripTerms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The same lots in every hour of `[from, to)`, at once or not at all.
 
     `price` limits the average over all lots and hours.
@@ -117,9 +117,20 @@ class StripIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     to: HourStart
     price: wire.PriceText
     quantity: wire.LotsNumber
-    client_order_id: ClientOrderId
     min_share: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
     alternatives: Annotated[list[GradeCode], msgspec.Meta(max_length=STRIP_ALTERNATIVES_MAX)] = []
+
+
+class StripIn(StripTerms, kw_only=True):
+    """A strip as it is asked for."""
+
+    client_order_id: ClientOrderId
+
+
+class StripPreviewIn(StripTerms, kw_only=True):
+    """A strip that is only asked about."""
+
+    client_order_id: ClientOrderId | None = None
 
 
 class SwitchIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -307,6 +318,18 @@ def place_strip(account: int, given: StripIn) -> commands.PlaceStrip:
 
     :raises Malformed: when a field has no valid form.
     """
+    return _strip(account, given, given.client_order_id)
+
+
+def preview_strip(account: int, given: StripPreviewIn) -> commands.PreviewOrder:
+    """Return the question what a strip would do.
+
+    :raises Malformed: as its strip would be.
+    """
+    return commands.PreviewOrder(_strip(account, given, given.client_order_id or ""))
+
+
+def _strip(account: int, given: StripTerms, client_order_id: str) -> commands.PlaceStrip:
     lots = wire.parse_lots(given.quantity, lots_max=contract.LOTS_MAX)
     price = wire.parse_price(given.price)
     starts_at, ends_at = _full_hour(given.from_, "from"), _full_hour(given.to, "to")
@@ -328,7 +351,7 @@ def place_strip(account: int, given: StripIn) -> commands.PlaceStrip:
         price=price,
         lots=lots,
         min_share=given.min_share,
-        client_order_id=given.client_order_id,
+        client_order_id=client_order_id,
         fingerprint=hashlib.sha256(terms.encode()).digest(),
         alternatives=tuple(given.alternatives),
     )

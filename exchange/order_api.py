@@ -122,7 +122,7 @@ class PreviewOrder(_Entered):
     """Ask what an order would do now: reason, fills, fee, margin and impact. Nothing is placed.
 
     `reason` is why it would be refused or canceled, `margin` what would be reserved more for it.
-    Stop orders that its own trades would trigger are left out, and strips cannot be asked about.
+    Stop orders that its own trades would trigger are left out; strips have a test of their own.
     The answer is that of one instant and promises nothing.
     """
 
@@ -163,6 +163,19 @@ class PlaceStrip(_Entered):
     codes = (*ORDER_REASONS, *ENGINE_CODES)
     Input = intake.StripIn
     Output = wire.StripOut
+
+
+class PreviewStrip(_Entered):
+    """Ask what a strip would do now: which grade it would trade, and what in each hour.
+
+    As for an order (`POST orders/test`), and by the same code that places strips: fills and impact
+    by hour, fee, margin and what would be left for all of them. Nothing is placed.
+    """
+
+    method = "POST"
+    codes = ("engine_unavailable", "engine_overloaded", "clock_skew")
+    Input = intake.StripPreviewIn
+    Output = preview_wire.StripPreviewOut
 
 
 class EnterBatch(_Entered):

@@ -1,4 +1,4 @@
-"""What an order would do, as callers see it: fills, margin, impact, and the worst case of a cap."""
+"""What an order or strip would do, as callers see it: fills, margin, impact, a cap's worst case."""
 
 from collections.abc import Sequence
 
@@ -54,6 +54,32 @@ class PreviewOut(msgspec.Struct, kw_only=True):
     """Of a purchase of a price cap, if it traded as far as it can."""
 
 
+class StripHourOut(msgspec.Struct, kw_only=True):
+    """What a strip would trade in one of its hours, and what that moves there."""
+
+    instrument: str
+    average_price: str | None
+    fills: list[PreviewFill]
+    impact: Impact
+
+
+class StripPreviewOut(msgspec.Struct, kw_only=True):
+    """What a strip would do now: `grade` is the one that it would trade, `null` where none.
+
+    `filled_quantity` are lots in each hour; fee, margin and price are of all hours together.
+    """
+
+    reason: str | None
+    status: wire.Status
+    grade: str | None
+    filled_quantity: int
+    average_price: str | None
+    hours: list[StripHourOut]
+    fee: str
+    margin: str
+    available_after: str
+
+
 def _worst_case(symbol: str, capped: tuple[int, int, int]) -> WorstCase | None:
     """Return what a cap leaves its holder to pay at most; None for what is no purchase of one."""
     lots, value, fee = capped
@@ -73,9 +99,7 @@ def preview_out(symbol: str, happened: Sequence[events.Event]) -> PreviewOut:
     """Return what an order would do, from the engine's answer."""
     (found,) = happened
     assert isinstance(found, events.Previewed), "a question has one answer"
-    before, after = found.best_before or None, found.best_after or None
     decimals = contract.decimals_of(symbol)
-    move = None if before is None or after is None else texts.price_text(after - before, decimals)
     return PreviewOut(
         reason=found.reason or None,
         status=found.status,
@@ -90,10 +114,48 @@ def preview_out(symbol: str, happened: Sequence[events.Event]) -> PreviewOut:
         fee=texts.micros_text(found.fee),
         margin=texts.micros_text(found.margin),
         available_after=texts.micros_text(found.available_after),
-        impact=Impact(
-            best_before=texts.optional_price_text(before, decimals),
-            best_after=texts.optional_price_text(after, decimals),
-            price_move=move,
-        ),
+        impact=_impact(found.best_before, found.best_after, decimals),
         worst_case=_worst_case(symbol, found.capped),
+    )
+
+
+def strip_preview_out(happened: Sequence[events.Event]) -> StripPreviewOut:
+    """Return what a strip would do, from the engine's answer."""
+    (found,) = happened
+    assert isinstance(found, events.StripPreviewed), "a question has one answer"
+    ticks = sum(price * lots for hour in found.hours for price, lots in hour.fills)
+    return StripPreviewOut(
+        reason=found.reason or None,
+        status=found.status,
+        grade=found.grade if found.hours else None,
+        filled_quantity=found.lots,
+        average_price=texts.average_price_text(ticks, found.lots * len(found.hours)),
+        hours=[
+            StripHourOut(
+                instrument=hour.instrument,
+                average_price=texts.average_price_text(
+                    sum(price * lots for price, lots in hour.fills), found.lots
+                ),
+                fills=[
+                    PreviewFill(price=texts.price_text(price), quantity=lots)
+                    for price, lots in hour.fills
+                ],
+                impact=_impact(hour.best_before, hour.best_after, contract.PRICE_DECIMALS),
+            )
+            for hour in found.hours
+        ],
+        fee=texts.micros_text(found.fee),
+        margin=texts.micros_text(found.margin),
+        available_after=texts.micros_text(found.available_after),
+    )
+
+
+def _impact(best_before: int, best_after: int, decimals: int) -> Impact:
+    """Return what a trade moves, of two best prices that are 0 where there is none."""
+    before, after = best_before or None, best_after or None
+    move = None if before is None or after is None else texts.price_text(after - before, decimals)
+    return Impact(
+        best_before=texts.optional_price_text(before, decimals),
+        best_after=texts.optional_price_text(after, decimals),
+        price_move=move,
     )

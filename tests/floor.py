@@ -5,6 +5,7 @@ each step. Times are given as text on a fixed day, Friday 5 December 2025, or th
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from exchange import commands, events
 from exchange.machine import Machine
@@ -25,6 +26,35 @@ def instant(text: str) -> int:
         days=int(days or 0), hours=int(hours), minutes=int(minutes), seconds=float((*seconds, 0)[0])
     )
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def strip_of(
+    account: int,
+    side: int,
+    lots: int,
+    price: int,
+    *,
+    start: str = "18",
+    hours: int = 3,
+    min_share: int = 100,
+    grade: str = GRADE,
+    alternatives: tuple[str, ...] = (),
+    name: str = "",
+) -> commands.PlaceStrip:
+    """Return the command of a strip of hours from `start`."""
+    return commands.PlaceStrip(
+        account=account,
+        grade=grade,
+        side=side,
+        from_at=hour(start),
+        to_at=hour(start) + hours * contract.HOUR,
+        price=price,
+        lots=lots,
+        min_share=min_share,
+        client_order_id=name,
+        fingerprint=b"s" * 32,
+        alternatives=alternatives,
+    )
 
 
 def hour(text: str) -> int:
@@ -194,38 +224,23 @@ class Floor:
         assert self.machine.digest() == before
         return found
 
-    def strip(
-        self,
-        account: int,
-        side: int,
-        lots: int,
-        price: int,
-        *,
-        start: str = "18",
-        hours: int = 3,
-        min_share: int = 100,
-        grade: str = GRADE,
-        alternatives: tuple[str, ...] = (),
-        name: str = "",
-    ) -> int:
-        """Place a strip of hours from `start` and return its id; 0 when nothing happened."""
-        command = commands.PlaceStrip(
-            account=account,
-            grade=grade,
-            side=side,
-            from_at=hour(start),
-            to_at=hour(start) + hours * contract.HOUR,
-            price=price,
-            lots=lots,
-            min_share=min_share,
-            client_order_id=name or f"strip-{len(self.log)}",
-            fingerprint=b"s" * 32,
-            alternatives=alternatives,
-        )
-        for event in self.apply(command):
+    def strip(self, account: int, side: int, lots: int, price: int, **more: Any) -> int:
+        """Place a strip of hours and return its id; 0 when nothing happened."""
+        more.setdefault("name", f"strip-{len(self.log)}")
+        for event in self.apply(strip_of(account, side, lots, price, **more)):
             if isinstance(event, events.StripPlaced | events.StripRejected):
                 return event.order
         return 0
+
+    def preview_strip(
+        self, account: int, side: int, lots: int, price: int, **more: Any
+    ) -> events.StripPreviewed:
+        """Return what a strip would do, having made sure that asking changed nothing."""
+        before = self.machine.digest()
+        found = self.machine.preview_strip(strip_of(account, side, lots, price, **more))
+        self.machine.check()
+        assert self.machine.digest() == before
+        return found
 
     def switch(self, account: int, timeout: int, name: str = "") -> list[events.Event]:
         """Set a dead-man's switch to fire `timeout` microseconds from now; zero unsets it."""

@@ -111,6 +111,10 @@ class Machine:
         """Return what placing an order now would do, and change nothing."""
         return preview.preview(self.state, command)
 
+    def preview_strip(self, command: commands.PlaceStrip) -> events.StripPreviewed:
+        """Return what placing a strip now would do, and change nothing."""
+        return preview.preview_strip(self.state, command)
+
     @property
     def performing(self) -> commands.Entry | None:
         """The entry of the calendar that broke an assertion; None when it was not one."""

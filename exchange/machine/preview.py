@@ -1,28 +1,42 @@
-"""What an order would do: the very code that places it, on a copy of as much as it can reach.
+"""What an order or a strip would do: the very code that places it, on a copy of what it can reach.
 
-The copy holds the instrument with the levels the order could meet and the next one behind them,
-whatever the asking group has live there, and the accounts these orders belong to. So the answer
-is what placing would give, to the micro-dollar, at a price that grows with what the order meets and
-not with the market. Stop orders that its trades would trigger come after it and are left out.
-Nothing of the state itself is touched.
+The copy holds the instrument, or every hour of every grade that a strip may trade, with the levels
+that the order could meet and the next one behind them, whatever the asking group has live there,
+and the accounts these orders belong to. So the answer is what placing would give, to the
+micro-dollar, at a price that grows with what the order meets and not with the market. Stop orders
+that its trades would trigger come after it and are left out. Nothing of the state itself is
+touched.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from exchange import commands, events
 from exchange.book import Book, Ladder, Order, Stops
-from exchange.machine import coverage, orders, views
+from exchange.machine import coverage, orders, strips, views
 from exchange.machine.state import Account, Instrument, Position, State
 from exchange.reasons import OrderStatus
+from marketplace.contract import HOUR
+
+
+class Wanted(NamedTuple):
+    """What could be traded of an instrument: up to `lots`, at a price no worse, 0 for any."""
+
+    instrument: Instrument
+    side: int
+    price: int
+    lots: int
 
 
 def preview(state: State, command: commands.PlaceOrder) -> events.Previewed:
     """Return what placing an order now would do; its client order id is not looked at."""
     command = msgspec.structs.replace(command, client_order_id="")
-    trial = _copy(state, command)
+    known = state.instruments.get(command.instrument)
+    wanted = [Wanted(known, command.side, command.price, command.lots)] if known else []
+    trial = _copy(state, command.account, wanted)
     number = trial.next_order
     account = trial.accounts.get(command.account)
     instrument = trial.instruments.get(command.instrument)
@@ -59,6 +73,76 @@ def preview(state: State, command: commands.PlaceOrder) -> events.Previewed:
     )
 
 
+def preview_strip(state: State, command: commands.PlaceStrip) -> events.StripPreviewed:
+    """Return what placing a strip now would do; its client order id is not looked at."""
+    command = msgspec.structs.replace(command, client_order_id="")
+    trial = _copy(state, command.account, list(_hours(state, command)))
+    number = trial.next_order
+    account = trial.accounts.get(command.account)
+    required = account.required if account is not None else 0
+    before = {each.symbol: _best(each, command.side) for each in trial.instruments.values()}
+    strips.place(trial, command)
+    coverage.settle(trial)
+    first = trial.events[0]
+    if isinstance(first, events.StripRejected):
+        return events.StripPreviewed(
+            reason=first.reason,
+            status=str(OrderStatus.REJECTED),
+            grade=command.grade,
+            lots=0,
+            hours=(),
+            fee=0,
+            margin=0,
+            available_after=account.available if account is not None else 0,
+        )
+    assert isinstance(first, events.StripPlaced), "a strip is placed or rejected"
+    assert account is not None, "an unknown account was refused"
+    closed, trades = _ended(trial.events, number)
+    return events.StripPreviewed(
+        reason=closed.reason,
+        status=closed.status,
+        grade=first.grade,
+        lots=first.lots,
+        hours=tuple(
+            events.StripHour(
+                instrument=symbol,
+                fills=tuple(_fills(own, number)),
+                best_before=before[symbol],
+                best_after=_best(trial.instruments[symbol], command.side),
+            )
+            for symbol, own in trades.items()
+        ),
+        fee=sum(trade.taker_fee for own in trades.values() for trade in own),
+        margin=account.required - required,
+        available_after=account.available,
+    )
+
+
+def _hours(state: State, command: commands.PlaceStrip) -> Iterator[Wanted]:
+    """Yield the listed hours of every grade that a strip may trade."""
+    if strips.is_valid(command):
+        for grade in (command.grade, *command.alternatives):
+            for starts_at in range(command.from_at, command.to_at, HOUR):
+                instrument = state.hour(grade, starts_at)
+                if instrument is not None:
+                    yield Wanted(instrument, command.side, 0, command.lots)
+
+
+def _ended(
+    happened: Iterable[events.Event], number: int
+) -> tuple[events.OrderClosed, dict[str, list[events.Traded]]]:
+    """Return how a strip ended, and its trades by hour."""
+    trades: dict[str, list[events.Traded]] = {}
+    ended = None
+    for event in happened:
+        if isinstance(event, events.Traded) and event.taker_order == number:
+            trades.setdefault(event.instrument, []).append(event)
+        elif isinstance(event, events.OrderClosed) and event.order == number:
+            ended = event
+    assert ended is not None, "a strip never rests"
+    return ended, trades
+
+
 def _capped(trial: State, order: Order) -> tuple[int, int, int]:
     """Return lots, value and fee that a purchase of a price cap comes to at most."""
     if not order.position.instrument.contract.strike or order.side < 0:
@@ -85,36 +169,36 @@ def _fills(happened: Iterable[events.Event], number: int) -> Iterator[tuple[int,
     yield from lots.items()
 
 
-def _copy(state: State, command: commands.PlaceOrder) -> State:
-    """Return a state with copies of everything that placing an order can change or ask for."""
+def _copy(state: State, asking: int, wanted: Sequence[Wanted]) -> State:
+    """Return a state with copies of everything that an order can change or ask for."""
     trial = State()
     trial.sequence, trial.at, trial.halted = state.sequence, state.at, state.halted
-    trial.prepaid_until, trial.by_window = state.prepaid_until, state.by_window
+    trial.prepaid_until, trial.by_window = state.prepaid_until, dict(state.by_window)
     trial.curves = state.curves
     trial.next_order, trial.next_trade = state.next_order, state.next_trade
     trial.grades, trial.clusters = state.grades, state.clusters
     trial.exchange = dict(state.exchange)
-    account = state.accounts.get(command.account)
+    account = state.accounts.get(asking)
     if account is None:
         return trial
-    instrument = state.instruments.get(command.instrument)
-    live = _live(instrument, command, account) if instrument is not None else []
+    live = [(each.instrument, _live(each, account)) for each in wanted]
     peers = [peer for peer in account.peers if peer is not account]
-    for known in (account, *peers, *(order.account for order in live)):
+    owners = (order.account for _, found in live for order in found)
+    for known in (account, *peers, *owners):
         if known.id not in trial.accounts:
             trial.accounts[known.id] = _copy_account(trial, known)
     own = trial.accounts[account.id]
     own.peers = [trial.accounts[peer.id] for peer in account.peers]
-    if instrument is not None:
-        _copy_instrument(trial, instrument, live)
+    for instrument, found in live:
+        _copy_instrument(trial, instrument, found)
     # What stands elsewhere counts, but cannot change.
     own.orders = account.orders | own.orders
     return trial
 
 
-def _live(instrument: Instrument, command: commands.PlaceOrder, account: Account) -> list[Order]:
-    """Return the live orders that placing an order could come upon, in their books' order."""
-    side = command.side
+def _live(wanted: Wanted, account: Account) -> list[Order]:
+    """Return the live orders that an order could come upon, in their books' order."""
+    instrument, side = wanted.instrument, wanted.side
     own = [
         order
         for peer in account.peers
@@ -122,8 +206,8 @@ def _live(instrument: Instrument, command: commands.PlaceOrder, account: Account
         if order.position.instrument is instrument
     ]
     other = instrument.book.ladder(-side)
-    wanted = command.lots if instrument.is_open else 0
-    found = list(_reached(other, -side * command.price, wanted, account.group))
+    lots = wanted.lots if instrument.is_open else 0
+    found = list(_reached(other, -side * wanted.price, lots, account.group))
     known = {order.id for order in found}
     rest = [order for order in sorted(own, key=lambda order: order.id) if order.id not in known]
     return found + rest
@@ -162,6 +246,10 @@ def _copy_instrument(trial: State, instrument: Instrument, live: Iterable[Order]
     copied.trades = []
     copied.dirty = set()
     trial.instruments[copied.symbol] = trial.by_id[copied.id] = copied
+    terms = copied.contract
+    window = terms.grade, terms.product, terms.starts_at
+    if trial.by_window.get(window) is instrument:
+        trial.by_window[window] = copied
     for account in trial.accounts.values():
         position = instrument.positions.get(account.id)
         if position is not None:

@@ -267,7 +267,21 @@ def test_a_strip_trades_the_same_lots_in_every_hour(buyer: Client, seller: Clien
         quantity=8,
         min_share=50,
     )
+    preview = buyer.test_strip(strip)
+    assert list(buyer.orders()) == [], "it is only asked about"
     done = buyer.place_strip(strip)
+    assert (preview.grade, preview.filled_quantity, preview.status, preview.reason) == (
+        strip.grade,
+        done.filled_quantity,
+        done.status,
+        done.reason,
+    )
+    assert (preview.average_price, preview.fee) == (done.average_price, done.fee)
+    assert [
+        (hour.instrument, fill.price, fill.quantity)
+        for hour in preview.hours
+        for fill in hour.fills
+    ] == [(fill.instrument, fill.price, fill.quantity) for fill in done.fills]
     assert (done.type, done.status, done.filled_quantity) == ("strip", "canceled", 5)
     assert done.average_price == Decimal("1.205000")
     assert [(fill.instrument, fill.quantity) for fill in done.fills] == [(one, 5) for one in hours]

@@ -72,7 +72,7 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
             mend_amendment(case.body)
         elif case.path == "/api/v1/demo/clock":
             case.body["advance_to"] = NOW  # nobody is here to do what would be due by later
-        elif case.path == "/api/v1/strips":
+        elif case.path in ("/api/v1/strips", "/api/v1/strips/test"):
             mend_strip(case.body)
         elif case.path == "/api/v1/demo/faults":
             case.body["cluster"] = "999999"  # the server that would degrade it does not run here

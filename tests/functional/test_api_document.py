@@ -22,7 +22,8 @@ PROMISED = """
     GET index/{grade}; GET index/{grade}/{hour}; GET pools; GET pools/{pool_id}/transparency;
     GET keys; GET orders; POST orders; DELETE orders; POST orders/batch; POST orders/test;
     POST orders/cancel-all-after; GET orders/{order_id}; PATCH orders/{order_id};
-    DELETE orders/{order_id}; POST strips; GET account; GET positions; GET fills; GET ledger;
+    DELETE orders/{order_id}; POST strips; POST strips/test; GET account; GET positions; GET fills;
+    GET ledger;
     GET margin; GET entitlements; GET usage; GET receipts/{receipt_id};
     GET settlements; GET insurance; GET statements;
     GET settlements/slots; GET insurance/corrections;

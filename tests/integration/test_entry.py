@@ -176,6 +176,7 @@ def test_another_method_is_refused_with_those_that_exist(market: Market, key) ->
         ("PATCH", "/api/v1/orders/test", "POST"),
         ("DELETE", "/api/v1/orders/cancel-all-after", "POST"),
         ("PATCH", "/api/v1/strips", "POST"),
+        ("DELETE", "/api/v1/strips/test", "POST"),
         ("POST", "/api/v1/orders/1", "DELETE, GET, PATCH"),
     ]
 

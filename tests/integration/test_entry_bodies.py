@@ -28,6 +28,7 @@ DOORS = [
     ("POST", "/api/v1/orders/batch", {"operations": [{"op": "place", **LIMIT}]}, "operations"),
     ("POST", "/api/v1/orders/cancel-all-after", {"timeout_ms": 5_000}, "timeout_ms"),
     ("POST", "/api/v1/strips", STRIP, "quantity"),
+    ("POST", "/api/v1/strips/test", STRIP, "quantity"),
     ("PATCH", "/api/v1/orders/1", {"quantity": 3}, "quantity"),
 ]
 

@@ -159,6 +159,11 @@ class Api(CapacityApi, DeliveryApi, OperatorApi):
         """Buy or sell the same lots in a range of hours, at once or never."""
         return describe.keyed("strips", strip.body(), models.Order, strip.client_order_id)
 
+    @endpoint
+    def test_strip(self, strip: terms.NewStrip) -> Call[models.StripPreview]:
+        """Return what a strip would do now, hour by hour. Nothing is placed."""
+        return describe.same("POST", "strips/test", models.StripPreview, strip.body())
+
     @listing
     def orders(
         self,

@@ -108,6 +108,8 @@ from baseload.models.orders import (
     OwnFill,
     Preview,
     PreviewFill,
+    StripPreview,
+    StripPreviewHour,
     Switch,
 )
 
@@ -190,6 +192,8 @@ __all__ = [
     "StatementLine",
     "StatementPart",
     "Status",
+    "StripPreview",
+    "StripPreviewHour",
     "Switch",
     "Ticker",
     "Time",

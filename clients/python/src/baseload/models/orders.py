@@ -94,6 +94,32 @@ class Preview(Model, frozen=True, kw_only=True):
     impact: Impact | None = None
 
 
+class StripPreviewHour(Model, frozen=True, kw_only=True):
+    """What a strip would trade in one of its hours."""
+
+    instrument: str
+    average_price: Decimal | None = None
+    fills: tuple[PreviewFill, ...] = ()
+    impact: Impact | None = None
+
+
+class StripPreview(Model, frozen=True, kw_only=True):
+    """What a strip would do now; `grade` is the one that it would trade, None where none.
+
+    Quantities are lots in each hour; price, fee and margin are of all hours together.
+    """
+
+    reason: str | None = None
+    status: str
+    grade: str | None = None
+    filled_quantity: int = 0
+    average_price: Decimal | None = None
+    hours: tuple[StripPreviewHour, ...] = ()
+    fee: Decimal = Decimal(0)
+    margin: Decimal = Decimal(0)
+    available_after: Decimal | None = None
+
+
 class Switch(Model, frozen=True, kw_only=True):
     """The dead-man's switch: when all orders leave, unless it is renewed."""
 
