@@ -2,15 +2,16 @@
 
 A withdrawal that waits is a *hold* of the ledger: its amount is no longer the account's to use, so
 that neither an order nor a loss can reach for it, and it is not gone either. The operator's word
-posts it, all or a part (the rest is free again), or voids it. Each hold ends once; its id is the
-instruction that placed it.
+posts it, all or a part (the rest is free again), or voids it. What is free again repays a debt that
+was made meanwhile, as all that comes in does. Each hold ends once; its id is the instruction that
+placed it.
 
 `Account.cash` is always what is not held. In the ledger, where what is held still stands on the
 account, it is the balance less `held`.
 """
 
 from exchange import events
-from exchange.machine import proceeds
+from exchange.machine import proceeds, waterfall
 from exchange.machine.records import Payout
 from exchange.machine.state import Account, State
 from exchange.reasons import Refuse
@@ -63,6 +64,7 @@ def post(state: State, order: instructions.PostWithdrawal, cause: str) -> Refuse
     account.cash += payout.amount - order.amount_micros
     state.exchange[Kind.OUTSIDE] += order.amount_micros
     _tell(state, account, order.amount_micros, cause, Phase.POST, ended=order.hold)
+    waterfall.repay(state, account, payout.amount - order.amount_micros, cause)
     return None
 
 
@@ -74,6 +76,7 @@ def void(state: State, order: instructions.VoidWithdrawal, cause: str) -> Refuse
     account = _end(state, order.hold, payout)
     account.cash += payout.amount
     _tell(state, account, payout.amount, cause, Phase.VOID, ended=order.hold)
+    waterfall.repay(state, account, payout.amount, cause)
     return None
 
 

@@ -193,4 +193,6 @@ def set_shares(state: State) -> None:
             amount = min(target - account.fund, max(0, account.available))
             state.transfer(*own, amount, Code.FUND_CONTRIBUTION, cause)
         elif account.fund > target:
-            state.transfer(*own[::-1], account.fund - target, Code.FUND_RETURN, cause)
+            back = account.fund - target
+            state.transfer(*own[::-1], back, Code.FUND_RETURN, cause)
+            repay(state, account, back, cause)

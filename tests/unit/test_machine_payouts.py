@@ -6,7 +6,7 @@ from exchange import events
 from exchange.machine import Machine
 from settlement import instructions
 from settlement.ledger import Kind, Phase
-from tests.floor import Floor
+from tests.floor import GRADE, Floor, hour
 
 AMOUNT = 1_000_000
 
@@ -96,3 +96,22 @@ def test_a_snapshot_remembers_what_waits(floor: Floor) -> None:
     floor.machine = restored
     assert post(floor, name, 700_000) is None
     assert money(floor) == (300_000, 0, 700_000)
+
+
+def test_what_is_free_again_repays_what_was_lent_meanwhile() -> None:
+    """Two withdrawals wait for all there is; 550,000 used since then were lent."""
+    floor = Floor("18:00")
+    floor.account(1, cash=AMOUNT)
+    floor.account(2)
+    first, second = hold(floor, 700_000), hold(floor, 300_000)
+    assert floor.instruct(
+        instructions.ChargeUsage(
+            account=1, seller=2, grade=GRADE, hour_starts_at=hour("18"), interval=1,
+            mntu=400_000_000, release=True,
+        )
+    ) is None  # fmt: skip
+    assert floor.view(1).debt == 550_000
+    assert post(floor, first, 400_000) is None
+    assert (floor.view(1).cash, floor.view(1).debt) == (0, 250_000)
+    assert void(floor, second) is None
+    assert (floor.view(1).cash, floor.view(1).debt) == (50_000, 0)
