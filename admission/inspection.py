@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from admission.decisions import ServiceClass
 from admission.fairness import jain
+from admission.scaling import PARTS
 
 FAIRNESS_WINDOW_US = 10_000_000
 """Fairness is judged over flows that waited through a whole window of this length."""
@@ -41,6 +42,8 @@ class ClassReport:
     """How late the first token of a timed request may be (RULEBOOK 7.6); None: no bound."""
     is_bound_void: bool = False
     """Whether timed requests wait now, because sequences or KV are exhausted."""
+    factor: int = PARTS
+    """What of the rates of the class holds, in millionths, while a replica is lost."""
     lag_us: int | None = None
     """The worst of the last timed requests less the bound: below zero it was kept by so much."""
 
@@ -150,7 +153,13 @@ class Tally:
         self.window = window
 
     def report(
-        self, *, queued_now: int, running_now: int, bound_us: int | None, is_bound_void: bool
+        self,
+        *,
+        queued_now: int,
+        running_now: int,
+        bound_us: int | None,
+        is_bound_void: bool,
+        factor: int,
     ) -> ClassReport:
         """Return the counts and the percentiles of the last waits."""
         waits = sorted(self.waits_us)
@@ -172,6 +181,7 @@ class Tally:
             jain=self.jain,
             bound_us=bound_us,
             is_bound_void=is_bound_void,
+            factor=factor,
             lag_us=(
                 max(self.bounded_us) - bound_us
                 if self.bounded_us and bound_us is not None

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from admission.scaling import PARTS
+
 GRAINS_PER_MNTU = 60
 """One lot is one grain a microsecond."""
 BURST_US = (750_000, 1_000_000, 2_000_000)
@@ -45,7 +47,7 @@ class Level:
     `refill` is called before the level is read; an instant before the last one is taken as it.
     """
 
-    __slots__ = ("burst_us", "forgiven", "grains", "refilled_at", "windows")
+    __slots__ = ("_carry", "burst_us", "factor", "forgiven", "grains", "refilled_at", "windows")
 
     def __init__(self, *, windows: Sequence[Window], at: int, burst_us: int = BURST_US[-1]) -> None:
         self.burst_us = burst_us
@@ -54,6 +56,9 @@ class Level:
         self.forgiven = 0
         """Grains that were used and could not be debited, because no hour still owed them."""
         self.refilled_at = at
+        self.factor = PARTS
+        """What of its rate holds, in millionths, while a replica is lost (RULEBOOK 7.8)."""
+        self._carry = 0
         self.set_windows(windows, at)
 
     def set_windows(self, windows: Sequence[Window], at: int) -> None:
@@ -65,6 +70,12 @@ class Level:
         for earlier, later in pairwise(ordered):
             assert earlier.ends_at <= later.starts_at, "windows of one flow do not overlap"
         self.windows = ordered
+        self._settle(at)
+
+    def scale(self, factor: int, at: int) -> None:
+        """Have a part of the rate hold from `at` on, in millionths; the burst is scaled with it."""
+        self.refill(at)
+        self.factor = factor
         self._settle(at)
 
     def lots(self, at: int) -> int:
@@ -84,7 +95,7 @@ class Level:
                 break
             owed += window.lots * (window.ends_at - max(at, window.starts_at))
             edge = window.ends_at
-        return owed
+        return owed * self.factor // PARTS
 
     def refill(self, at: int) -> int:
         """Bring the level up to `at` and return it."""
@@ -100,8 +111,10 @@ class Level:
                 since = window.starts_at
             until = min(at, window.ends_at)
             if until > since:
-                full = window.lots * self.burst_us
-                self.grains = min(full, self.grains + window.lots * (until - since))
+                full = window.lots * self.burst_us * self.factor // PARTS
+                parts = window.lots * (until - since) * self.factor + self._carry
+                refilled, self._carry = divmod(parts, PARTS)
+                self.grains = min(full, self.grains + refilled)
                 since = until
             spent += window.ends_at <= at
         if spent:
@@ -136,21 +149,23 @@ class Level:
         zero and is above it one microsecond later.
         """
         level, at = self.grains - extra_grains, self.refilled_at
+        if not self.factor:
+            return None
         if level > 0 and self.lots(at):
             return at
         for window in self.windows:
             if window.starts_at > at:
                 level, at = max(level, 0), window.starts_at
-            needed_us = -((level - 1) // window.lots)
+            needed_us = -((level - 1) * PARTS // (window.lots * self.factor))
             if at + needed_us < window.ends_at:
                 return at + max(needed_us, 0)
-            level += window.lots * (window.ends_at - at)
+            level += window.lots * (window.ends_at - at) * self.factor // PARTS
             at = window.ends_at
         return None
 
     def _settle(self, at: int) -> None:
         """Hold the level between the burst of its rate and the debt that is still owed."""
-        self.grains = min(self.grains, self.lots(at) * self.burst_us)
+        self.grains = min(self.grains, self.lots(at) * self.burst_us * self.factor // PARTS)
         floor = -self.owed(at)
         if self.grains < floor:
             self.forgiven += floor - self.grains

@@ -15,7 +15,8 @@ from admission.decisions import ClusterTerms, ServiceClass
 from admission.latency_bound import Sold
 from admission.levels import LOAN_US
 from admission.loads import HeldBack
-from admission.tickets import Flow
+from admission.scaling import PARTS, factors
+from admission.tickets import TIMED, Flow
 
 HELD_BACK_DIVISOR = 8
 """Of the sequences and KV that what is sold would take, this part is kept free for it: while the
@@ -66,7 +67,9 @@ class Loans:
 
     def __init__(self) -> None:
         self._loans: dict[ServiceClass, Loan] = {}
+        self._sold: dict[ServiceClass, int] = {}
         self._largest: dict[ServiceClass, int] = {}
+        self._factors: tuple[int, ...] = (PARTS,) * len(TIMED)
         self._known_until = 0
         """The instant at which the rate sold of some class changes next."""
 
@@ -99,19 +102,29 @@ class Loans:
         self._know_rates(flows, at)
         return [
             Sold(
-                lots=Fraction(self._loans[each].lots if each in self._loans else 0),
-                lots_largest=Fraction(self._largest.get(each, 0)),
+                lots=Fraction(self._sold.get(each, 0) * factor, PARTS),
+                lots_largest=Fraction(self._largest.get(each, 0) * factor, PARTS),
             )
-            for each in ServiceClass
-            if each is not ServiceClass.P3
+            for each, factor in zip(ServiceClass, self._factors, strict=False)
         ]
+
+    def factors_with(self, capacity_lots: int, flows: Collection[Flow], at: int) -> tuple[int, ...]:
+        """Return what of the rate of P0, P1 and P2 a capacity reaches for (RULEBOOK 7.8)."""
+        self._know_rates(flows, at)
+        sold = [self._sold.get(each, 0) for each in ServiceClass if each is not ServiceClass.P3]
+        return factors(capacity_lots=capacity_lots, sold_lots=sold)
+
+    def scale(self, scaled: tuple[int, ...]) -> None:
+        """Lend by these parts of the rates from now on."""
+        self._factors = scaled
+        self.forget_rates()
 
     def held_back(self, terms: ClusterTerms, flows: Collection[Flow], at: int) -> HeldBack:
         """Return what of each replica is kept free: an eighth of what is sold of it."""
         if not terms.certified_lots:
             return HeldBack()
         self._know_rates(flows, at)
-        sold = min(terms.certified_lots, sum(loan.lots for loan in self._loans.values()))
+        sold = min(terms.certified_lots, sum(self._sold.values()))
         divisor = HELD_BACK_DIVISOR * terms.certified_lots
         return HeldBack(
             sequences=terms.sequences_max * sold // divisor,
@@ -136,7 +149,9 @@ class Loans:
                 edge = window.starts_at if at < window.starts_at else window.ends_at
                 if at < edge:
                     self._known_until = min(self._known_until, edge)
-        for each, lots in sold.items():
+        self._sold = sold
+        for each, lots_sold in sold.items():
+            lots = lots_sold * self._factors[each] // PARTS
             loan = self._loans.get(each)
             if loan is None:
                 self._loans[each] = Loan(lots=lots, at=at)

@@ -49,20 +49,8 @@ from admission.levels import (
 )
 from admission.loads import Loads
 from admission.loans import Loans
+from admission.scaling import PARTS
 from admission.tickets import LINES, TIMED, Flow, Place, Ticket
-
-__all__ = [
-    "ClusterTerms",
-    "Decision",
-    "Inspection",
-    "Outcome",
-    "Overflow",
-    "Reason",
-    "Request",
-    "Scheduler",
-    "ServiceClass",
-    "Window",
-]
 
 RETRY_AFTER_US_MIN = 100_000
 RETRY_AFTER_US_DEFAULT = 1_000_000
@@ -86,6 +74,7 @@ class Scheduler:
         self._loads = Loads(terms.replicas)
         self._shares = {place: Shares() for place in (Place.ENTITLED, Place.SHARED)}
         self._tallies = {each: Tally() for each in ServiceClass}
+        self._factors: tuple[int, ...] = (PARTS,) * len(TIMED)
 
     def set_flow(
         self,
@@ -101,6 +90,8 @@ class Scheduler:
         if flow is None:
             flow = Flow(organization, service_class, windows=windows, at=at)
             self._flows[organization, service_class] = flow
+            flow.level.scale(self._factors[service_class], at)
+            flow.pace.scale(self._factors[service_class], at)
         else:
             flow.level.set_windows(windows, at)
             flow.pace.set_windows(windows, at)
@@ -128,6 +119,7 @@ class Scheduler:
         ticket = Ticket(request, at=at, charge_grains=charge_grains, kv_tokens=kv_tokens)
         tally = self._tallies[request.service_class]
         tally.arrived += 1
+        self._scale(at)
         if request.prompt_tokens >= self.terms.kv_tokens:
             return self._shed(ticket, Reason.CONTEXT_TOO_LONG, at, None)
         if not self._loads.available:
@@ -138,17 +130,38 @@ class Scheduler:
 
     def dispatch(self, at: int) -> list[Decision]:
         """Return every final decision that is due: `ADMIT`, `SPILL` and late `SHED`."""
+        self._scale(at)
         decisions = self._shed_late(at)
         if self._waiting_flows:
             self._promote(at, decisions)
         held_back = self._loans.held_back(self.terms, self._flows.values(), at)
-        for place in LINES:
+        for place in LINES[: Place.SHARED] if self._is_short else LINES:
             while (ticket := self._next_of(place)) is not None:
                 replica = self._loads.least(ticket, self.terms, held_back)
                 if replica is None:
                     return decisions
                 decisions.append(self._run(ticket, replica, at))
         return decisions
+
+    def _scale(self, at: int) -> None:
+        """Scale every rate to what is left for its class of the replicas (RULEBOOK 7.8)."""
+        left, terms = self._loads.available, self.terms
+        scaled: tuple[int, ...] = (PARTS,) * len(TIMED)
+        if left < terms.replicas and terms.certified_lots:
+            capacity_lots = terms.certified_lots * left // terms.replicas
+            scaled = self._loans.factors_with(capacity_lots, self._flows.values(), at)
+        if scaled == self._factors:
+            return
+        self._factors = scaled
+        self._loans.scale(scaled)
+        for (_, service_class), flow in self._flows.items():
+            flow.level.scale(scaled[service_class], at)
+            flow.pace.scale(scaled[service_class], at)
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether what is left does not reach for what is sold: P3 stops then."""
+        return min(self._factors) < PARTS
 
     def _next_of(self, place: Place) -> Ticket | None:
         """Return who is next in a line; who holds more than its share only if all who wait do."""
@@ -264,6 +277,7 @@ class Scheduler:
                     running_now=running[each],
                     bound_us=self.bound_us(each, at),
                     is_bound_void=any(len(self._lines[place]) for place in TIMED[: each + 1]),
+                    factor=self._factors[each] if each < ServiceClass.P3 else PARTS,
                 )
                 for each in ServiceClass
             },
@@ -409,6 +423,8 @@ class Scheduler:
     ) -> Decision:
         """Put a request in the P3 line, or refuse it at once when it would wait too long there."""
         ticket.reason = spilled_because or Reason.PAY_AS_YOU_GO
+        if self._is_short:
+            return self._shed(ticket, Reason.NO_CAPACITY, at, RETRY_AFTER_US_DEFAULT)
         predicted_us = self._shared_wait_us()
         late_us = predicted_us - self.terms.shared_wait_us_max
         if len(self._lines[Place.SHARED]) >= self.terms.shared_queue_max:

@@ -18,6 +18,7 @@ from admission.decisions import ServiceClass
 from admission.inspection import ClassReport
 from admission.metering import UsageRow
 from admission.pools import Pool, Pools
+from admission.scaling import PARTS
 
 OPERATIONS = {
     dialect.CHAT: "chat",
@@ -133,16 +134,6 @@ class _PoolGauges(Collector):
             "Jain's index of flows that waited through the last ten seconds.",
             labels=of_class,
         )
-        bound = GaugeMetricFamily(
-            "baseload_pool_bound_seconds",
-            "How late the first token of a timed request may be.",
-            labels=of_class,
-        )
-        lag = GaugeMetricFamily(
-            "baseload_pool_lag_seconds",
-            "The worst first token of the last timed requests less the bound.",
-            labels=of_class,
-        )
         utilisation = GaugeMetricFamily(
             "baseload_pool_utilisation", "Share of the sequences in use.", labels=["pool"]
         )
@@ -168,18 +159,43 @@ class _PoolGauges(Collector):
                     decided.add_metric([*labels, outcome], count)
                 if report.jain is not None:
                     fairness.add_metric(labels, float(report.jain))
-                if report.bound_us is not None:
-                    bound.add_metric(labels, report.bound_us / 1e6)
-                if report.lag_us is not None:
-                    lag.add_metric(labels, report.lag_us / 1e6)
             sequences = sum(replica.sequences for replica in seen.replicas)
             kv_tokens = sum(replica.kv_tokens for replica in seen.replicas)
             utilisation.add_metric([name], sequences / (terms.replicas * terms.sequences_max))
             memory.add_metric([name], kv_tokens / (terms.replicas * terms.kv_tokens))
             replicas.add_metric([name], sum(replica.available for replica in seen.replicas))
             reachable.add_metric([name], float(not pool.is_ejected))
-        yield from (waiting, running, waits, decided, fairness, bound, lag)
+        yield from (waiting, running, waits, decided, fairness)
         yield from (utilisation, memory, replicas, reachable)
+        yield from self._promises()
+
+    def _promises(self) -> Iterator[Metric]:
+        """Yield what is promised of each class, and how close it came."""
+        of_class = ["pool", "class"]
+        bound = GaugeMetricFamily(
+            "baseload_pool_bound_seconds",
+            "How late the first token of a timed request may be.",
+            labels=of_class,
+        )
+        lag = GaugeMetricFamily(
+            "baseload_pool_lag_seconds",
+            "The worst first token of the last timed requests less the bound.",
+            labels=of_class,
+        )
+        factor = GaugeMetricFamily(
+            "baseload_pool_rate_factor",
+            "What of the rates of the class holds while a replica is lost.",
+            labels=of_class,
+        )
+        for pool in self._pools:
+            for each, report in pool.scheduler.inspect(pool.now()).classes.items():
+                labels = [pool.cluster.public_id, each.name]
+                factor.add_metric(labels, report.factor / PARTS)
+                if report.bound_us is not None:
+                    bound.add_metric(labels, report.bound_us / 1e6)
+                if report.lag_us is not None:
+                    lag.add_metric(labels, report.lag_us / 1e6)
+        yield from (bound, lag, factor)
 
 
 def _quantiles(report: ClassReport) -> tuple[tuple[str, int], ...]:

@@ -1,9 +1,10 @@
-"""What a class lends its holders."""
+"""What a class lends its holders, and what is left of each class when a replica is lost."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from admission.loans import Loan
+from admission.scaling import PARTS, factors
 
 SECOND = 1_000_000
 
@@ -37,3 +38,17 @@ def test_no_more_is_lent_than_the_bucket_and_its_refill(asks: list[tuple[int, in
         if loan.take(grains, at):
             lent += grains
         assert 4 * lent <= SECOND + at
+
+
+def test_a_lost_replica_takes_from_the_lowest_class_first() -> None:
+    assert factors(capacity_lots=75, sold_lots=[30, 30, 30]) == (PARTS, PARTS, PARTS // 2)
+    assert factors(capacity_lots=40, sold_lots=[30, 30, 30]) == (PARTS, PARTS // 3, 0)
+    assert factors(capacity_lots=0, sold_lots=[30, 0, 30]) == (0, PARTS, 0)
+
+
+@given(st.integers(0, 300), st.lists(st.integers(0, 100), min_size=3, max_size=3))
+def test_what_is_left_is_used_up_or_everybody_has_all(capacity: int, sold: list[int]) -> None:
+    scaled = factors(capacity_lots=capacity, sold_lots=sold)
+    served = sum(lots * factor for lots, factor in zip(sold, scaled, strict=True))
+    wanted = min(capacity, sum(sold)) * PARTS
+    assert wanted - sum(sold) <= served <= wanted

@@ -1,16 +1,12 @@
 """The scheduler: what it decides in small tables, and what always holds under random use."""
 
-from fractions import Fraction
-
-import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from admission.decisions import ClusterTerms, Decision, Outcome, Overflow, Reason, Request
 from admission.decisions import ServiceClass as Class
-from admission.fairness import FairQueue, jain
-from admission.levels import GRAINS_PER_MNTU, Level, OutputEstimate, Window
+from admission.levels import GRAINS_PER_MNTU, Window
 from admission.scheduler import Scheduler
 
 SECOND = 1_000_000
@@ -46,48 +42,6 @@ def entitled(lots: int = 60, **changes: object) -> Scheduler:
 
 def summary(decision: Decision) -> tuple[str, Outcome, Reason, Class]:
     return decision.request_id, decision.outcome, decision.reason, decision.class_served
-
-
-def test_a_lot_refills_one_grain_a_microsecond_up_to_two_seconds() -> None:
-    level = Level(windows=[window(3)], at=0)
-    assert level.refill(1) == 3
-    assert level.refill(SECOND) == 3 * SECOND
-    assert level.refill(10 * SECOND) == 3 * 2 * SECOND
-    assert level.refill(10 * SECOND) // GRAINS_PER_MNTU == 100_000, "two seconds of 3 kNTU/min"
-
-
-def test_debt_stops_at_what_the_contiguous_hours_still_owe() -> None:
-    level = Level(
-        windows=[window(1), window(2, HOUR, 2 * HOUR), window(9, 3 * HOUR, 4 * HOUR)], at=0
-    )
-    level.refill(HOUR - 10)
-    assert level.owed(HOUR - 10) == 10 + 2 * HOUR, "the hour behind the gap owes nothing yet"
-    taken = level.debit(10**12)
-    assert taken == 2 * SECOND + 10 + 2 * HOUR
-    assert level.forgiven == 10**12 - taken
-    assert level.refill(2 * HOUR) == 0
-    assert level.refill(3 * HOUR + 1) == 9
-
-
-def test_a_level_that_nobody_uses_is_empty_in_a_gap() -> None:
-    level = Level(windows=[window(5), window(5, 2 * HOUR, 3 * HOUR)], at=0)
-    assert level.refill(HOUR + 1) == 0
-    assert level.ready_at() == 2 * HOUR + 1
-    assert level.refill(2 * HOUR + 2) == 10
-
-
-def test_the_estimate_is_the_larger_of_mean_and_ninetieth_percentile_within_the_limit() -> None:
-    estimate = OutputEstimate()
-    assert estimate.tokens(1_000) == 256
-    assert estimate.tokens(100) == 100
-    for tokens in (10,) * 9 + (1_000,):
-        estimate.observe(tokens)
-    assert estimate.tokens(5_000) == 109, "the mean of 10 x 9 and 1000, above the percentile"
-    estimate.observe(1_000)
-    assert estimate.tokens(5_000) == 1_000
-    for _ in range(100):
-        estimate.observe(7)
-    assert estimate.tokens(5_000) == 26, "the mean remembers, the percentile has forgotten"
 
 
 def test_what_each_overflow_policy_does_when_the_level_is_spent() -> None:
@@ -241,6 +195,32 @@ def test_sequences_and_memory_are_held_back_for_what_is_sold() -> None:
     assert len(scheduler.dispatch(at)) == 1, "15,000 of 16,000 tokens, of which 1,000 are kept"
 
 
+def test_a_lost_replica_scales_the_lowest_classes_by_one_factor_each_and_stops_p3() -> None:
+    """90 of 120 lots are sold; one of two replicas leaves 60: all of P0, P1, none of P2."""
+    lots = {Class.P0: 30, Class.P1: 40, Class.P2: 20}
+    scheduler = classes(lots, certified_lots=120, replicas=2)
+    at = 10 * SECOND
+    assert {each.factor for each in scheduler.inspect(at).classes.values()} == {10**6}
+    scheduler.arrive(request("before", 2, service_class=Class.P3), at)
+    scheduler.set_replica(1, available=False)
+    assert scheduler.dispatch(at) == [], "P3 stops, what waited for it included"
+    seen = scheduler.inspect(at)
+    assert [seen.classes[each].factor for each in Class] == [10**6, 750_000, 0, 10**6]
+    assert [flow.level_mntu for flow in seen.flows] == [375_000, 500_000, 0]
+    p1 = request("p1", 11, service_class=Class.P1, prompt_tokens=300, output_tokens_max=50)
+    assert scheduler.arrive(p1, at).level_after_mntu == 0
+    later = scheduler.inspect(at + SECOND).flows[1]
+    assert later.level_mntu == 500_000, "three quarters of 40 lots for a second"
+    p2 = request("p2", 12, overflow=Overflow.REJECT, prompt_tokens=10)
+    assert scheduler.arrive(p2, at).reason is Reason.LEVEL_SPENT
+    spilled = request("p3", 12, prompt_tokens=10)
+    assert scheduler.arrive(spilled, at).reason is Reason.NO_CAPACITY
+    scheduler.set_replica(1, available=True)
+    at += SECOND
+    assert [each.request_id for each in scheduler.dispatch(at)] == ["p1", "before"]
+    assert scheduler.inspect(at + SECOND).flows[2].level_mntu == 333_333, "it fills again"
+
+
 def test_who_holds_more_than_its_share_lets_others_pass_but_leaves_nothing_idle() -> None:
     scheduler = Scheduler(terms(sequences_max=8, chunk_tokens=65_536))
     p3 = {"service_class": Class.P3, "prompt_tokens": 1_000, "output_tokens_max": 1}
@@ -371,52 +351,6 @@ def test_inspection_counts_what_happened_and_judges_fairness_by_window() -> None
     assert (report.arrived, report.admitted, report.queued_now) == (80, 21, 59)
     assert (report.wait_us_p50, report.wait_us_p99) == (10 * SECOND, 20 * SECOND)
     assert report.jain == 1
-
-
-@pytest.mark.parametrize(
-    ("shares", "index"),
-    [([1, 1, 1], Fraction(1)), ([1, 0, 0, 0], Fraction(1, 4)), ([], Fraction(1))],
-)
-def test_jain_is_one_when_equal_and_one_over_n_when_one_has_all(shares, index) -> None:
-    assert jain(shares) == index
-
-
-@given(
-    charges=st.lists(st.tuples(st.integers(1, 500), st.integers(1, 500)), min_size=40, max_size=80),
-    weights=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-)
-def test_two_who_both_wait_are_served_alike(charges, weights) -> None:
-    queue: FairQueue[int] = FairQueue()
-    for first, second in charges:
-        queue.push(1, first)
-        queue.push(2, second)
-    served = {1: Fraction(0), 2: Fraction(0)}
-    bound = 2 * 500
-    while queue.waiting(1) and queue.waiting(2):
-        organization, charge = queue.peek()
-        weight = weights[organization - 1]
-        queue.pop(organization, charge=charge, weight=weight)
-        served[organization] += Fraction(charge, weight)
-        assert abs(served[1] - served[2]) <= bound
-
-
-@given(
-    steps=st.lists(
-        st.tuples(st.integers(0, 20 * SECOND), st.integers(0, 10**9)), min_size=1, max_size=40
-    )
-)
-def test_no_more_is_debited_than_the_hours_bought(steps) -> None:
-    windows = [window(3, 0, 60 * SECOND), window(7, 60 * SECOND, 100 * SECOND)]
-    bought = 3 * 60 * SECOND + 7 * 40 * SECOND
-    level, at, debited = Level(windows=windows, at=0), 0, 0
-    for wait, grains in steps:
-        at += wait
-        level.refill(at)
-        if level.affords(grains):
-            debited += level.debit(grains)
-        assert level.grains + level.owed(at) >= 0
-        assert debited + level.grains + level.owed(at) <= bought
-    assert debited <= bought
 
 
 ARRIVALS = st.tuples(
