@@ -111,10 +111,19 @@ def part(written: str) -> Part:
 
     :raises NotCanonical: when it is not an object of strings.
     """
-    found = json.loads(written)
+    found = fields(written)
     _require_strings(found)
+    return found
+
+
+def fields(leaf: str) -> dict[str, Any]:
+    """Return what stands in a leaf that the log holds.
+
+    :raises NotCanonical: when it is not an object.
+    """
+    found = json.loads(leaf)
     if not isinstance(found, dict):
-        raise NotCanonical("a part is an object")
+        raise NotCanonical("it is not an object")
     return found
 
 

@@ -15,12 +15,14 @@ refuses a smaller log or a second root of one size (`settlement.instructions.Anc
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.db import connection
 
 from admission import custody, merkle, models, receipts
 from marketplace import clock, contract
 from settlement import instructions, operations
+from settlement import models as clearing
 
 ACTIVE_MIN = 3
 ROWS_MAX = 5_000
@@ -66,6 +68,14 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """A gateway's key, and until when it signs."""
+
+    key: models.GatewayKey
+    valid_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inclusion:
     """That a leaf is in the tree of a head."""
 
@@ -73,6 +83,8 @@ class Inclusion:
     leaf: str
     head: models.LogHead
     path: list[bytes]
+    issuer: Issuer | None
+    """Of the leaf of a receipt."""
 
 
 class Altered(Exception):
@@ -110,13 +122,44 @@ def inclusion(leaf_hash: bytes, *, of_size: int | None = None) -> Inclusion | No
         return None
     spans = merkle.inclusion_spans(leaf.pk, head.size)
     path = merkle.proof(spans, _loaded(spans).__getitem__)
-    return Inclusion(index=leaf.pk, leaf=leaf.leaf, head=head, path=path)
+    issuer = _issuer(str(receipts.fields(leaf.leaf).get("issuer", "")))
+    return Inclusion(index=leaf.pk, leaf=leaf.leaf, head=head, path=path, issuer=issuer)
 
 
 def consistency(old: int, new: int) -> list[bytes]:
     """Return the proof that the tree of `new` leaves begins with that of `old` ones."""
     spans = merkle.consistency_spans(old, new)
     return merkle.proof(spans, _loaded(spans).__getitem__)
+
+
+def heads(*, before: int | None, limit: int) -> list[models.LogHead]:
+    """Return heads, the newest first, of before an instant (us)."""
+    rows = models.LogHead.objects.order_by("-at")
+    if before is not None:
+        rows = rows.filter(at__lt=clock.to_datetime(before))
+    return list(rows[:limit])
+
+
+def leaves(
+    *, after: int | None, limit: int, cluster: int | None = None, starts_at: int | None = None
+) -> list[models.LogLeaf]:
+    """Return leaves in their order, of a cluster or an interval (us), behind a place."""
+    rows = models.LogLeaf.objects.order_by("id")
+    if after is not None:
+        rows = rows.filter(id__gt=after)
+    if cluster is not None:
+        rows = rows.filter(cluster=cluster)
+    if starts_at is not None:
+        rows = rows.filter(interval_starts_at=clock.to_datetime(starts_at))
+    return list(rows[:limit])
+
+
+def _issuer(key_id: str) -> Issuer | None:
+    key = models.GatewayKey.objects.filter(id=key_id).first()
+    if key is None:
+        return None
+    valid = clearing.SigningKey.objects.filter(id=key_id).values_list("valid_until", flat=True)
+    return Issuer(key=key, valid_until=valid.first())
 
 
 def newest_head() -> models.LogHead | None:

@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from admission import api as admission
+from admission import receipts_api
 from exchange import api as exchange
 from exchange import order_api as orders
 from marketplace.api import (
@@ -69,6 +70,10 @@ API: list[URLPattern | URLResolver] = [
     path("api/v1/margin", resource(settlement.ShowMargin)),
     path("api/v1/entitlements", resource(settlement.ListEntitlements)),
     path("api/v1/usage", resource(admission.ShowUsage)),
+    path("api/v1/receipts/heads", resource(receipts_api.ListHeads)),
+    path("api/v1/receipts/leaves", resource(receipts_api.ListLeaves)),
+    path("api/v1/receipts/proof", resource(receipts_api.ShowProof)),
+    path("api/v1/receipts/consistency", resource(receipts_api.ShowConsistency)),
     path("api/v1/receipts/<str:receipt_id>", resource(admission.ShowReceipt)),
     path("api/v1/settlements", resource(settlement.ListSettlements)),
     path("api/v1/settlements/slots", resource(delivery_api.ListSlotSettlements)),

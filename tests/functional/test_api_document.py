@@ -24,7 +24,8 @@ PROMISED = """
     POST orders/cancel-all-after; GET orders/{order_id}; PATCH orders/{order_id};
     DELETE orders/{order_id}; POST strips; POST strips/test; GET account; GET positions; GET fills;
     GET ledger;
-    GET margin; GET entitlements; GET usage; GET receipts/{receipt_id};
+    GET margin; GET entitlements; GET usage; GET receipts/{receipt_id}; GET receipts/heads;
+    GET receipts/leaves; GET receipts/proof; GET receipts/consistency;
     GET settlements; GET insurance; GET statements;
     GET settlements/slots; GET insurance/corrections;
     GET statements/months;

@@ -1,17 +1,29 @@
 """The log of receipts: who is taken in when, in what order, and what is proven and refused."""
 
 import asyncio
+import base64
 import json
 import uuid
 
+import msgspec
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from admission import custody, merkle, metering, models, notary, receipts, transparency_log
+from admission import (
+    custody,
+    evidence,
+    merkle,
+    metering,
+    models,
+    notary,
+    receipts,
+    transparency_log,
+)
 from marketplace import clock as market_clock
-from marketplace import contract
+from marketplace import contract, wire
 from settlement import instructions
 from settlement import models as clearing
+from tests.rest import Api
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -217,3 +229,72 @@ def test_a_receipt_that_was_altered_before_it_was_taken_in_stops_the_log() -> No
     with pytest.raises(transparency_log.Altered, match=str(row.pk)):
         grow(60)
     assert models.ReceiptWaiting.objects.count() == 1
+
+
+# Over REST
+
+
+def test_everything_of_the_log_is_public_and_is_verified_with_the_root_s_key() -> None:
+    row, *_ = issue((1, 0), (2, 0), (3, 0))
+    old = grow(5)
+    issue((1, 5), (2, 5), (3, 5))
+    new = grow(10)
+    api = Api()
+    published = api.get("keys").json["results"]
+    (root,) = [base64.b64decode(key["public_key"]) for key in published if key["purpose"] == "root"]
+
+    got = api.get("receipts/proof", hash=bytes(row.hash).hex())
+    proof = evidence.read(json.dumps(got.json), evidence.Inclusion)
+    receipt = receipts.Receipt(
+        issuer=row.issuer, public=json.loads(row.public), private=json.loads(row.private),
+        salt=bytes(row.salt), signature=bytes(row.signature),
+    )  # fmt: skip
+    assert evidence.verify_receipt(receipt, proof, root) == bytes(row.hash)
+    assert (proof.head.size, new.size) == (9, 9)
+    small = api.get("receipts/proof", hash=bytes(row.hash).hex(), size=old.size).json
+    assert small["head"]["size"] == old.size
+
+    between = api.get("receipts/consistency", **{"from": old.size, "to": new.size}).json
+    evidence.verify_consistency(evidence.read(json.dumps(between), evidence.Consistency), root)
+
+    heads = api.get("receipts/heads").json["results"]
+    assert [head["size"] for head in heads] == [new.size, old.size]
+    evidence.verify_heads((msgspec.convert(head, evidence.Head) for head in heads), root)
+    page = api.get("receipts/heads", limit=1).json
+    assert api.get("receipts/heads", limit=1, cursor=page["next_cursor"]).json["results"] == [
+        heads[1]
+    ]
+
+
+def test_the_public_side_of_receipts_is_listed_by_interval_and_says_nothing_of_anybody() -> None:
+    first = issue((1, 0), (2, 0), (3, 0))
+    issue((1, 5), (2, 5), (3, 5))
+    grow(10)
+    api = Api()
+    starts_at = wire.time_text(HOUR)
+    rows = api.get("receipts/leaves", interval=starts_at).json["results"]
+    assert sorted(row["hash"] for row in rows) == sorted(bytes(one.hash).hex() for one in first)
+    for row in rows:
+        assert merkle.leaf_hash(row["leaf"].encode()).hex() == row["hash"]
+        assert json.loads(row["leaf"]).keys() == {"issuer", "private", "public", "version"}
+    everything = api.get("receipts/leaves").json["results"]
+    assert [row["index"] for row in everything] == list(range(9))
+    page = api.get("receipts/leaves", limit=4).json
+    later = api.get("receipts/leaves", limit=9, cursor=page["next_cursor"]).json["results"]
+    assert later == everything[4:]
+
+
+def test_what_is_not_in_the_log_is_not_found_and_what_is_no_hash_is_refused() -> None:
+    api = Api()
+    for path, query, status in (
+        ("receipts/proof", {"hash": "00" * 32}, 404),
+        ("receipts/proof", {"hash": "AB" * 32}, 400),
+        ("receipts/proof", {}, 400),
+        ("receipts/consistency", {"from": 1, "to": 2}, 404),
+        ("receipts/consistency", {"from": 2, "to": 1}, 400),
+        ("receipts/leaves", {"pool": str(uuid.UUID(int=4))}, 404),
+        ("receipts/leaves", {"pool": "x"}, 404),
+        ("receipts/leaves", {"interval": "yesterday"}, 400),
+    ):
+        assert api.get(path, **query).status == status, (path, query)
+    assert api.get("receipts/heads").json["results"] == []

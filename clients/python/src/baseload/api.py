@@ -142,6 +142,33 @@ class Api(CapacityApi, DeliveryApi, OperatorApi):
         """List the exchange's public keys, and when each of them signs."""
         return describe.get("keys", models.Page[models.SigningKey])
 
+    @listing
+    def receipt_heads(self) -> Call[models.Page[models.LogHead]]:
+        """List the signed heads of the log of receipts, the newest first."""
+        return describe.get("receipts/heads", models.Page[models.LogHead])
+
+    @listing
+    def receipt_leaves(
+        self, *, pool: str = "", interval: datetime | None = None
+    ) -> Call[models.Page[models.LogLeaf]]:
+        """List what is public of receipts: of a pool, and of the interval that begins then."""
+        page = models.Page[models.LogLeaf]
+        return describe.get("receipts/leaves", page, pool=pool, interval=interval)
+
+    @endpoint
+    def receipt_proof(self, leaf_hash: str, *, size: int = 0) -> Call[models.InclusionProof]:
+        """Return the proof that a leaf is under the newest head, or under that of a size."""
+        return describe.get(
+            "receipts/proof", models.InclusionProof, hash=leaf_hash, size=size or None
+        )
+
+    @endpoint
+    def receipt_consistency(self, old: int, new: int) -> Call[models.ConsistencyProof]:
+        """Return the proof that the head of one size continues that of another."""
+        return describe.get(
+            "receipts/consistency", models.ConsistencyProof, **{"from": old, "to": new}
+        )
+
     # Orders
 
     @endpoint

@@ -92,6 +92,54 @@ class Receipt(Model, frozen=True, kw_only=True):
     signature: str
 
 
+class LogHead(Model, frozen=True, kw_only=True):
+    """A signed head of the log of receipts; the root is hexadecimal, the signature base64."""
+
+    at: str
+    size: int
+    root: str
+    signing_key: str
+    signature: str
+
+
+class ReceiptIssuer(Model, frozen=True, kw_only=True):
+    """A gateway's key as the root has certified it; key and certificate are base64."""
+
+    id: str
+    gateway: str
+    public_key: str
+    certificate: str
+    valid_from: str
+    valid_until: str | None = None
+
+
+class InclusionProof(Model, frozen=True, kw_only=True):
+    """That a leaf is in the log of a head; keep it beside the receipt."""
+
+    hash: str
+    leaf: str
+    index: int
+    path: tuple[str, ...]
+    head: LogHead
+    issuer: ReceiptIssuer | None = None
+
+
+class ConsistencyProof(Model, frozen=True, kw_only=True):
+    """That the log of one head begins with that of another."""
+
+    old: LogHead
+    new: LogHead
+    path: tuple[str, ...]
+
+
+class LogLeaf(Model, frozen=True, kw_only=True):
+    """A leaf of the log of receipts: the text whose hash it is."""
+
+    index: int
+    hash: str
+    leaf: str
+
+
 class PoolClass(Model, frozen=True, kw_only=True):
     """One class of a pool now."""
 
