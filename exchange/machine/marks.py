@@ -1,10 +1,11 @@
 """The price that every position is settled to, every full hour and after a large move.
 
-A book's mark (RULEBOOK 3.4) is the price of an auction that ended since the last full hour, else
-what traded in the last 30 minutes without what only went round (`settlement.surveillance`), else
-the middle of a tight book that trades, else the last mark moved as its parent's did (that of an
-option by what its first reference would have moved with its month). The middle
-counts only while a book trades: in a call it may be crossed, and nobody is bound yet.
+A book's mark (RULEBOOK 3.4) is the price of an auction that ended since the last full hour (between
+the hours, of one that ended just now), else what traded in the last 30 minutes without what only
+went round (`settlement.surveillance`), else the middle of a tight book that trades, else the last
+mark moved as its parent's did (that of an option by what its first reference would have moved with
+its month). The middle counts only while a book trades: in a call it may be crossed, and nobody is
+bound yet.
 
 At a mark every position pays or receives the difference to its cost, and its cost becomes the mark.
 What one instrument's positions pay adds up to zero, and each account pays or receives the sum over
@@ -77,7 +78,8 @@ def _longest_first(instrument: Instrument) -> tuple[int, int]:
 def mark_now(state: State, instrument: Instrument) -> None:
     """Mark a book between the hours, if its price has moved by half the maintenance margin."""
     instrument.look_due = 0
-    price, method = price_of(instrument, state.at, {})
+    # An older auction's price is not where the book has moved to since.
+    price, method = price_of(instrument, state.at, {}, auction_within=LOOK_AFTER + 1)
     if instrument.watch_low <= price <= instrument.watch_high:
         return
     state.events.append(events.Marked(instrument.symbol, price, method, state.at))
@@ -102,12 +104,15 @@ def watch(state: State, instrument: Instrument) -> None:
         state.schedule(instrument.look_due, Entry.MARK_ONE, instrument.id)
 
 
-def price_of(instrument: Instrument, at: int, before: dict[int, int]) -> tuple[int, str]:
+def price_of(
+    instrument: Instrument, at: int, before: dict[int, int], *, auction_within: int = HOUR
+) -> tuple[int, str]:
     """Return the mark of a book in ticks and where it is from.
 
-    `before` has the marks, by id, that its parents had until now, where they have new ones.
+    `before` has the marks, by id, that its parents had until now, where they have new ones. An
+    auction counts that ended less than `auction_within` ago.
     """
-    if instrument.auction.at > at - HOUR:
+    if instrument.auction.at > at - auction_within:
         return instrument.auction.price, "auction"
     window = bisect_left(instrument.trades, (at - MARK_WINDOW, 0, 0, 0, 0))
     lots, value = surveillance.genuine(instrument.trades[window:])

@@ -199,6 +199,34 @@ def test_a_large_move_is_marked_a_second_later_and_paid_at_once() -> None:
     assert (position.cost_ticks, position.received_ticks) == (-10 * 1_270 - 30 * 1_274, -160)
 
 
+def test_a_large_move_after_an_auction_is_marked_at_once_too() -> None:
+    """The auction's 1,250 is the mark already; 31 lots of the half hour were 1,298.4 on average."""
+    floor = Floor("11:00")
+    quoted(floor)
+    floor.sell(1, 1, 1_250, at="+1 14")
+    floor.buy(3, 1, 1_250, at="+1 14")
+    floor.to("12:00")
+    floor.to("12:10")
+    floor.sell(1, 30, 1_300, at="+1 14")
+    floor.buy(4, 30, 1_300, at="+1 14")
+    floor.to("12:10:01")
+    assert marked(floor, "+1 14") == [(1_298, "trades")]
+
+
+def test_an_auction_that_moves_a_price_far_is_marked_at_once_by_its_own_price() -> None:
+    floor = Floor("13:00")
+    quoted(floor)
+    floor.sell(1, 30, 1_260)
+    floor.buy(3, 30, 1_260)
+    floor.instruct(instructions.Halt(instrument=symbol("20")))
+    floor.instruct(instructions.Resume(instrument=symbol("20")))
+    floor.sell(1, 10, 1_320)
+    floor.buy(4, 10, 1_320)
+    floor.to("13:05")
+    floor.to("13:05:01")
+    assert marked(floor) == [(1_320, "auction")]
+
+
 def test_lots_that_went_round_between_two_groups_move_the_mark_until_they_are_back() -> None:
     floor = Floor("13:30")
     quoted(floor)
