@@ -112,6 +112,9 @@ class Server:
         self.replicas = [Replica(cluster) for _ in range(self.terms.replicas)]
         self.idle = [True] * self.terms.replicas
         self.outputs: dict[str, tuple[int, int]] = {}
+        self.owners: dict[str, int] = {}
+        self.places: dict[str, int] = {}
+        self.done: set[str] = set()
 
     def arrive(self, organization: int, each: Class, prompt: int, output: int) -> None:
         self.count += 1
@@ -124,9 +127,19 @@ class Server:
             overflow=Overflow.SPILL,
         )
         decision = self.scheduler.arrive(made, self.at)
+        self.owners[made.id] = organization
         self.arrived[made.id], self.outputs[made.id] = self.at, (prompt, output)
         if decision.reason is Reason.TIMED:
             self.timed[made.id] = decision.class_served
+
+    def hang_up(self, organization: int, *, only: str = "") -> None:
+        """Have a holder abort all or one of what it has running, and get back what it reserved."""
+        for name, replica in [(only, self.places[only])] if only else list(self.places.items()):
+            if self.owners[name] == organization and name not in self.done:
+                self.done.add(name)
+                self.scheduler.abort(name, at=self.at, actual_mntu=0)
+                self.replicas[replica].cancel(name)
+                self.timed.pop(name, None)
 
     def largest_timed(self, organization: int, each: Class, output: int) -> int:
         """The longest prompt that would be timed now."""
@@ -138,7 +151,9 @@ class Server:
         level, pace = flow.level.refill(self.at), max(0, flow.pace.refill(self.at))
         if level <= 0:
             return 0
-        return min(level + spare - 4 * output * TOKEN_GRAINS, pace + spare) // TOKEN_GRAINS
+        estimate = self.scheduler._estimates.get(organization)
+        tokens = min(256, output) if estimate is None else estimate.tokens(output)
+        return min(level + spare - 4 * tokens * TOKEN_GRAINS, pace + spare) // TOKEN_GRAINS
 
     def run(self, until: int) -> None:
         self.dispatch()
@@ -152,6 +167,7 @@ class Server:
                     self.first[sequence.id] = self.at
                     self.scheduler.first_token(sequence.id, self.at)
                 for sequence in iteration.finished:
+                    self.done.add(sequence.id)
                     prompt, output = self.outputs[sequence.id]
                     mntu = prompt * 1_000 + output * 4_000
                     self.scheduler.finish(
@@ -171,6 +187,7 @@ class Server:
                 name, prompt_tokens=prompt, output_tokens=output, priority=decision.priority
             )
             self.replicas[decision.replica].submit(sequence)
+            self.places[name] = decision.replica
         for number, replica in enumerate(self.replicas):
             if self.idle[number] and replica.busy:
                 self.idle[number] = False
@@ -189,7 +206,8 @@ ARRIVALS = st.lists(
         st.sampled_from([0, 0, 0, 1, 20_000, 49_999, 50_000, 300_000, 2 * SECOND]),
         st.sampled_from([1, 2, 3, 4, 5, 6]),
         st.sampled_from([0, 0, 1, 30, 2_000]),
-        st.sampled_from([1, 1, 5]),
+        st.sampled_from([1, 1, 5, 200]),
+        st.booleans(),
     ),
     min_size=1,
     max_size=60,
@@ -198,14 +216,16 @@ ARRIVALS = st.lists(
 
 @given(replicas=st.integers(1, 3), arrivals=ARRIVALS)
 def test_no_timed_request_is_later_than_its_bound(replicas: int, arrivals) -> None:
-    """Every holder sends as much as is timed, or whatever it likes; others send long prompts."""
+    """Every holder sends as much as is timed, or whatever it likes, and hangs up as it likes."""
     server = Server(terms(replicas=replicas))
     for organization, (each, lots) in HOLDERS.items():
         hours = [Window(starts_at=0, ends_at=3_600 * SECOND, lots=lots * replicas)]
         server.scheduler.set_flow(organization, windows=hours, at=0, service_class=each)
     server.run(until=3 * SECOND)
-    for pause, organization, prompt, output in arrivals:
+    for pause, organization, prompt, output, hangs_up in arrivals:
         server.run(until=server.at + pause)
+        if hangs_up:
+            server.hang_up(organization)
         each, _ = HOLDERS.get(organization, (Class.P3, 0))
         if not prompt and each is not Class.P3:
             prompt = server.largest_timed(organization, each, output)
@@ -216,3 +236,24 @@ def test_no_timed_request_is_later_than_its_bound(replicas: int, arrivals) -> No
     assert not server.waited & server.timed.keys(), "sequences and KV were never exhausted"
     for name, each in server.timed.items():
         assert server.first[name] - server.arrived[name] <= bounds[each]
+
+
+def test_who_gives_back_what_it_reserved_cannot_send_it_all_at_once() -> None:
+    """It holds many requests with long outputs, and swaps them one by one for prompts."""
+    server = Server(terms())
+    hours = [Window(starts_at=0, ends_at=3_600 * SECOND, lots=96)]
+    server.scheduler.set_flow(1, windows=hours, at=0, service_class=Class.P0)
+    server.run(until=3 * SECOND)
+    for _ in range(40):
+        server.arrive(1, Class.P0, 1, 100)
+        server.run(until=server.at + SECOND // 4)
+    bound = server.scheduler.bound_us(Class.P0, server.at)
+    server.timed.clear()
+    held = [name for name in server.places if name not in server.done]
+    assert len(held) == 20
+    for name in held:
+        server.hang_up(1, only=name)
+        server.arrive(1, Class.P0, 400, 1)
+    assert list(server.timed.values()) == [Class.P0] * 4, "1,200 tokens of burst, 400 lent"
+    server.run(until=server.at + 60 * SECOND)
+    assert max(server.first[name] - server.arrived[name] for name in server.timed) <= bound
