@@ -3,23 +3,28 @@
 Through the real gateway with the official client, on two modelled clusters.
 """
 
+import time
 from collections.abc import Iterator
 
 import openai
 import pytest
 import valkey as valkey_client
 
-from admission import cover, demand, models, operations, queries, reporting
+from admission import cover, demand, desk, models, operations, queries, reporting
+from marketplace import audit, contract, keys
 from marketplace import clock as market_clock
-from marketplace import contract, keys
 from marketplace import models as catalog
+from settlement import jobs, kinds, ledger
+from settlement import models as clearing
+from settlement.ledger import Code, Kind
 from tests.delivery import Stage, make_cluster, stage
-from tests.market import BUYER, CLUSTER, GRADE, OTHER, Market
+from tests.market import BUYER, CLUSTER, GRADE, OTHER, SELLER, Market
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 HELPER = CLUSTER + 50
 """A cluster of somebody who sells nothing else."""
+FAILS_OVER_IN_S = 5
 
 
 @pytest.fixture
@@ -51,10 +56,46 @@ def offered(delivery: Stage, *, price: int = 1_500, lots: int = 30, owner: int =
     return made.pk
 
 
+def offered_by_many(delivery: Stage, *prices: int) -> list[int]:
+    """Have a cluster stand in at each price, and none of them answer; return them in order."""
+    numbers = []
+    for number, price in enumerate(prices, start=HELPER):
+        row = make_cluster(number, lots=100)
+        row.organization_id = OTHER
+        row.save(update_fields=["organization_id"])
+        operations._install(row)
+        cover.offer(cluster=row, price_ticks=price, lots=30)
+        assert operations.probe(number) == (True, "")
+        numbers.append(number)
+    delivery.clock.advance(seconds=3)
+    ask(delivery.client())
+    for number in numbers:
+        delivery.cluster("PUT", f"{number}/fault", {"available": 0.0})
+    return numbers
+
+
+def settle(delivery: Stage) -> None:
+    """Let the interval's jobs and the engine take turns until it is paid."""
+    for _ in range(10):
+        delivery.market.work()
+        jobs.work(kinds.URGENT)
+        jobs.work(kinds.NORMAL)
+        if clearing.IntervalSettlement.objects.exists():
+            return
+    pytest.fail("the interval is not settled")
+
+
 def ask(client: openai.OpenAI):
     return client.chat.completions.with_raw_response.create(
         model=GRADE, messages=[{"role": "user", "content": "Say it."}], max_tokens=8
     )
+
+
+def delivery_of_cover() -> int:
+    """Return what cover has delivered, in mNTU."""
+    covered = models.Request.objects.exclude(cover_offer=0).values("id")
+    ends = models.UsageEvent.objects.exclude(state="OPEN").filter(request_id__in=covered)
+    return sum(ends.values_list("mntu", flat=True))
 
 
 def interval() -> demand.Interval:
@@ -109,6 +150,58 @@ def test_cover_is_debited_to_the_level_that_its_cluster_left_unserved(delivery: 
     ask(delivery.client())
     delivery.fault(1.0)
     assert second - remaining() == 3 * (first - second)  # one of its own, and two by cover
+
+
+def test_three_offers_are_asked_the_cheapest_first_and_no_more(delivery: Stage) -> None:
+    dear, cheap, middle, dearest = offered_by_many(delivery, 1_500, 1_300, 1_400, 1_600)
+    delivery.fault(0.0)
+    begun = time.monotonic()
+    with pytest.raises(openai.InternalServerError):
+        ask(delivery.client("rejecting"))
+    assert time.monotonic() - begun < FAILS_OVER_IN_S
+    delivery.ends(5)
+    asked = models.Request.objects.exclude(cover_offer=0).order_by("id")
+    by_offer = dict(asked.values_list("cover_offer", "cluster"))
+    offers = dict(models.CoverOffer.objects.values_list("cluster", "id"))
+    assert {by_offer[offers[number]] for number in (cheap, middle, dear)} == {cheap, middle, dear}
+    assert len(asked) == desk.COVERS_MAX == 3, "the fourth is never asked"
+    assert dearest not in by_offer.values()
+    # None of them had it, so all of it is missed, and nobody is paid for cover.
+    missed, _, covers = reported()
+    assert missed > 0 and covers == []
+
+
+def test_a_covered_request_ends_as_money_in_the_ledger(delivery: Stage, monkeypatch) -> None:
+    """From a request at the gateway to who was paid what for it: nothing in between is made up."""
+    offered(delivery)
+    delivery.fault(0.0)
+    begun = time.monotonic()
+    assert ask(delivery.client("rejecting")).headers["x-baseload-class-served"] == "P2"
+    assert time.monotonic() - begun < FAILS_OVER_IN_S, "another cluster answers within 5 s"
+    delivery.ends(3)
+    mntu = delivery_of_cover()
+    kinds.load()
+    monkeypatch.setattr(jobs, "ring", lambda queue: None)
+    monkeypatch.setattr(
+        kinds, "_registry", {name: kinds._registry[name] for name in ("report_interval",
+        "settle_interval", "grant_capacity")},
+    )  # fmt: skip
+    delivery.clock.set("2026-12-01T14:06:01Z")
+    settle(delivery)
+    # F is 1.250 and cover costs 1.500: a tick is a micro-USD of 1,000 NTU.
+    paid = clearing.CoverSettlement.objects.get()
+    released, excess = 1_250 * mntu // 10**6, (1_500 - 1_250) * mntu // 10**6
+    assert (paid.cluster, paid.seller, paid.mntu) == (HELPER, OTHER, mntu)
+    assert paid.released_micros == released
+    assert abs(paid.excess_due_micros - excess) <= 1, "what is rounded goes to who covers"
+    moved = clearing.Transfer.objects.filter(code__in=(Code.COVER_RELEASE, Code.COVER_EXCESS))
+    cash = {who: ledger.cash_account(who, Kind.CASH) for who in (BUYER, SELLER, OTHER)}
+    rows = moved.order_by("sequence").values_list("debit_account", "credit_account", "amount")
+    assert list(rows) == [
+        (ledger.cash_account(BUYER, Kind.ESCROW), cash[OTHER], released),
+        (cash[SELLER], cash[OTHER], paid.excess_micros),
+    ]
+    assert [str(finding) for finding in audit.run() if finding.violations] == []
 
 
 def test_nobody_covers_for_its_own_group(delivery: Stage) -> None:
