@@ -71,7 +71,7 @@ def read(text: str | bytes, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Invalid(f"it is not a {kind.__name__.lower()}: {error}") from None
+        raise Invalid(f"{kind.__name__.lower()}: {error}") from None
 
 
 def verify_head(head: Head, root_key: bytes) -> None:

@@ -280,5 +280,5 @@ def verify(folder: Path, document: dict[str, object], key: str) -> str:
     """Return what the command prints of a receipt."""
     file, printed = folder / "receipt.json", StringIO()
     file.write_text(json.dumps(document))
-    call_command("verify_receipt", str(file), key=key, stdout=printed)
+    call_command("verify_receipt", str(file), key=[key], stdout=printed)
     return printed.getvalue()
