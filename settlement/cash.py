@@ -96,19 +96,28 @@ def _transfers(
          FROM settlement_transfer
          WHERE {side} = %(account)s AND chain = 'cash' AND phase IN (0, 2)
            AND (%(before)s::bigint IS NULL OR sequence < %(before)s)
-           AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
-           AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
+           AND (%(since)s::timestamptz IS NULL OR at >= %(since)s AND sequence > %(first)s)
+           AND (%(until)s::timestamptz IS NULL OR at < %(until)s AND sequence <= %(last)s)
          ORDER BY sequence DESC LIMIT %(limit)s)"""
     received = one_side.format(sign="", side="credit_account", other="debit_account")
     paid = one_side.format(sign="-", side="debit_account", other="credit_account")
-    values = {
-        "account": account_id,
-        "before": before,
-        "since": since,
-        "until": until,
-        "limit": limit,
-    }
     with connection.cursor() as cursor:
+        # A period is a range of sequences, which the index of an account has in order.
+        cursor.execute(
+            "SELECT ledger_sequence_before('cash', %(since)s),"
+            " ledger_sequence_before('cash', %(until)s)",
+            {"since": since, "until": until},
+        )
+        first, last = cursor.fetchone()
+        values = {
+            "account": account_id,
+            "before": before,
+            "since": since,
+            "until": until,
+            "first": first,
+            "last": last,
+            "limit": limit,
+        }
         cursor.execute(
             f"{received} UNION ALL {paid} ORDER BY sequence DESC LIMIT %(limit)s",
             values,

@@ -340,9 +340,34 @@ BEGIN
     END IF;
     RETURN v_last;
 END $$;
+
+-- The last sequence of a chain before an instant: instants never fall along a chain, so it is found
+-- by halving. A period is then a range of the index of accounts, however many months lie beside it.
+CREATE FUNCTION ledger_sequence_before(p_chain text, p_at timestamptz) RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT AS $$
+DECLARE
+    v_low bigint := 0;
+    v_high bigint;
+    v_middle bigint;
+    v_at timestamptz;
+BEGIN
+    SELECT sequence INTO v_high FROM settlement_chainhead WHERE chain = p_chain;
+    WHILE v_low < coalesce(v_high, 0) LOOP
+        v_middle := (v_low + v_high + 1) / 2;
+        SELECT at INTO v_at FROM settlement_transfer
+        WHERE chain = p_chain AND sequence = v_middle;
+        IF v_at < p_at THEN
+            v_low := v_middle;
+        ELSE
+            v_high := v_middle - 1;
+        END IF;
+    END LOOP;
+    RETURN v_low;
+END $$;
 """
 
 DROP_LEDGER = """
+DROP FUNCTION ledger_sequence_before(text, timestamptz);
 DROP FUNCTION ledger_post(
     text, bigint, bigint[], smallint[], bigint[], smallint[], text[], bigint[], smallint[], text[],
     timestamptz, smallint[], text[], text[], timestamptz[]);
