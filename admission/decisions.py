@@ -85,7 +85,8 @@ class ClusterTerms:
     flow_queue_max: int = 64
     """Requests of one flow that wait for its level (overflow policy QUEUE)."""
     entitled_wait_us_max: int = 30_000_000
-    shared_wait_us_max: int = 5_000_000
+    shared_wait_us_max: int = 4_500_000
+    """The target of P3 less a tenth, in which its prompt is read: who is later is refused."""
     flow_wait_us_max: int = 30_000_000
 
 

@@ -7,6 +7,7 @@ import sys
 from benchmarks import report
 
 NAMES = (
+    "admission",
     "batch",
     "core",
     "kill",
