@@ -36,6 +36,7 @@ OPERATOR_LINKS = (("/operations", "Operations"),)
 
 PART_OF = {
     "/curve": "/markets",
+    "/receipts": "/transparency",
     "/deliveries": "/portfolio",
     "/resale": "/portfolio",
     "/purchases": "/portfolio",

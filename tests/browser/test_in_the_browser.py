@@ -29,6 +29,7 @@ PUBLIC = [
     "/curve/LLAMA70B",
     "/index",
     "/transparency",
+    "/receipts",
     "/login",
     "/signup",
 ]

@@ -21,6 +21,7 @@ PUBLIC = [
     "/index",
     "/packages",
     "/transparency",
+    "/receipts",
     "/login",
     "/signup",
 ]
