@@ -1,8 +1,9 @@
 """What the exchange's own layer bears at most is set by two operators, or not at all (3.7).
 
 The first proposes a limit with a reason, and nothing happens. When an operator of another
-organization asks for the same limit, the machine is instructed. Any other limit is a new proposal
-in place of the old one, so that nobody can confirm what they have not named.
+organization asks for the same limit, the machine is instructed; somebody who is a member of both
+is one person and does not confirm either. Any other limit is a new proposal in place of the old
+one, so that nobody can confirm what they have not named.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from django.db import connection, transaction
 
 from marketplace import clock, errors, operations
+from marketplace import models as catalog
 from settlement import instructions, models
 from settlement import operations as settlement_operations
 
@@ -58,7 +60,7 @@ def set_layer(*, limit_micros: int, reason: str, organization_id: int, actor: st
             row = _propose(pending, limit_micros, reason, organization_id)
             _audit(actor, "propose_layer", row, reason)
             return Decided(row=row, is_applied=False)
-        if pending.proposed_by == organization_id:
+        if pending.proposed_by == organization_id or _has_proposed(actor, pending):
             raise SecondOperatorRequired("another operator has to ask for the same")
         pending.state = State.CONFIRMED
         pending.confirmed_by = organization_id
@@ -86,6 +88,13 @@ def _propose(
         proposed_by=organization_id,
         proposed_at=clock.now(),
     )
+
+
+def _has_proposed(actor: str, row: models.LayerProposal) -> bool:
+    """Whether it was the same person who proposed it, for another operator."""
+    return catalog.AuditEntry.objects.filter(
+        action="propose_layer", target="layer", actor=actor, details__proposal=row.pk
+    ).exists()
 
 
 def _audit(actor: str, action: str, row: models.LayerProposal, reason: str) -> None:

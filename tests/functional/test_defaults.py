@@ -8,6 +8,7 @@ from django.test import Client
 
 from exchange import commands
 from marketplace import models
+from marketplace.views import shared
 from settlement import models as settled
 from tests.functional.test_pages import member, text
 from tests.market import GRADE
@@ -194,6 +195,27 @@ def test_the_layer_is_set_on_the_page_and_refusals_stand_there(
     assert stranger.get("/operations/defaults").status_code == 403
     assert stranger.post("/operations/layer", given | {"limit": "71"}).status_code == 302
     assert settled.LayerProposal.objects.count() == 1
+
+
+def test_one_person_of_two_operators_does_not_confirm_what_they_have_proposed(
+    world: World, operators: list[Party]
+) -> None:
+    page = operator_page_of(operators[0])
+    user = models.Membership.objects.get(organization_id=operators[0].id).user
+    second = models.Membership.objects.create(
+        user=user,
+        organization=operators[1].organization,
+        role="OWNER",
+        created_at="2026-12-01T00:00Z",
+    )
+    given = {"limit": "70", "reason": "more members"}
+    with world.running():
+        assert page.post("/operations/layer", given).status_code == 302
+        session = page.session
+        session[shared.ORGANIZATION] = second.organization_id
+        session.save()
+        assert page.post("/operations/layer", given).status_code == 422
+    assert settled.LayerProposal.objects.get().proposed_by == operators[0].id
 
 
 def test_a_bid_is_made_and_withdrawn_on_the_page(story: Story, clock) -> None:
