@@ -10,6 +10,7 @@ NAMES = (
     "admission",
     "batch",
     "core",
+    "fees",
     "kill",
     "ledger",
     "machine",

@@ -8,7 +8,7 @@ import itertools
 
 from exchange import commands
 from exchange.book import Order
-from exchange.machine import package_checks, stops, terms
+from exchange.machine import package_checks, proceeds, stops, terms
 from exchange.machine.capacity import Capacity
 from exchange.machine.entries import Entry
 from exchange.machine.state import UNKNOWN, Account, Instrument, Position, State
@@ -263,6 +263,18 @@ def _check_account(state: State, account: Account) -> None:
     assert clusters == set(account.clusters), "an account knows its clusters"
     own = [order for order in account.orders.values() if not order.is_of_clearing]
     assert not account.killed or not own, "a killed account has no orders"
+    _check_locked(state, account)
+
+
+def _check_locked(state: State, account: Account) -> None:
+    """Assert that what an account earned stays until its day is final, and no longer."""
+    locked = account.locked
+    assert all(amount > 0 for amount in locked.values()), "nothing locked is nothing"
+    days = [until - proceeds.FINAL_AFTER for until in locked]
+    assert all(day % contract.DAY == 0 for day in days), "what is locked is so by whole days"
+    assert all(until > state.at for until in locked), "what is final is free"
+    gone = max(0, account.available - sum(locked.values()))
+    assert proceeds.withdrawable(account) <= gone, "what is locked is not withdrawn"
 
 
 def _check_delivery(state: State) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import core, environment, flow, machine
+from benchmarks import core, environment, fees, flow, machine
 
 
 def test_a_stream_is_the_same_every_time() -> None:
@@ -35,3 +35,10 @@ def test_whoever_has_no_new_interpreter_is_told_what_is_missing(monkeypatch) -> 
 def test_the_machine_and_the_bare_book_trade_the_same_stream_alike() -> None:
     operations = machine.numbered(flow.stream("near", 2_000))
     assert machine.ours(operations, machine.prepared()) == core.ours(operations)
+
+
+def test_fees_are_one_sum_by_trade_by_order_and_in_the_account(monkeypatch) -> None:
+    monkeypatch.setattr(fees, "SLICE", 5_000)
+    found = fees.counted(2_000)
+    assert found["trades"] >= 2_000
+    assert found["charged"] == found["by_order"] == found["account"] > 0
