@@ -1,6 +1,7 @@
 """Receipts from the real gateway: one for every outcome, in the commit that records it."""
 
 import asyncio
+import dataclasses
 import json
 import urllib.request
 import uuid
@@ -15,8 +16,18 @@ import valkey as valkey_client
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 
-from admission import custody, merkle, metering, models, notary, receipts
-from marketplace import clock, keys
+from admission import (
+    custody,
+    demand,
+    merkle,
+    metering,
+    models,
+    notary,
+    percentiles,
+    receipts,
+    reporting,
+)
+from marketplace import clock, contract, keys
 from settlement import models as clearing
 from tests.delivery import Stage, make_key, stage
 from tests.market import BUYER, GRADE, OTHER, SELLER, Market
@@ -274,6 +285,29 @@ def test_a_receipt_is_for_its_holder_and_its_seller_and_anybody_can_verify_it(
         verify(tmp_path, got.json, key)
     with pytest.raises(CommandError, match="the key is not base64"):
         verify(tmp_path, got.json, "!")
+
+
+def test_the_published_percentiles_follow_from_the_public_side_of_receipts(
+    delivery: Stage,
+) -> None:
+    client = delivery.client()
+    for _ in range(4):
+        client.chat.completions.create(model=GRADE, messages=HELLO, max_tokens=5)
+    leaves = [(bytes(row.hash).hex(), verified(row).leaf().decode()) for row in _receipts()]
+    (((_, starts_at, served), figures),) = percentiles.recompute(leaves).items()
+    at = int(starts_at)
+    hour = contract.hour_start(at)
+    number = (at - hour) // contract.INTERVAL + 1
+    interval = demand.Interval(grade=GRADE, hour_starts_at=hour, number=number)
+    (published,) = reporting._by_class(interval, "class_served").values()
+    assert (served, figures.admitted) == ("p2", 4)
+    assert figures.first_token_ms_p99
+    for field in dataclasses.fields(figures):
+        assert getattr(figures, field.name) == published[field.name], field.name
+
+
+def _receipts() -> list[models.Receipt]:
+    return list(models.Receipt.objects.order_by("sequence"))
 
 
 def verify(folder: Path, document: dict[str, object], key: str) -> str:
