@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import valkey as valkey_client
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 
 from admission import consumption, demand, metering, models, reporting
 from marketplace import clock as market_clock
@@ -374,3 +374,22 @@ def _await_ready(port: int) -> None:
         except OSError:
             assert time.monotonic() < until, "the gateway did not become ready"
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "counts", [{"prompt_tokens": -1}, {"output_tokens": -1}, {"cached_tokens": 11}]
+)
+def test_counts_that_cannot_be_are_refused_and_never_billed(db: None, counts) -> None:
+    """What a claim may be at most is `admission.bounds`; this is the law beneath it (FAULTS 91)."""
+    possible = {
+        "request_id": str(uuid.uuid4()), "sequence": 1, "prompt_tokens": 10, "cached_tokens": 10,
+        "output_tokens": 5, "reasoning_tokens": 0, "mntu": 30_000, "state": "COMPLETED",
+        "is_estimated": False, "is_bounded": False, "first_token_ms": 1, "per_token_us": 1,
+        "at": 1,
+    }  # fmt: skip
+    with connection.cursor() as cursor:
+        with pytest.raises(IntegrityError, match="usage_is_possible"), transaction.atomic():
+            metering.store(cursor, [], [metering.UsageRow(**(possible | counts))])
+        assert not models.UsageEvent.objects.exists()
+        metering.store(cursor, [], [metering.UsageRow(**possible)])
+    assert models.UsageEvent.objects.get().mntu == possible["mntu"]
