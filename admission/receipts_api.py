@@ -17,6 +17,7 @@ from marketplace.endpoint import Answer, Call, Endpoint, Listed, Strict
 
 SIZE_MAX = 2**62
 _HASH = re.compile("[0-9a-f]{64}")
+HashText = Annotated[str, wire.described("0" * 64, pattern="^[0-9a-f]{64}$")]
 SizeText = Annotated[str, wire.whole(1, SIZE_MAX)]
 
 
@@ -28,12 +29,13 @@ class ShowProof(Endpoint):
     """
 
     tag = "transparency"
+    codes = ("not_found",)
     Output = evidence.Inclusion
 
     class Query(Strict):
         """Hash of the leaf, hexadecimal, and how many leaves the head has."""
 
-        hash: str
+        hash: HashText
         size: SizeText | None = None
 
     def handle(self, call: Call) -> evidence.Inclusion:
@@ -64,6 +66,7 @@ class ShowConsistency(Endpoint):
     """
 
     tag = "transparency"
+    codes = ("not_found",)
     Output = evidence.Consistency
 
     class Query(Strict):
@@ -116,6 +119,7 @@ class ListLeaves(Endpoint):
     """
 
     tag = "transparency"
+    codes = ("not_found",)
     Item = Leaf
     Output = Listed[Leaf]
 

@@ -44,7 +44,7 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         return
     if isinstance(case.query, dict):
         case.query.pop("cursor", None)
-        if case.path.endswith("/deltas"):
+        if case.path.endswith(("/deltas", "/consistency")):
             if "to" in case.query:
                 case.query["to"] = max(int(case.query["from"]), int(case.query["to"]))
         else:
