@@ -50,8 +50,8 @@ def test_the_seeded_market_is_there_at_first_sight(deployment: stack.Stack) -> N
     }  # fmt: skip
     traded = max(books, key=lambda book: book["volume"])
     assert get(deployment, f"instruments/{traded['symbol']}/candles?interval=1h")["results"]
-    auctions = [get(deployment, f"instruments/{book['symbol']}/auction") for book in books]
-    assert any(auction["last_auction"] for auction in auctions)
+    paths = (f"instruments/{book['symbol']}/auction" for book in books)
+    assert any(get(deployment, path)["last_auction"] for path in paths)
     methods = {one["method"] for one in get(deployment, "index/LLAMA70B?limit=100")["results"]}
     assert "trades" in methods
 
