@@ -63,6 +63,8 @@ class Upstream:
                 return
             await send({"type": "http.response.body", "body": packet, "more_body": True})
         if self.ends_early:
+            # A reader that learns of the end before it read what came loses that.
+            await asyncio.sleep(0.2)
             raise RuntimeError("the upstream dies")
         await send({"type": "http.response.body", "body": b""})
 
